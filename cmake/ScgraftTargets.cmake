@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+# Targets of this project. One library per layer folder, one operation per stem.
+
+set(SCGRAFT_WARNING_FLAGS -Wall -Wextra -Wshadow)
+if(SCGRAFT_WARNINGS_AS_ERRORS)
+  list(APPEND SCGRAFT_WARNING_FLAGS -Werror)
+endif()
+
+# Hot loops (`*_simd.cc`) are compiled once per level, the rest for the oldest one.
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  set(SCGRAFT_BASELINE_FLAGS -march=x86-64-v3)
+  set(SCGRAFT_SIMD_LEVELS v3 v4)
+  set(SCGRAFT_SIMD_FLAGS_v3 -march=x86-64-v3)
+  set(SCGRAFT_SIMD_FLAGS_v4 -march=x86-64-v4 -mprefer-vector-width=512)
+else()
+  set(SCGRAFT_BASELINE_FLAGS)
+  set(SCGRAFT_SIMD_LEVELS v3)
+  set(SCGRAFT_SIMD_FLAGS_v3)
+endif()
+
+function(scgraft_compile_settings target)
+  target_compile_options(${target} PRIVATE ${SCGRAFT_WARNING_FLAGS} ${SCGRAFT_BASELINE_FLAGS})
+  target_include_directories(${target} PUBLIC ${PROJECT_SOURCE_DIR})
+endfunction()
+
+# scgraft_add_library(layer SOURCES ... HEADERS ... LINK ...): static library scgraft_<layer>.
+function(scgraft_add_library layer)
+  cmake_parse_arguments(ARG "" "" "SOURCES;HEADERS;LINK" ${ARGN})
+  add_library(scgraft_${layer} STATIC ${ARG_SOURCES})
+  set_target_properties(scgraft_${layer} PROPERTIES LINKER_LANGUAGE CXX)
+  target_sources(scgraft_${layer} PUBLIC FILE_SET HEADERS BASE_DIRS ${PROJECT_SOURCE_DIR}
+                                         FILES ${ARG_HEADERS})
+  scgraft_compile_settings(scgraft_${layer})
+  target_link_libraries(scgraft_${layer} PUBLIC ${ARG_LINK})
+endfunction()
+
+# scgraft_add_op(stem): adds kernels/<stem>.{h,cc}, tests/kernels/<stem>_test.cc and
+# benchmarks/kernels/<stem>_bench.cc, and kernels/<stem>_simd.cc once per CPU level when it exists.
+# Stops when one of the files is missing.
+function(scgraft_add_op stem)
+  set(files kernels/${stem}.h kernels/${stem}.cc tests/kernels/${stem}_test.cc
+            benchmarks/kernels/${stem}_bench.cc)
+  if(NOT SCGRAFT_CUDA STREQUAL "OFF")
+    list(APPEND files kernels/${stem}.cu)
+  endif()
+  foreach(file IN LISTS files)
+    if(NOT EXISTS ${PROJECT_SOURCE_DIR}/${file})
+      message(FATAL_ERROR "operation ${stem}: ${file} is missing. An operation is one stem in "
+                          "kernels/, tests/kernels/ and benchmarks/kernels/ (CONTRIBUTING.md)")
+    endif()
+  endforeach()
+  target_sources(scgraft_kernels PRIVATE ${PROJECT_SOURCE_DIR}/kernels/${stem}.cc)
+  target_sources(scgraft_kernels PUBLIC FILE_SET HEADERS BASE_DIRS ${PROJECT_SOURCE_DIR}
+                                        FILES ${PROJECT_SOURCE_DIR}/kernels/${stem}.h)
+  if(EXISTS ${PROJECT_SOURCE_DIR}/kernels/${stem}_simd.cc)
+    foreach(level IN LISTS SCGRAFT_SIMD_LEVELS)
+      set(object scgraft_${stem}_simd_${level})
+      add_library(${object} OBJECT ${PROJECT_SOURCE_DIR}/kernels/${stem}_simd.cc)
+      scgraft_compile_settings(${object})
+      target_compile_options(${object} PRIVATE ${SCGRAFT_SIMD_FLAGS_${level}} -ffp-contract=fast)
+      target_compile_definitions(${object} PRIVATE SCGRAFT_SIMD_LEVEL=${level})
+      target_link_libraries(${object} PRIVATE scgraft_runtime)
+      target_sources(scgraft_kernels PRIVATE $<TARGET_OBJECTS:${object}>)
+    endforeach()
+  endif()
+  set_property(GLOBAL APPEND PROPERTY SCGRAFT_OPS ${stem})
+endfunction()
+
+# scgraft_add_test(name SOURCE LINK...): one GoogleTest program, one ctest entry.
+function(scgraft_add_test name source)
+  add_executable(${name} ${source})
+  scgraft_compile_settings(${name})
+  target_link_libraries(${name} PRIVATE scgraft_testing ${ARGN} GTest::gmock GTest::gtest_main)
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES TIMEOUT 600
+    ENVIRONMENT "SCGRAFT_TEST_DATA=${PROJECT_SOURCE_DIR}/../shared")
+endfunction()
+
+# scgraft_add_benchmark(name source LINK...): one Google Benchmark program.
+function(scgraft_add_benchmark name source)
+  add_executable(${name} ${source})
+  scgraft_compile_settings(${name})
+  target_link_libraries(${name} PRIVATE ${ARGN} benchmark::benchmark_main)
+endfunction()
+
+function(scgraft_summary)
+  get_property(ops GLOBAL PROPERTY SCGRAFT_OPS)
+  list(LENGTH ops count)
+  message(STATUS "scgraft ${PROJECT_VERSION}")
+  message(STATUS "  build type   ${CMAKE_BUILD_TYPE}")
+  message(STATUS "  compiler     ${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}")
+  message(STATUS "  cuda         ${SCGRAFT_CUDA}")
+  message(STATUS "  cpu levels   ${SCGRAFT_SIMD_LEVELS}")
+  message(STATUS "  operations   ${count}")
+  message(STATUS "  tests        ${SCGRAFT_BUILD_TESTS}")
+  message(STATUS "  benchmarks   ${SCGRAFT_BUILD_BENCHMARKS}")
+endfunction()

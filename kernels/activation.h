@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include "runtime/context.h"
+#include "runtime/tensor_view.h"
+
+namespace scgraft {
+
+enum class Activation {
+  relu,        // max(x, 0)
+  leaky_relu,  // x, or 0.01 x where x < 0
+  sigmoid,     // 1 / (1 + exp(-x))
+};
+
+// y = f(x) element by element. x, y: any equal shape, f32 or f64; y may be x.
+void activation(Context& ctx, Activation kind, ConstTensorView x, TensorView y);
+
+// dx = f'(x) dy, with f' taken from the output y. Overwrites dx; dx may be dy.
+void activation_backward(Context& ctx, Activation kind, ConstTensorView y, ConstTensorView dy,
+                         TensorView dx);
+
+}  // namespace scgraft

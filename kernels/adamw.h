@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <cstdint>
+#include <span>
+
+#include "runtime/context.h"
+#include "runtime/tensor_view.h"
+
+namespace scgraft {
+
+// Euclidean norm of a flat gradient: squares are summed in f64 over fixed blocks of 4096 elements,
+// then the block sums in order.
+//   gradient [n] f32 or f64;  norm [1] f64, overwritten (NaN or Inf when the gradient has one)
+void gradient_norm(Context& ctx, ConstTensorView gradient, TensorView norm);
+
+struct AdamWOptions {
+  double learning_rate = 1e-4;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double max_norm = 0;  // clip the gradient to this norm; 0: do not clip
+  int64_t step = 1;     // number of this update, from 1 (bias correction)
+};
+
+// A run of the flat arrays with its own weight decay and learning-rate factor.
+struct AdamWSegment {
+  int64_t begin = 0;
+  int64_t end = 0;
+  double weight_decay = 0;
+  double rate_factor = 1;
+};
+
+// One decoupled-decay Adam update of a flat parameter block. With c = min(1, max_norm / norm)
+// (1 without clipping), g = c * gradient, lr = learning_rate * rate_factor:
+//
+//   p *= 1 - lr * weight_decay
+//   m  = beta1 m + (1 - beta1) g        v = beta2 v + (1 - beta2) g^2
+//   p -= lr * (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps)
+//
+//   parameter, m, v [n]  f32 or f64, updated in place;  gradient [n] read only
+//   norm [1] f64         from gradient_norm; when it is not finite nothing is changed
+// Returns false when the update was skipped because the norm is not finite.
+// Source: Loshchilov & Hutter 2019; torch.optim.AdamW.
+bool adamw(Context& ctx, TensorView parameter, ConstTensorView gradient, TensorView m, TensorView v,
+           ConstTensorView norm, const AdamWOptions& options,
+           std::span<const AdamWSegment> segments);
+
+}  // namespace scgraft

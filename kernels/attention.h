@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include "kernels/dropout.h"
+#include "kernels/packing.h"
+#include "runtime/context.h"
+#include "runtime/tensor_view.h"
+
+namespace scgraft {
+
+// Multi-head softmax attention over packed cells, tiled with an online softmax: no [heads, s, s]
+// buffer exists at any time. With scale = 1/sqrt(head_dim), for query row i of a cell and head a
+//
+//   s_ij = scale * q_i . k_j             over the keys j of the same cell
+//   o_i  = sum_j drop(softmax_j(s_ij)) v_j
+//   L_i  = log(sum_j exp(s_ij))
+//
+//   q    [query tokens, heads * head_dim]  f32 or f64; head a owns columns a*head_dim ...
+//   k, v [key tokens, heads * head_dim]    type of q
+//   queries, keys   packings of equal cell count; queries may hold fewer rows per cell (the CLS
+//                   row only). Query i of a cell has dropout coordinate i, key j has j.
+//   o    [query tokens, heads * head_dim]  type of q, overwritten
+//   lse  [query tokens, heads]             type of q: L, overwritten; kept for the backward pass
+//
+// A query whose cell has no keys gets o = 0 and L = -inf.
+// Throws ShapeError or TypeError when something does not fit.
+// Source: softmax attention of the original Transformer; tiling as in FlashAttention.
+void attention(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorView v,
+               const Packing& queries, const Packing& keys, int64_t heads, Dropout dropout,
+               TensorView o, TensorView lse);
+
+// Gradients of attention. Overwrites dq, dk, dv; an empty view means that gradient is not wanted and
+// costs nothing. With p_ij = exp(s_ij - L_i), z_ij the dropout factor (0 or 1/keep) and
+// D_i = do_i . o_i:
+//
+//   dv_j = sum_i z_ij p_ij do_i        ds_ij = p_ij (z_ij do_i . v_j - D_i)
+//   dq_i = scale sum_j ds_ij k_j       dk_j  = scale sum_i ds_ij q_i
+//
+//   dout [query tokens, heads * head_dim]   o, lse: as the forward pass left them
+// One unit of work owns a (cell, head), so that sums have one fixed order.
+void attention_backward(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorView v,
+                        ConstTensorView o, ConstTensorView lse, ConstTensorView dout,
+                        const Packing& queries, const Packing& keys, int64_t heads,
+                        Dropout dropout, TensorView dq, TensorView dk, TensorView dv);
+
+}  // namespace scgraft

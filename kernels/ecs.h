@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include "runtime/context.h"
+#include "runtime/tensor_view.h"
+
+namespace scgraft {
+
+// Elastic cell similarity of a batch of cell embeddings. With C the cosine matrix of the rows of x,
+// its diagonal set to 0 and negative entries set to 0:
+//
+//   loss = mean over all cells^2 entries of 1 - (C_ij - threshold)^2
+//
+//   x     [cells, dim]  f32 or f64
+//   loss  [1]           type of x, overwritten
+//   dx    [cells, dim]  accumulated: += scale * dloss/dx; empty when not wanted
+// Norms are floored at 1e-12. Source: scGPT's ECS objective (unit diagonal replaced by 0).
+void ecs(Context& ctx, ConstTensorView x, double threshold, double scale, TensorView loss,
+         TensorView dx);
+
+}  // namespace scgraft

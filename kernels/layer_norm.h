@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include "kernels/dropout.h"
+#include "kernels/packing.h"
+#include "runtime/context.h"
+#include "runtime/tensor_view.h"
+
+namespace scgraft {
+
+// Layer norm of a residual sum, row by row (two passes, biased variance):
+//
+//   z = x + drop(branch)      xhat = (z - mean(z)) * rstd,  rstd = 1/sqrt(var(z) + eps)
+//   y = gamma * xhat + beta
+//
+//   x, branch  [rows, dim]  f32 or f64; branch may be empty (z = x)
+//   packing    of the rows, for the dropout coordinates; may be null when nothing is dropped
+//   gamma, beta [dim]
+//   y          [rows, dim]  overwritten; y may be x or branch
+//   rstd       [rows]       overwritten; empty when no backward pass follows
+//   xhat       [rows, dim]  overwritten; empty when the backward pass works from y
+//
+// Throws ShapeError or TypeError when something does not fit.
+// Source: torch.nn.LayerNorm.
+void layer_norm(Context& ctx, ConstTensorView x, ConstTensorView branch, Dropout dropout,
+                const Packing* packing, ConstTensorView gamma, ConstTensorView beta, double eps,
+                TensorView y, TensorView rstd, TensorView xhat);
+
+// What the backward pass of layer_norm reads.
+struct LayerNormSaved {
+  ConstTensorView y;     // [rows, dim] the output, or empty when xhat is given
+  ConstTensorView xhat;  // [rows, dim] or empty: then xhat = (y - beta) / gamma
+  ConstTensorView rstd;  // [rows]
+};
+
+// With g = gamma * dy:  dz = rstd * (g - mean(g) - xhat * mean(g * xhat)).
+//
+//   dy       [rows, dim]
+//   dx       [rows, dim]  overwritten with dz; may be dy; empty when not wanted
+//   dbranch  [rows, dim]  overwritten with drop'(dz); empty when not wanted or the same as dx
+//   dgamma, dbeta [dim]   accumulated (+=): sum over rows of dy * xhat and of dy; empty when frozen.
+//            With a packing the rows of a cell are summed first, then cells are added in order.
+void layer_norm_backward(Context& ctx, ConstTensorView dy, const LayerNormSaved& saved,
+                         ConstTensorView gamma, ConstTensorView beta, Dropout dropout,
+                         const Packing* packing, TensorView dx, TensorView dbranch,
+                         TensorView dgamma, TensorView dbeta);
+
+// True when xhat can be taken from y without loss: every |beta / gamma| < 8 and gamma != 0.
+bool layer_norm_is_invertible(ConstTensorView gamma, ConstTensorView beta);
+
+}  // namespace scgraft

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <cstdint>
+#include <exception>
+
+#include "runtime/context.h"
+
+namespace scgraft {
+
+// Calls body(i) for i in [0, n), in any order, on the context's threads. Which thread runs which i
+// must not change any result: let every i own its outputs and sum partial results afterwards in a
+// fixed order. The first exception a body throws is rethrown here.
+template <class Body>
+void parallel_for(Context& ctx, int64_t n, Body&& body) {
+  const int threads = ctx.threads();
+  if (threads == 1 || n <= 1) {
+    for (int64_t i = 0; i < n; ++i) body(i);
+    return;
+  }
+  std::exception_ptr error;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+  for (int64_t i = 0; i < n; ++i) {
+    try {
+      body(i);
+    } catch (...) {
+#pragma omp critical(scgraft_parallel_error)
+      if (!error) error = std::current_exception();
+    }
+  }
+  if (error) std::rethrow_exception(error);
+}
+
+// Index of the calling thread inside a parallel_for body, 0 <= thread_index() < ctx.threads().
+// Only for choosing scratch memory, never for choosing what is computed.
+int thread_index();
+
+}  // namespace scgraft

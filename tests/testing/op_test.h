@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "runtime/context.h"
+#include "runtime/tensor.h"
+#include "tests/tolerance.h"
+
+namespace scgraft {
+
+// One way of executing an operation in this build.
+struct OpMode {
+  Device device;
+  bool reference;  // the plain-loop definition
+  DType dtype;     // f32 or f64
+  std::string name;
+};
+std::vector<OpMode> op_modes();
+
+// Fixture of operation tests: every test runs on every mode of this build.
+//
+//   class MeanPoolTest : public OpTest {};
+//   INSTANTIATE_OP_TEST(MeanPoolTest);
+//   TEST_P(MeanPoolTest, AveragesOnlyTheValidTokens) { ... }
+class OpTest : public ::testing::TestWithParam<OpMode> {
+ public:
+  OpTest();
+  Context& ctx() { return ctx_; }
+  DType dtype() const { return GetParam().dtype; }
+
+  // Real tensors have this mode's dtype.
+  Tensor tensor(Shape shape, const std::vector<double>& values) const;
+  Tensor zeros(Shape shape) const { return Tensor(shape, dtype()); }
+  // Reproducible values, standard normal times scale.
+  Tensor random(Shape shape, double scale = 1.0);
+  // A fresh copy with every element NaN: outputs start poisoned, so that a missed element shows.
+  Tensor poisoned(Shape shape) const;
+  Tensor ints(const std::vector<int32_t>& values) const;
+  Tensor longs(const std::vector<int64_t>& values) const;
+
+ private:
+  Context ctx_;
+  uint32_t draws_ = 0;
+};
+
+#define INSTANTIATE_OP_TEST(Suite)                                               \
+  INSTANTIATE_TEST_SUITE_P(Modes, Suite, ::testing::ValuesIn(::scgraft::op_modes()), \
+                           [](const auto& info) { return info.param.name; })
+
+// The values of an f32, f64, bf16 or integer tensor as doubles.
+std::vector<double> values_of(ConstTensorView view);
+// A tensor of the given type from doubles.
+Tensor tensor_of(Shape shape, DType dtype, const std::vector<double>& values);
+
+// Every element within tolerance(got.dtype(), k).
+void expect_close(ConstTensorView got, const std::vector<double>& want, int64_t k = 1);
+void expect_close(ConstTensorView got, ConstTensorView want, int64_t k = 1);
+// Same shape, type and bits.
+void expect_same_bits(ConstTensorView got, ConstTensorView want);
+// `call` throws scgraft::Error whose text contains `part`.
+void expect_error(const std::string& part, const std::function<void()>& call);
+
+// Central differences in f64 of  loss() = sum(weight * output)  against `gradient`.
+//   x         the tensor to differentiate by (f64), restored afterwards
+//   loss      recomputes everything from x
+//   gradient  analytic d loss / d x, same shape
+void expect_gradient(Tensor& x, const std::function<double()>& loss, ConstTensorView gradient);
+// Sum of a*b over all elements, in f64.
+double dot(ConstTensorView a, ConstTensorView b);
+
+// Path inside the shared test data (golden cases, data sets), or empty when this machine has none.
+std::string shared_path(const std::string& relative);
+
+// Skips the test, saying which file is missing, when the shared test data is not on this machine.
+#define SCGRAFT_NEEDS_SHARED(relative)                                            \
+  if (::scgraft::shared_path(relative).empty())                                   \
+  GTEST_SKIP() << "shared test data is not on this machine: " << (relative)
+
+}  // namespace scgraft
