@@ -1,0 +1,505 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/linear.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstring>
+#include <oneapi/dnnl/dnnl.hpp>
+#include <unordered_map>
+#include <vector>
+
+#include "kernels/linear_simd.h"
+#include "runtime/cpu.h"
+#include "runtime/parallel.h"
+
+namespace scgraft {
+
+namespace {
+
+const LinearTiles& tiles() {
+#if defined(__x86_64__)
+  if (cpu_level() == CpuLevel::v4) return v4::linear_tiles;
+#endif
+  return v3::linear_tiles;
+}
+
+dnnl::engine& engine() {
+  static dnnl::engine instance(dnnl::engine::kind::cpu, 0);
+  return instance;
+}
+
+using Memory = dnnl::memory;
+
+}  // namespace
+
+// One product of kPanelRows rows, run by one thread; panels are what runs in parallel.
+struct PackedWeight::Impl {
+  struct Product {
+    dnnl::matmul primitive;
+    Memory::desc scratchpad;
+  };
+
+  int64_t in = 0;
+  int64_t out = 0;
+  PackedFor use = PackedFor::forward;
+  DType dtype = DType::f32;
+  ConstTensorView raw;  // the weight itself: the definition multiplies with it
+
+  Memory packed;  // [in, out] in the library's order; empty in reference mode
+  Memory::desc x_desc, y_desc, bias_desc;
+  Product plain, with_bias, accumulating;
+  size_t scratchpad_bytes = 0;
+
+  // W^T or W, whichever this product multiplies with.
+  double raw_at(int64_t k, int64_t n) const {
+    const int64_t i = use == PackedFor::forward ? n * in + k : k * out + n;
+    if (raw.dtype() == DType::f64) return raw.as<double>()[i];
+    if (raw.dtype() == DType::bf16) return static_cast<float>(raw.as<bf16>()[i]);
+    const float value = raw.as<float>()[i];
+    return dtype == DType::bf16 ? static_cast<float>(bf16(value)) : value;
+  }
+};
+
+PackedWeight::PackedWeight() = default;
+PackedWeight::~PackedWeight() = default;
+PackedWeight::PackedWeight(PackedWeight&&) noexcept = default;
+PackedWeight& PackedWeight::operator=(PackedWeight&&) noexcept = default;
+
+int64_t PackedWeight::in() const { return impl_->in; }
+int64_t PackedWeight::out() const { return impl_->out; }
+int64_t PackedWeight::nbytes() const {
+  return impl_->packed ? static_cast<int64_t>(impl_->packed.get_desc().get_size()) : 0;
+}
+
+void PackedWeight::pack(Context& ctx, ConstTensorView weight, PackedFor use, DType dtype) {
+  ctx.require_here("linear", weight);
+  require(weight.rank() == 2, "linear: weight must be [out, in], got ", weight.shape());
+  const bool forward = use == PackedFor::forward;
+  auto impl = std::make_unique<Impl>();
+  impl->in = weight.dim(forward ? 1 : 0);
+  impl->out = weight.dim(forward ? 0 : 1);
+  impl->use = use;
+  impl->dtype = dtype;
+  impl->raw = weight;
+  if (ctx.reference() || weight.dtype() == DType::f64) {
+    impl_ = std::move(impl);
+    return;
+  }
+  require<TypeError>(dtype == DType::f32 || dtype == DType::bf16,
+                     "linear: weights are multiplied in f32 or bf16, got ", dtype);
+
+  // The library fixes its thread count when a primitive is made.
+  const int threads = omp_get_max_threads();
+  omp_set_num_threads(1);
+  const auto type = dtype == DType::bf16 ? Memory::data_type::bf16 : Memory::data_type::f32;
+  const int64_t k = impl->in;
+  const int64_t n = impl->out;
+  impl->x_desc = Memory::desc({kPanelRows, k}, type, Memory::format_tag::ab);
+  impl->y_desc = Memory::desc({kPanelRows, n}, Memory::data_type::f32, Memory::format_tag::ab);
+  impl->bias_desc = Memory::desc({1, n}, Memory::data_type::f32, Memory::format_tag::ab);
+  Memory::desc w_desc({k, n}, type, Memory::format_tag::any);
+  auto make = [&](bool bias, bool sum) {
+    dnnl::primitive_attr attr;
+    attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    if (sum) {
+      dnnl::post_ops ops;
+      ops.append_sum(1.0f);
+      attr.set_post_ops(ops);
+    }
+    const auto desc = bias ? dnnl::matmul::desc(impl->x_desc, w_desc, impl->bias_desc, impl->y_desc)
+                           : dnnl::matmul::desc(impl->x_desc, w_desc, impl->y_desc);
+    dnnl::matmul::primitive_desc pd(desc, attr, engine());
+    w_desc = pd.weights_desc();  // the first choice of layout holds for all three
+    impl->scratchpad_bytes = std::max(impl->scratchpad_bytes, pd.scratchpad_desc().get_size());
+    return Impl::Product{dnnl::matmul(pd), pd.scratchpad_desc()};
+  };
+  impl->plain = make(false, false);
+  impl->with_bias = make(true, false);
+  impl->accumulating = make(false, true);
+
+  const auto source_type =
+      weight.dtype() == DType::bf16 ? Memory::data_type::bf16 : Memory::data_type::f32;
+  const Memory::desc source_desc({k, n}, source_type,
+                                 forward ? Memory::dims{1, k} : Memory::dims{n, 1});
+  Memory source(source_desc, engine(), const_cast<void*>(weight.data()));
+  impl->packed = Memory(w_desc, engine());
+  dnnl::stream stream(engine());
+  dnnl::reorder(source, impl->packed).execute(stream, source, impl->packed);
+  stream.wait();
+  omp_set_num_threads(threads);
+  impl_ = std::move(impl);
+}
+
+namespace {
+
+
+void check_terms(const char* op, Context& ctx, std::span<const LowRank> terms, int64_t in,
+                 int64_t out, DType dtype, const Packing* packing, int64_t rows) {
+  for (const LowRank& t : terms) {
+    ctx.require_here(op, t.a, t.b);
+    require(t.a.rank() == 2 && t.a.dim(1) == in, op, ": low-rank a must be [rank, ", in, "], got ",
+            t.a.shape());
+    require(t.b.rank() == 2 && t.b.dim(0) == out && t.b.dim(1) == t.a.dim(0), op,
+            ": low-rank b must be [", out, ", ", t.a.dim(0), "], got ", t.b.shape());
+    require<TypeError>(t.a.dtype() == dtype && t.b.dtype() == dtype, op, ": low-rank terms are ",
+                       t.a.dtype(), " and ", t.b.dtype(), ", the rows are ", dtype);
+    require(!t.dropout.active() || (packing != nullptr && packing->tokens() == rows), op,
+            ": dropout of a low-rank term needs the packing of the rows");
+  }
+}
+
+// b^T as [rank, out].
+template <class T>
+TensorView transposed(Arena::Scope& scratch, ConstTensorView b) {
+  TensorView t = scratch.take({b.dim(1), b.dim(0)}, b.dtype());
+  const auto from = b.as<T, 2>();
+  const auto to = t.as<T, 2>();
+  for (int64_t i = 0; i < b.dim(0); ++i)
+    for (int64_t j = 0; j < b.dim(1); ++j) to(j, i) = from(i, j);
+  return t;
+}
+
+int64_t cell_of_row(const Packing& packing, int64_t row) {
+  const auto it = std::upper_bound(packing.offsets.begin(), packing.offsets.end(), row);
+  return it - packing.offsets.begin() - 1;
+}
+
+// out = keep factor of each element of a row, times x (x may be null: the factors themselves).
+template <class T>
+void drop_row(Context& ctx, const Dropout& dropout, const Packing& packing, int64_t row, int64_t n,
+              const T* x, T* out) {
+  const HiddenDropout rule(dropout.p);
+  const PhiloxKey key = dropout_key(ctx.random());
+  const int64_t cell = cell_of_row(packing, row);
+  const auto id = static_cast<uint32_t>(packing.ids.empty() ? cell : packing.ids[static_cast<size_t>(cell)]);
+  const auto position = static_cast<uint32_t>(row - packing.begin(cell));
+  for (int64_t f = 0; f < n; f += 8) {
+    const PhiloxCounter block = philox({dropout.site, id, position, static_cast<uint32_t>(f / 8)}, key);
+    for (int lane = 0; lane < 8 && f + lane < n; ++lane) {
+      const T factor = rule.keeps(block, lane) ? T(rule.scale) : T(0);
+      out[f + lane] = x == nullptr ? factor : x[f + lane] * factor;
+    }
+  }
+}
+
+template <class T>
+void linear_definition(Context& ctx, Array<const T, 2> x, const PackedWeight::Impl& w,
+                       const T* bias, std::span<const LowRank> terms, const Packing* packing,
+                       bool backward, bool accumulate, Array<T, 2> y) {
+  std::vector<T> dropped(static_cast<size_t>(std::max(w.in, w.out)));
+  for (int64_t r = 0; r < x.dim(0); ++r) {
+    const T* row = x.row(r);
+    T* out = y.row(r);
+    for (int64_t n = 0; n < w.out; ++n) {
+      T sum = bias ? bias[n] : T(0);
+      for (int64_t k = 0; k < w.in; ++k) sum += row[k] * T(w.raw_at(k, n));
+      out[n] = accumulate ? out[n] + sum : sum;
+    }
+    for (const LowRank& t : terms) {
+      const auto a = t.a.as<T, 2>();  // [rank, in of the layer]
+      const auto b = t.b.as<T, 2>();  // [out of the layer, rank]
+      const T* source = row;
+      if (!backward && t.dropout.active()) {
+        drop_row(ctx, t.dropout, *packing, r, w.in, row, dropped.data());
+        source = dropped.data();
+      }
+      if (backward && t.dropout.active())
+        drop_row<T>(ctx, t.dropout, *packing, r, w.out, nullptr, dropped.data());
+      for (int64_t n = 0; n < w.out; ++n) {
+        T sum = 0;
+        for (int64_t j = 0; j < a.dim(0); ++j) {
+          T u = 0;
+          for (int64_t k = 0; k < w.in; ++k) u += source[k] * (backward ? b(k, j) : a(j, k));
+          sum += u * (backward ? a(j, n) : b(n, j));
+        }
+        if (backward && t.dropout.active()) sum *= dropped[static_cast<size_t>(n)];
+        out[n] += T(t.scale) * sum;
+      }
+    }
+  }
+}
+
+// What one thread needs for one panel.
+struct PanelScratch {
+  TensorView x;        // [kPanelRows, in]: a short last panel, in the product's type
+  TensorView y;        // [kPanelRows, out]: likewise
+  TensorView dropped;  // [kPanelRows, max(in, out)]
+  TensorView u;        // [kPanelRows, rank]
+  TensorView library;  // bytes
+};
+
+// dx/y = x times the packed weight, in panels. Forward and backward differ in which side of a
+// low-rank term comes first: `first` is [rank, in], `second` is [rank, out], both rows contiguous.
+void run_panels(Context& ctx, ConstTensorView x, const PackedWeight::Impl& w, ConstTensorView bias,
+                std::span<const LowRank> terms, const Packing* packing, bool backward,
+                bool accumulate, TensorView y) {
+  const int64_t rows = x.dim(0);
+  const int64_t panels = (rows + kPanelRows - 1) / kPanelRows;
+  if (panels == 0) return;
+  Arena::Scope scratch(ctx.scratch());
+  std::vector<ConstTensorView> first, second;
+  int64_t rank = 0;
+  bool drops = false;
+  for (const LowRank& t : terms) {
+    const TensorView bt = transposed<float>(scratch, t.b);
+    first.push_back(backward ? ConstTensorView(bt) : t.a);
+    second.push_back(backward ? t.a : ConstTensorView(bt));
+    rank = std::max(rank, t.a.dim(0));
+    drops = drops || t.dropout.active();
+  }
+  const DType type = w.dtype;
+  std::vector<PanelScratch> spaces;
+  for (int i = 0; i < ctx.threads(); ++i) {
+    PanelScratch s;
+    s.x = scratch.take({kPanelRows, w.in}, type);
+    s.y = scratch.take({kPanelRows, w.out}, DType::f32);
+    if (drops) s.dropped = scratch.take({kPanelRows, std::max(w.in, w.out)}, DType::f32);
+    if (rank > 0) s.u = scratch.take({kPanelRows, rank}, DType::f32);
+    s.library = scratch.take({static_cast<int64_t>(w.scratchpad_bytes) + 64}, DType::u8);
+    spaces.push_back(s);
+  }
+  const float* input = x.as<float>();
+  float* output = y.as<float>();
+  const PackedWeight::Impl::Product& product =
+      accumulate ? w.accumulating : (bias.empty() ? w.plain : w.with_bias);
+
+  parallel_for(ctx, panels, [&](int64_t panel) {
+    const PanelScratch& s = spaces[static_cast<size_t>(thread_index())];
+    const int64_t begin = panel * kPanelRows;
+    const int64_t count = std::min(kPanelRows, rows - begin);
+    const bool whole = count == kPanelRows;
+    const float* in_rows = input + begin * w.in;
+    float* out_rows = output + begin * w.out;
+
+    const void* product_in = in_rows;
+    if (type == DType::bf16) {
+      bf16* to = s.x.as<bf16>();
+      for (int64_t i = 0; i < count * w.in; ++i) to[i] = bf16(in_rows[i]);
+      std::fill(to + count * w.in, to + kPanelRows * w.in, bf16(0.0f));
+      product_in = to;
+    } else if (!whole) {
+      float* to = s.x.as<float>();
+      std::copy(in_rows, in_rows + count * w.in, to);
+      std::fill(to + count * w.in, to + kPanelRows * w.in, 0.0f);
+      product_in = to;
+    }
+    float* product_out = whole ? out_rows : s.y.as<float>();
+    if (!whole && accumulate) {
+      std::copy(out_rows, out_rows + count * w.out, product_out);
+      std::fill(product_out + count * w.out, product_out + kPanelRows * w.out, 0.0f);
+    }
+    dnnl::stream stream(engine());
+    std::unordered_map<int, Memory> args = {
+        {DNNL_ARG_SRC, Memory(w.x_desc, engine(), const_cast<void*>(product_in))},
+        {DNNL_ARG_WEIGHTS, w.packed},
+        {DNNL_ARG_DST, Memory(w.y_desc, engine(), product_out)},
+        {DNNL_ARG_SCRATCHPAD, Memory(product.scratchpad, engine(), s.library.data())}};
+    if (!bias.empty() && !accumulate)
+      args.emplace(DNNL_ARG_BIAS, Memory(w.bias_desc, engine(), const_cast<void*>(bias.data())));
+    product.primitive.execute(stream, args);
+    if (!whole) std::copy(product_out, product_out + count * w.out, out_rows);
+
+    for (size_t i = 0; i < terms.size(); ++i) {
+      const LowRank& t = terms[i];
+      const int64_t r = t.a.dim(0);
+      float* u = s.u.as<float>();
+      const float* source = in_rows;
+      if (t.dropout.active() && !backward) {
+        float* to = s.dropped.as<float>();
+        for (int64_t row = 0; row < count; ++row)
+          drop_row(ctx, t.dropout, *packing, begin + row, w.in, in_rows + row * w.in,
+                   to + row * w.in);
+        source = to;
+      }
+      tiles().project(source, first[i].as<float>(), u, count, w.in, r);
+      const auto scale = static_cast<float>(t.scale);
+      if (t.dropout.active() && backward) {
+        float* share = s.dropped.as<float>();
+        std::fill(share, share + count * w.out, 0.0f);
+        tiles().expand(u, second[i].as<float>(), scale, share, count, w.out, r);
+        for (int64_t row = 0; row < count; ++row) {
+          drop_row(ctx, t.dropout, *packing, begin + row, w.out, share + row * w.out,
+                   share + row * w.out);
+          for (int64_t k = 0; k < w.out; ++k) out_rows[row * w.out + k] += share[row * w.out + k];
+        }
+      } else {
+        tiles().expand(u, second[i].as<float>(), scale, out_rows, count, w.out, r);
+      }
+    }
+  });
+}
+
+void run(const char* op, Context& ctx, ConstTensorView x, const PackedWeight& weight,
+         ConstTensorView bias, std::span<const LowRank> terms, const Packing* packing,
+         bool backward, bool accumulate, TensorView y) {
+  ctx.require_here(op, x, bias, y);
+  require(!weight.empty(), op, ": the weight has not been packed");
+  const PackedWeight::Impl& w = weight.impl();
+  require((w.use == PackedFor::backward_input) == backward, op,
+          ": the weight is packed for the other direction");
+  require(x.rank() == 2 && x.dim(1) == w.in, op, ": rows must be [rows, ", w.in, "], got ",
+          x.shape());
+  require(y.shape() == (Shape{x.dim(0), w.out}), op, ": result must be ", Shape{x.dim(0), w.out},
+          ", got ", y.shape());
+  require<TypeError>(y.dtype() == x.dtype(), op, ": rows are ", x.dtype(), ", result is ",
+                     y.dtype());
+  require(bias.empty() || (bias.shape() == Shape{w.out} && bias.dtype() == x.dtype()), op,
+          ": bias must be [", w.out, "] ", x.dtype(), ", got ", bias.shape(), " ", bias.dtype());
+  check_terms(op, ctx, terms, backward ? w.out : w.in, backward ? w.in : w.out, x.dtype(), packing,
+              x.dim(0));
+  if (!w.packed) {
+    visit_real(x.dtype(), [&]<class T>(Type<T>) {
+      linear_definition<T>(ctx, x.as<T, 2>(), w, bias.empty() ? nullptr : bias.as<T>(), terms,
+                           packing, backward, accumulate, y.as<T, 2>());
+    });
+    return;
+  }
+  run_panels(ctx, x, w, bias, terms, packing, backward, accumulate, y);
+}
+
+void check_gradient(const char* op, Context& ctx, ConstTensorView x, ConstTensorView dy,
+                    const Packing& packing) {
+  ctx.require_here(op, x, dy);
+  require(x.rank() == 2 && dy.rank() == 2 && x.dim(0) == dy.dim(0), op,
+          ": x and dy must be [rows, in] and [rows, out], got ", x.shape(), " and ", dy.shape());
+  require(packing.tokens() == x.dim(0), op, ": the packing has ", packing.tokens(), " rows, x has ",
+          x.dim(0));
+  require<TypeError>(x.dtype() == dy.dtype(), op, ": x is ", x.dtype(), ", dy is ", dy.dtype());
+}
+
+// c[j, k] += scale * sum over rows of g[r, j] x[r, k], cell by cell.
+template <class T>
+void outer_by_cell(Context& ctx, const T* g, const T* x, T scale, T* c, int64_t n, int64_t rank,
+                   const Packing& packing) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (!ctx.reference()) {
+      constexpr int64_t kBlock = 64;
+      parallel_for(ctx, (n + kBlock - 1) / kBlock, [&](int64_t block) {
+        const int64_t begin = block * kBlock;
+        const int64_t end = std::min(n, begin + kBlock);
+        for (int64_t b = 0; b < packing.cells(); ++b)
+          tiles().outer(g + packing.begin(b) * rank, x + packing.begin(b) * n, scale, c,
+                        packing.length(b), n, rank, begin, end);
+      });
+      return;
+    }
+  }
+  for (int64_t j = 0; j < rank; ++j)
+    for (int64_t k = 0; k < n; ++k)
+      for (int64_t b = 0; b < packing.cells(); ++b) {
+        T sum = 0;
+        for (int64_t r = packing.begin(b); r < packing.end(b); ++r)
+          sum += g[r * rank + j] * x[r * n + k];
+        c[j * n + k] += scale * sum;
+      }
+}
+
+// u = x a^T with a [rank, n].
+template <class T>
+void project_rows(Context& ctx, const T* x, const T* a, T* u, int64_t rows, int64_t n,
+                  int64_t rank) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (!ctx.reference()) {
+      parallel_for(ctx, (rows + kPanelRows - 1) / kPanelRows, [&](int64_t panel) {
+        const int64_t begin = panel * kPanelRows;
+        tiles().project(x + begin * n, a, u + begin * rank, std::min(kPanelRows, rows - begin), n,
+                        rank);
+      });
+      return;
+    }
+  }
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t j = 0; j < rank; ++j) {
+      T sum = 0;
+      for (int64_t k = 0; k < n; ++k) sum += x[r * n + k] * a[j * n + k];
+      u[r * rank + j] = sum;
+    }
+}
+
+}  // namespace
+
+void linear(Context& ctx, ConstTensorView x, const PackedWeight& weight, ConstTensorView bias,
+            std::span<const LowRank> terms, const Packing* packing, TensorView y) {
+  run("linear", ctx, x, weight, bias, terms, packing, false, false, y);
+}
+
+void linear_backward_input(Context& ctx, ConstTensorView dy, const PackedWeight& weight,
+                           std::span<const LowRank> terms, const Packing* packing, bool accumulate,
+                           TensorView dx) {
+  run("linear_backward_input", ctx, dy, weight, {}, terms, packing, true, accumulate, dx);
+}
+
+void low_rank_backward(Context& ctx, ConstTensorView x, ConstTensorView dy, const LowRank& term,
+                       const Packing& packing, TensorView da, TensorView db) {
+  const char* op = "low_rank_backward";
+  check_gradient(op, ctx, x, dy, packing);
+  check_terms(op, ctx, {&term, 1}, x.dim(1), dy.dim(1), x.dtype(), &packing, x.dim(0));
+  require(da.empty() || da.shape() == term.a.shape(), op, ": da must be ", term.a.shape(), ", got ",
+          da.shape());
+  require(db.empty() || db.shape() == term.b.shape(), op, ": db must be ", term.b.shape(), ", got ",
+          db.shape());
+  visit_real(x.dtype(), [&]<class T>(Type<T>) {
+    Arena::Scope scratch(ctx.scratch());
+    const int64_t rows = x.dim(0);
+    const int64_t in = x.dim(1);
+    const int64_t out = dy.dim(1);
+    const int64_t rank = term.a.dim(0);
+    const T* source = x.as<T>();
+    if (term.dropout.active()) {
+      TensorView dropped = scratch.take({rows, in}, x.dtype());
+      T* to = dropped.as<T>();
+      parallel_for(ctx, rows, [&](int64_t r) {
+        drop_row(ctx, term.dropout, packing, r, in, x.as<T>() + r * in, to + r * in);
+      });
+      source = to;
+    }
+    TensorView narrow = scratch.take({rows, rank}, x.dtype());
+    if (!da.empty()) {
+      const TensorView bt = transposed<T>(scratch, term.b);
+      project_rows(ctx, dy.as<T>(), std::as_const(bt).template as<T>(), narrow.as<T>(), rows, out,
+                   rank);
+      outer_by_cell(ctx, narrow.as<T>(), source, T(term.scale), da.as<T>(), in, rank, packing);
+    }
+    if (!db.empty()) {
+      project_rows(ctx, source, term.a.as<T>(), narrow.as<T>(), rows, in, rank);
+      TensorView dbt = transposed<T>(scratch, db);
+      outer_by_cell(ctx, narrow.as<T>(), dy.as<T>(), T(term.scale), dbt.as<T>(), out, rank,
+                    packing);
+      const auto from = dbt.as<T, 2>();
+      const auto to = db.as<T, 2>();
+      for (int64_t i = 0; i < out; ++i)
+        for (int64_t j = 0; j < rank; ++j) to(i, j) = from(j, i);
+    }
+  });
+}
+
+void linear_backward_weight(Context& ctx, ConstTensorView x, ConstTensorView dy,
+                            const Packing& packing, TensorView dweight, TensorView dbias) {
+  const char* op = "linear_backward_weight";
+  check_gradient(op, ctx, x, dy, packing);
+  const Shape want{dy.dim(1), x.dim(1)};
+  require(dweight.empty() || dweight.shape() == want, op, ": dweight must be ", want, ", got ",
+          dweight.shape());
+  require(dbias.empty() || dbias.shape() == Shape{dy.dim(1)}, op, ": dbias must be [", dy.dim(1),
+          "], got ", dbias.shape());
+  visit_real(x.dtype(), [&]<class T>(Type<T>) {
+    const int64_t out = dy.dim(1);
+    if (!dweight.empty())
+      outer_by_cell(ctx, dy.as<T>(), x.as<T>(), T(1), dweight.as<T>(), x.dim(1), out, packing);
+    if (!dbias.empty()) {
+      const auto rows = dy.as<T, 2>();
+      T* to = dbias.as<T>();
+      Arena::Scope scratch(ctx.scratch());
+      T* sum = scratch.take({out}, x.dtype()).template as<T>();
+      for (int64_t b = 0; b < packing.cells(); ++b) {
+        std::fill(sum, sum + out, T(0));
+        for (int64_t r = packing.begin(b); r < packing.end(b); ++r)
+          for (int64_t n = 0; n < out; ++n) sum[n] += rows(r, n);
+        for (int64_t n = 0; n < out; ++n) to[n] += sum[n];
+      }
+    }
+  });
+}
+
+}  // namespace scgraft
