@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <array>
 #include <cstdint>
 #include <span>
 
@@ -36,6 +37,16 @@ struct Packing {
     if (!ids.empty()) p.cell_ids = view_of(ids.data(), Shape{static_cast<int64_t>(ids.size())});
     return p;
   }
+};
+
+// The packing of a plain list of rows, as one cell.
+class RowList {
+ public:
+  explicit RowList(int64_t rows) : offsets_{0, static_cast<int32_t>(rows)} {}
+  Packing packing() const { return Packing::over(offsets_); }
+
+ private:
+  std::array<int32_t, 2> offsets_;
 };
 
 // Rows of a packed tensor that one unit of work owns: at most kPanelRows, all of one cell. Sums

@@ -18,6 +18,9 @@ class Buffer {
   // Bytes inside `owner`, which stays alive as long as this buffer. Read-only for the caller.
   Buffer(std::shared_ptr<const void> owner, const void* data, int64_t nbytes);
 
+  // Writable bytes inside another buffer, which they keep alive: parameters that live side by side.
+  static Buffer slice(const std::shared_ptr<Buffer>& whole, int64_t offset, int64_t nbytes);
+
   Buffer(Buffer&&) = default;
   Buffer& operator=(Buffer&&) = default;
 

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "model/backbone.h"
+
+namespace scgraft {
+
+// What a user can ask of an adapter; every kind reads the fields that concern it.
+struct AdapterOptions {
+  std::string type = "lora";
+  int64_t rank = 8;             // lora: r
+  double alpha = 16;            // lora: lora_alpha
+  double dropout = 0;           // lora: dropout of the adapter's input
+  std::vector<std::string> targets = {"q", "v"};  // of q, k, v, out, ffn_in, ffn_out
+  int first_layer = 0;          // layers first_layer ... last_layer get the adapter
+  int last_layer = -1;          // -1: the last layer of the backbone
+};
+
+// Small trainable parameters grafted onto a frozen backbone.
+class Adapter {
+ public:
+  virtual ~Adapter() = default;
+  virtual std::string_view kind() const = 0;  // "lora"
+  virtual const AdapterOptions& options() const = 0;
+
+  // Puts the adapter into its places; it must outlive the backbone's use or be detached first. A
+  // fresh adapter leaves every output as it was, bit for bit. The backbone is not frozen here.
+  virtual void attach(Backbone& backbone) = 0;
+  // Takes it out: the backbone computes what it did before, bit for bit.
+  virtual void detach(Backbone& backbone) = 0;
+
+  // What is trained, saved and counted; names are the keys of adapter files.
+  virtual std::vector<Parameter*> parameters() = 0;
+
+  // Adds the adapter into the backbone's weights and detaches it. False: this kind cannot be merged.
+  virtual bool merge_into(Backbone& backbone) = 0;
+  // Restores the weights that merge_into changed, bit for bit, and attaches again.
+  virtual void unmerge_from(Backbone& backbone) = 0;
+};
+
+// Makes a fresh adapter for a backbone. Throws ConfigError listing the kinds for an unknown type,
+// and for options that do not fit the backbone. seed: of its initial values.
+std::unique_ptr<Adapter> make_adapter(const AdapterOptions& options, Backbone& backbone,
+                                      uint64_t seed);
+std::vector<std::string> adapter_kinds();
+
+}  // namespace scgraft

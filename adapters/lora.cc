@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "adapters/lora.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace scgraft {
+namespace {
+
+struct Target {
+  const char* name;  // what a user writes
+  const char* site;  // suffix of the backbone's site name
+};
+constexpr Target kTargets[] = {{"q", "attn.q"},     {"k", "attn.k"},       {"v", "attn.v"},
+                               {"out", "attn.out"}, {"ffn_in", "ffn.in"}, {"ffn_out", "ffn.out"}};
+
+}  // namespace
+
+LowRank Lora::Site::term(bool training) const {
+  return {.a = std::as_const(a->value).view(),
+          .b = std::as_const(b->value).view(),
+          .scale = scale,
+          .dropout = training ? dropout : Dropout{}};
+}
+
+std::span<const LowRank> Lora::Site::terms(bool training) {
+  term_ = term(training);
+  return {&term_, 1};
+}
+
+void Lora::Site::backward(Context& ctx, ConstTensorView x, ConstTensorView dy,
+                          const Packing& packing) {
+  // Gradients exist in training only, where the dropout of the forward pass was active.
+  low_rank_backward(ctx, x, dy, term(true), packing,
+                    a->trainable() ? a->grad.view() : TensorView(),
+                    b->trainable() ? b->grad.view() : TensorView());
+}
+
+Lora::Lora(const AdapterOptions& options, Backbone& backbone, uint64_t seed) : options_(options) {
+  const int layers = backbone.layer_count();
+  if (options_.last_layer < 0) options_.last_layer = layers - 1;
+  require<ConfigError>(options_.rank >= 1 && options_.rank <= 512,
+                       "adapter.r must be 1 to 512, got ", options_.rank);
+  require<ConfigError>(options_.dropout >= 0 && options_.dropout < 1,
+                       "adapter.lora_dropout must be at least 0 and below 1, got ",
+                       options_.dropout);
+  require<ConfigError>(options_.first_layer >= 0 && options_.first_layer <= options_.last_layer &&
+                           options_.last_layer < layers,
+                       "the adapter wants layers ", options_.first_layer, " to ",
+                       options_.last_layer, ", the backbone has 0 to ", layers - 1);
+  require<ConfigError>(!options_.targets.empty(), "adapter.target_modules is empty; choose from ",
+                       "q, k, v, out, ffn_in, ffn_out");
+  for (int layer = options_.first_layer; layer <= options_.last_layer; ++layer) {
+    for (const std::string& wanted : options_.targets) {
+      const auto* target = std::find_if(std::begin(kTargets), std::end(kTargets),
+                                        [&](const Target& t) { return wanted == t.name; });
+      require<ConfigError>(target != std::end(kTargets), "adapter.target_modules: \"", wanted,
+                           "\" is not one of q, k, v, out, ffn_in, ffn_out");
+      Site& site = sites_.emplace_back();
+      site.name = cat("layers.", layer, ".", target->site);
+      site.scale = options_.alpha / static_cast<double>(options_.rank);
+      site.dropout = {.p = static_cast<float>(options_.dropout),
+                      .site = dropout_site(layer, DropoutSlot::adapter,
+                                           static_cast<uint32_t>(target - std::begin(kTargets)))};
+      Linear& linear = backbone.linear_site(site.name);
+      const DType dtype = linear.weight()->value.dtype() == DType::f64 ? DType::f64 : DType::f32;
+      const std::string path = cat("base_model.model.", backbone.module_path(site.name));
+      site.a = &parameters_.add(path + ".lora_A.weight",
+                                Tensor({options_.rank, linear.in()}, dtype));
+      site.b = &parameters_.add(path + ".lora_B.weight",
+                                Tensor({linear.out(), options_.rank}, dtype));
+      initialise_uniform(*site.a, 1.0 / std::sqrt(static_cast<double>(linear.in())), seed);
+    }
+  }
+}
+
+void Lora::attach(Backbone& backbone) {
+  for (Site& site : sites_) {
+    Linear& linear = backbone.linear_site(site.name);
+    require(linear.site() == nullptr, "something is attached to ", site.name, " already");
+    linear.attach(&site);
+  }
+}
+
+void Lora::detach(Backbone& backbone) {
+  for (Site& site : sites_) {
+    Linear& linear = backbone.linear_site(site.name);
+    if (linear.site() == &site) linear.attach(nullptr);
+  }
+}
+
+bool Lora::merge_into(Backbone& backbone) {
+  for (Site& site : sites_) {
+    Linear& linear = backbone.linear_site(site.name);
+    Parameter& weight = *linear.weight();
+    if (weight.value.is_shared()) weight.value = weight.value.clone();  // a mapped file is read-only
+    const TensorView rows = linear.mutable_weight_rows();
+    site.original = Tensor(rows.shape(), rows.dtype());
+    std::memcpy(site.original.view().data(), rows.data(), static_cast<size_t>(rows.nbytes()));
+    visit_real(rows.dtype(), [&]<class T>(Type<T>) {
+      const auto w = rows.as<T, 2>();
+      const auto a = std::as_const(site.a->value).template as<T, 2>();
+      const auto b = std::as_const(site.b->value).template as<T, 2>();
+      for (int64_t i = 0; i < w.dim(0); ++i)
+        for (int64_t j = 0; j < w.dim(1); ++j) {
+          double sum = 0;
+          for (int64_t r = 0; r < a.dim(0); ++r)
+            sum += static_cast<double>(b(i, r)) * static_cast<double>(a(r, j));
+          w(i, j) = static_cast<T>(static_cast<double>(w(i, j)) + site.scale * sum);
+        }
+    });
+    linear.weight_changed();
+  }
+  detach(backbone);
+  return true;
+}
+
+void Lora::unmerge_from(Backbone& backbone) {
+  for (Site& site : sites_) {
+    require(!site.original.empty(), "the adapter has not been merged");
+    Linear& linear = backbone.linear_site(site.name);
+    const TensorView rows = linear.mutable_weight_rows();
+    std::memcpy(rows.data(), site.original.view().data(), static_cast<size_t>(rows.nbytes()));
+    site.original = Tensor();
+    linear.weight_changed();
+  }
+  attach(backbone);
+}
+
+std::unique_ptr<Adapter> make_lora(const AdapterOptions& options, Backbone& backbone,
+                                   uint64_t seed) {
+  return std::make_unique<Lora>(options, backbone, seed);
+}
+
+}  // namespace scgraft

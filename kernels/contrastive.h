@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include "runtime/context.h"
+#include "runtime/tensor_view.h"
+
+namespace scgraft {
+
+// Contrastive loss of two passes over the same cells: every row of x1 should be closest to its own
+// row of x2.
+//
+//   s_ij = cos(x1_i, x2_j) / temperature
+//   loss = mean_i (log(sum_j exp(s_ij)) - s_ii)
+//
+//   x1, x2    [cells, dim]  f32 or f64
+//   loss      [1]           type of x1, overwritten (not scaled)
+//   dx1, dx2  [cells, dim]  accumulated: += scale * gradient; empty when not wanted; may be the
+//                           same view when x1 and x2 are the same rows
+// Norms are floored at 1e-8. Source: scGPT's CCE objective, temperature 0.5.
+void contrastive(Context& ctx, ConstTensorView x1, ConstTensorView x2, double temperature,
+                 double scale, TensorView loss, TensorView dx1, TensorView dx2);
+
+}  // namespace scgraft

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "model/batch.h"
+#include "model/encoder_layer.h"
+#include "model/linear.h"
+#include "model/parameter.h"
+
+namespace scgraft {
+
+// Receives named activations while a network runs, for `trace`. Token rows are packed.
+using Tap = std::function<void(const std::string& name, ConstTensorView view)>;
+
+struct EncodeOptions {
+  bool training = false;             // dropout is active
+  bool save = false;                 // keep what encode_backward() needs
+  LayerRows rows = LayerRows::all;   // what the last layer must produce
+  const Tap* tap = nullptr;
+};
+
+// A pre-trained single-cell encoder: tokens of cells in, rows of width dim() out. Backbones differ
+// first by their data (sizes, tokeniser, names), and only then by code.
+class Backbone {
+ public:
+  virtual ~Backbone() = default;
+
+  virtual std::string_view kind() const = 0;  // "scgpt"
+  virtual int64_t dim() const = 0;
+  virtual int layer_count() const = 0;
+  virtual ParameterSet& parameters() = 0;
+  // Parameters of the encoder itself, without heads.
+  virtual std::vector<Parameter*> encoder_parameters() = 0;
+
+  // Where a LinearSite may attach: "layers.3.attn.q", "layers.3.ffn.in", ... in layer order.
+  virtual std::vector<std::string> linear_sites() const = 0;
+  // Throws ConfigError listing the sites when there is none of this name.
+  virtual Linear& linear_site(const std::string& name) = 0;
+  // Name of the projection a site stands for in the published checkpoint, e.g.
+  // "transformer_encoder.layers.3.self_attn.q_proj": the module path of adapter files.
+  virtual std::string module_path(const std::string& site) const = 0;
+
+  // out: [tokens, dim] or, with LayerRows::cls, [cells, dim]; overwritten, and with `save` it must
+  // stay as it is until encode_backward(). Activations are taken from ctx.activations(), which the
+  // caller rewinds. One saved forward pass at a time.
+  virtual void encode(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
+                      TensorView out) = 0;
+  // Accumulates the gradients of everything trainable at or below `out`. dout has the shape of out
+  // and is consumed. Below the lowest trainable layer nothing is computed.
+  virtual void encode_backward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
+                               TensorView dout) = 0;
+
+  // To be called after values of encoder parameters changed: packed copies are made again.
+  virtual void parameters_changed() = 0;
+  // Products with frozen weights use this type (f32 or bf16).
+  virtual void set_precision(DType product) = 0;
+};
+
+}  // namespace scgraft

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/encoder_layer.h"
+
+#include <cstring>
+
+#include "kernels/add.h"
+#include "kernels/attention.h"
+#include "kernels/pool.h"
+#include "kernels/relu_dropout.h"
+
+namespace scgraft {
+
+uint32_t dropout_site(int layer, DropoutSlot slot, uint32_t offset) {
+  return static_cast<uint32_t>(RandomUse::dropout) + static_cast<uint32_t>(layer) * 16 +
+         static_cast<uint32_t>(slot) + offset;
+}
+
+bool EncoderLayer::trainable() const {
+  return q.trainable() || k.trainable() || v.trainable() || out.trainable() || ffn_in.trainable() ||
+         ffn_out.trainable() || norm1.trainable() || norm2.trainable();
+}
+
+namespace {
+
+// Dropout acts in training only.
+Dropout active(float p, bool training, int layer, DropoutSlot slot) {
+  return {.p = training ? p : 0.0f, .site = dropout_site(layer, slot)};
+}
+
+}  // namespace
+
+void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packing, LayerRows which,
+                           const Packing& rows, bool training, TensorView y, Saved* saved,
+                           const Taps* taps) {
+  const int64_t tokens = packing.tokens();
+  const int64_t n = rows.tokens();
+  const int64_t dim = x.dim(1);
+  const DType type = x.dtype();
+  Arena& keep = saved != nullptr ? ctx.activations() : ctx.scratch();
+  Arena::Scope scratch(ctx.scratch());
+
+  ConstTensorView x_rows = x;
+  if (which == LayerRows::cls) {
+    const TensorView first = keep.take({n, dim}, type);
+    pool(ctx, Pooling::cls, x, {}, packing, first);
+    x_rows = first;
+  }
+  const TensorView queries = keep.take({n, dim}, type);
+  const TensorView keys = keep.take({tokens, dim}, type);
+  const TensorView values = keep.take({tokens, dim}, type);
+  q.forward(ctx, x_rows, rows, training, queries);
+  k.forward(ctx, x, packing, training, keys);
+  v.forward(ctx, x, packing, training, values);
+
+  const TensorView o = keep.take({n, dim}, type);
+  const TensorView lse = keep.take({n, heads}, type);
+  attention(ctx, queries, keys, values, rows, packing, heads,
+            active(dropout, training, index, DropoutSlot::attention), o, lse);
+
+  const TensorView branch = scratch.take({n, dim}, type);
+  out.forward(ctx, o, rows, training, branch);
+  if (taps != nullptr && !taps->attention_out.empty())
+    std::memcpy(taps->attention_out.data(), branch.data(), static_cast<size_t>(branch.nbytes()));
+  const TensorView h = keep.take({n, dim}, type);
+  norm1.forward(ctx, x_rows, branch,
+                active(dropout, training, index, DropoutSlot::attention_residual), &rows, h,
+                saved != nullptr ? &saved->norm1 : nullptr);
+  if (taps != nullptr && !taps->norm1.empty())
+    std::memcpy(taps->norm1.data(), h.data(), static_cast<size_t>(h.nbytes()));
+
+  const bool keep_hidden = saved != nullptr && ffn_out.trainable();
+  const TensorView hidden =
+      (keep_hidden ? ctx.activations() : ctx.scratch()).take({n, ffn_in.out()}, type);
+  ffn_in.forward(ctx, h, rows, training, hidden);
+  TensorView bits;
+  if (saved != nullptr)
+    bits = ctx.activations().take({n, (ffn_in.out() + 7) / 8}, DType::u8);
+  relu_dropout(ctx, hidden, active(dropout, training, index, DropoutSlot::ffn_hidden), &rows,
+               hidden, bits);
+  ffn_out.forward(ctx, hidden, rows, training, branch);
+  norm2.forward(ctx, h, branch, active(dropout, training, index, DropoutSlot::ffn_residual), &rows,
+                y, saved != nullptr ? &saved->norm2 : nullptr);
+
+  if (saved != nullptr) {
+    saved->x = x;
+    saved->x_rows = x_rows;
+    saved->q = queries;
+    saved->k = keys;
+    saved->v = values;
+    saved->o = o;
+    saved->lse = lse;
+    saved->h = h;
+    if (keep_hidden) saved->hidden = hidden;
+    saved->bits = bits;
+  }
+}
+
+void EncoderLayer::backward(Context& ctx, const Saved& saved, const Packing& packing,
+                            LayerRows which, const Packing& rows, bool training, TensorView dy,
+                            TensorView dx) {
+  const bool want_dx = !dx.empty();
+  const bool want_q = want_dx || q.trainable();
+  const bool want_k = want_dx || k.trainable();
+  const bool want_v = want_dx || v.trainable();
+  const bool want_attention = want_q || want_k || want_v;
+  const bool want_out = want_attention || out.trainable();
+  const bool want_h = want_out || norm1.trainable();
+  const bool want_hidden = want_h || ffn_in.trainable();
+
+  const int64_t tokens = packing.tokens();
+  const int64_t n = rows.tokens();
+  const int64_t dim = saved.h.dim(1);
+  const DType type = saved.h.dtype();
+  Arena::Scope scratch(ctx.scratch());
+
+  // Without dropout the branch gets the same gradient as the residual: one buffer serves both.
+  const Dropout drop2 = active(dropout, training, index, DropoutSlot::ffn_residual);
+  TensorView dbranch = dy;
+  if (drop2.active() || want_h) dbranch = scratch.take({n, dim}, type);
+  norm2.backward(ctx, saved.norm2, dy, drop2, &rows, dy, dbranch.data() == dy.data() ? TensorView() : dbranch);
+  TensorView dhidden;
+  if (want_hidden) dhidden = scratch.take({n, ffn_in.out()}, type);
+  ffn_out.backward(ctx, saved.hidden, dbranch, rows, training, false, dhidden);
+  if (!want_hidden) return;
+  relu_dropout_backward(ctx, dhidden, saved.bits,
+                        active(dropout, training, index, DropoutSlot::ffn_hidden), dhidden);
+  ffn_in.backward(ctx, saved.h, dhidden, rows, training, true, want_h ? dy : TensorView());
+  if (!want_h) return;
+
+  const Dropout drop1 = active(dropout, training, index, DropoutSlot::attention_residual);
+  norm1.backward(ctx, saved.norm1, dy, drop1, &rows, dy, dbranch);
+  if (!want_out) return;
+  TensorView dout;
+  if (want_attention) dout = scratch.take({n, dim}, type);
+  out.backward(ctx, saved.o, dbranch, rows, training, false, dout);
+  if (!want_attention) return;
+
+  TensorView dq, dk, dv;
+  if (want_q) dq = dbranch;  // its gradient has been used
+  if (want_k) dk = scratch.take({tokens, dim}, type);
+  if (want_v) dv = scratch.take({tokens, dim}, type);
+  attention_backward(ctx, saved.q, saved.k, saved.v, saved.o, saved.lse, dout, rows, packing, heads,
+                     active(dropout, training, index, DropoutSlot::attention), dq, dk, dv);
+
+  // The residual's gradient (dy) starts dx; with CLS rows it is scattered to the first tokens.
+  if (which == LayerRows::all) {
+    if (want_q) q.backward(ctx, saved.x_rows, dq, rows, training, true, want_dx ? dy : TensorView());
+    if (want_dx) {
+      k.backward(ctx, saved.x, dk, packing, training, true, dy);
+      v.backward(ctx, saved.x, dv, packing, training, false, dx);
+      add(ctx, dx, dy, dx);
+      return;
+    }
+  } else {
+    if (want_q) q.backward(ctx, saved.x_rows, dq, rows, training, true, want_dx ? dy : TensorView());
+    if (want_dx) {
+      pool_backward(ctx, Pooling::cls, dy, {}, packing, dx);
+      k.backward(ctx, saved.x, dk, packing, training, true, dx);
+      v.backward(ctx, saved.x, dv, packing, training, true, dx);
+      return;
+    }
+  }
+  if (want_k) k.backward(ctx, saved.x, dk, packing, training, false, {});
+  if (want_v) v.backward(ctx, saved.x, dv, packing, training, false, {});
+}
+
+}  // namespace scgraft

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include "kernels/packing.h"
+#include "model/linear.h"
+#include "model/norm.h"
+
+namespace scgraft {
+
+// Where in a layer a dropout acts; site number = RandomUse::dropout + layer * 16 + slot.
+enum class DropoutSlot : uint32_t {
+  attention = 0,
+  attention_residual = 1,
+  ffn_hidden = 2,
+  ffn_residual = 3,
+  adapter = 4,  // + 0..5: q, k, v, out, ffn_in, ffn_out
+};
+uint32_t dropout_site(int layer, DropoutSlot slot, uint32_t offset = 0);
+
+// Which rows a layer must produce.
+enum class LayerRows {
+  all,  // every token
+  cls,  // the first token of each cell only: queries, out projection, FFN and norms of that row
+};
+
+// One post-norm transformer encoder layer:
+//
+//   h = LN1(x + drop(out(attention(q(x), k(x), v(x)))))
+//   y = LN2(h + drop(ffn_out(drop(relu(ffn_in(h))))))
+//
+// Parameters accumulate gradients, activations are overwritten.
+struct EncoderLayer {
+  Linear q, k, v, out, ffn_in, ffn_out;
+  LayerNorm norm1, norm2;
+  int64_t heads = 1;
+  int index = 0;
+  float dropout = 0;
+
+  // What the backward pass reads; views into the activation arena.
+  struct Saved {
+    ConstTensorView x;            // [tokens, dim]
+    ConstTensorView x_rows;       // x, or its CLS rows
+    ConstTensorView q, k, v;      // [rows or tokens, dim]
+    ConstTensorView o, lse;       // [rows, dim], [rows, heads]
+    ConstTensorView h;            // [rows, dim]
+    ConstTensorView hidden;       // [rows, ffn]: only when ffn_out has something to train
+    ConstTensorView bits;         // [rows, ffn / 8]
+    LayerNorm::Saved norm1, norm2;
+  };
+  // Named activations for `trace`; empty views are not filled.
+  struct Taps {
+    TensorView attention_out;  // [rows, dim] after the out projection
+    TensorView norm1;          // [rows, dim]
+  };
+
+  bool trainable() const;
+
+  // x [tokens, dim], y [rows, dim] overwritten. packing: of the tokens; rows: of the rows produced
+  // (packing itself, or one row per cell). saved null: inference, nothing is kept.
+  void forward(Context& ctx, ConstTensorView x, const Packing& packing, LayerRows which,
+               const Packing& rows, bool training, TensorView y, Saved* saved,
+               const Taps* taps = nullptr);
+  // dy [rows, dim] is consumed as scratch. dx [tokens, dim] overwritten; empty: nothing below wants
+  // it, and whatever only it needs is skipped.
+  void backward(Context& ctx, const Saved& saved, const Packing& packing, LayerRows which,
+                const Packing& rows, bool training, TensorView dy, TensorView dx);
+};
+
+}  // namespace scgraft

@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/scgpt/network.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/activation.h"
+#include "kernels/add.h"
+
+namespace scgraft {
+namespace {
+
+constexpr double kLargestValue = 512;  // the value encoder clamps above, not below
+constexpr const char* kSiteNames[] = {"attn.q", "attn.k", "attn.v", "attn.out", "ffn.in", "ffn.out"};
+constexpr const char* kModulePaths[] = {"self_attn.q_proj",   "self_attn.k_proj", "self_attn.v_proj",
+                                        "self_attn.out_proj", "linear1",          "linear2"};
+
+}  // namespace
+
+Parameter& ScgptNetwork::make(const ParameterSource& source, const std::string& name,
+                              const Shape& shape) {
+  return parameters_.add(name, source(name, shape));
+}
+
+Linear ScgptNetwork::make_linear(const ParameterSource& source, const std::string& name, int64_t in,
+                                 int64_t out, bool bias) {
+  Parameter& weight = make(source, name + ".weight", {out, in});
+  return {&weight, bias ? &make(source, name + ".bias", {out}) : nullptr};
+}
+
+LayerNorm ScgptNetwork::make_norm(const ParameterSource& source, const std::string& name) {
+  LayerNorm norm;
+  norm.gamma = &make(source, name + ".weight", {config_.dim});
+  norm.beta = &make(source, name + ".bias", {config_.dim});
+  return norm;
+}
+
+ScgptNetwork::ScgptNetwork(const ScgptConfig& config, Heads heads, const ParameterSource& source)
+    : config_(config) {
+  const int64_t d = config_.dim;
+  embedding_ = &make(source, "encoder.embedding.weight", {config_.vocab, d});
+  gene_norm_ = make_norm(source, "encoder.enc_norm");
+  value1_ = make_linear(source, "value_encoder.linear1", 1, d);
+  value2_ = make_linear(source, "value_encoder.linear2", d, d);
+  value_norm_ = make_norm(source, "value_encoder.norm");
+  for (int i = 0; i < config_.layers; ++i) {
+    const std::string name = cat("transformer_encoder.layers.", i, ".");
+    EncoderLayer layer;
+    layer.index = i;
+    layer.heads = config_.heads;
+    layer.dropout = static_cast<float>(config_.dropout);
+    Parameter& weight = make(source, name + "self_attn.in_proj_weight", {3 * d, d});
+    Parameter& bias = make(source, name + "self_attn.in_proj_bias", {3 * d});
+    layer.q = Linear(&weight, &bias, 0, d);
+    layer.k = Linear(&weight, &bias, d, 2 * d);
+    layer.v = Linear(&weight, &bias, 2 * d, 3 * d);
+    layer.out = make_linear(source, name + "self_attn.out_proj", d, d);
+    layer.ffn_in = make_linear(source, name + "linear1", d, config_.ffn);
+    layer.ffn_out = make_linear(source, name + "linear2", config_.ffn, d);
+    layer.norm1 = make_norm(source, name + "norm1");
+    layer.norm2 = make_norm(source, name + "norm2");
+    layers_.push_back(std::move(layer));
+  }
+  if (heads.decoder) {
+    decoder_.emplace();
+    decoder_->fc0 = make_linear(source, "decoder.fc.0", d, d);
+    decoder_->fc2 = make_linear(source, "decoder.fc.2", d, d);
+    decoder_->fc4 = make_linear(source, "decoder.fc.4", d, 1);
+  }
+  if (heads.mvc) {
+    mvc_.emplace();
+    mvc_->gene2query = make_linear(source, "mvc_decoder.gene2query", d, d);
+    mvc_->w = make_linear(source, "mvc_decoder.W", d, d, false);
+  }
+  if (heads.classes > 0) {
+    classifier_.emplace();
+    for (int64_t j = 0; j + 1 < config_.cls_layers; ++j) {
+      classifier_->hidden.push_back(make_linear(source, cat("cls_decoder._decoder.", 3 * j), d, d));
+      classifier_->norms.push_back(make_norm(source, cat("cls_decoder._decoder.", 3 * j + 2)));
+    }
+    classifier_->out = make_linear(source, "cls_decoder.out_layer", d, heads.classes);
+  }
+}
+
+std::vector<Parameter*> ScgptNetwork::encoder_parameters() {
+  std::vector<Parameter*> all;
+  for (Parameter* p : parameters_.all())
+    if (p->name.starts_with("encoder.") || p->name.starts_with("value_encoder.") ||
+        p->name.starts_with("transformer_encoder."))
+      all.push_back(p);
+  return all;
+}
+
+std::vector<std::string> ScgptNetwork::linear_sites() const {
+  std::vector<std::string> names;
+  for (size_t i = 0; i < layers_.size(); ++i)
+    for (const char* site : kSiteNames) names.push_back(cat("layers.", i, ".", site));
+  return names;
+}
+
+Linear& ScgptNetwork::linear_site(const std::string& name) {
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    EncoderLayer& l = layers_[i];
+    Linear* linears[] = {&l.q, &l.k, &l.v, &l.out, &l.ffn_in, &l.ffn_out};
+    for (size_t s = 0; s < std::size(linears); ++s)
+      if (name == cat("layers.", i, ".", kSiteNames[s])) return *linears[s];
+  }
+  throw ConfigError(cat("no place \"", name, "\" to attach an adapter; this backbone has layers.0 ... layers.",
+                        layers_.size() - 1, " with attn.q, attn.k, attn.v, attn.out, ffn.in, ffn.out"),
+                    "E-SITE");
+}
+
+std::string ScgptNetwork::module_path(const std::string& site) const {
+  for (size_t i = 0; i < layers_.size(); ++i)
+    for (size_t s = 0; s < std::size(kSiteNames); ++s)
+      if (site == cat("layers.", i, ".", kSiteNames[s]))
+        return cat("transformer_encoder.layers.", i, ".", kModulePaths[s]);
+  throw ConfigError(cat("no place \"", site, "\" in an scGPT network"), "E-SITE");
+}
+
+bool ScgptNetwork::gene_encoder_trainable() const {
+  return embedding_->trainable() || gene_norm_.trainable();
+}
+bool ScgptNetwork::value_encoder_trainable() const {
+  return value1_.trainable() || value2_.trainable() || value_norm_.trainable();
+}
+
+int ScgptNetwork::frontier() const {
+  if (gene_encoder_trainable() || value_encoder_trainable()) return -1;
+  for (size_t i = 0; i < layers_.size(); ++i)
+    if (layers_[i].trainable()) return static_cast<int>(i);
+  return static_cast<int>(layers_.size());
+}
+
+Dropout ScgptNetwork::value_dropout(bool training) const {
+  return {.p = training ? static_cast<float>(config_.dropout) : 0.0f,
+          .site = dropout_site(static_cast<int>(layers_.size()), DropoutSlot::attention)};
+}
+
+void ScgptNetwork::front_forward(Context& ctx, const TokenBatch& batch,
+                                 const EncodeOptions& options, bool save, TensorView x) {
+  const int64_t d = config_.dim;
+  const DType type = embedding_->value.dtype();
+  Arena& keep = ctx.activations();
+  front_ = Front{};
+
+  const ConstTensorView genes = batch.unique_genes();
+  const RowList gene_rows(genes.numel());
+  const TensorView rows = keep.take({genes.numel(), d}, type);
+  const TensorView gene = keep.take({genes.numel(), d}, type);
+  const int32_t* ids = genes.as<int32_t>();
+  for (int64_t i = 0; i < genes.numel(); ++i)
+    require(ids[i] >= 0 && ids[i] < config_.vocab, "scgpt: token id ", ids[i],
+            " is outside the vocabulary of ", config_.vocab);
+  embedding_sum(ctx, std::as_const(embedding_->value).view(), genes, {}, {}, {},
+                gene_rows.packing(), rows);
+  gene_norm_.forward(ctx, rows, {}, {}, nullptr, gene,
+                     save && gene_encoder_trainable() ? &front_.gene_norm : nullptr);
+  front_.gene = gene;
+
+  const ConstTensorView values = batch.unique_values();
+  const int64_t n = values.numel();
+  const RowList value_rows(n);
+  const TensorView v = keep.take({n, 1}, type);
+  visit_real(type, [&]<class T>(Type<T>) {
+    for (int64_t i = 0; i < n; ++i)
+      v.as<T>()[i] = static_cast<T>(
+          std::min(static_cast<double>(values.as<float>()[i]), kLargestValue));
+  });
+  const TensorView hidden = keep.take({n, d}, type);
+  const TensorView projected = keep.take({n, d}, type);
+  const TensorView value = keep.take({n, d}, type);
+  value1_.forward(ctx, v, value_rows.packing(), options.training, hidden);
+  activation(ctx, Activation::relu, hidden, hidden);
+  value2_.forward(ctx, hidden, value_rows.packing(), options.training, projected);
+  value_norm_.forward(ctx, projected, {}, {}, nullptr, value,
+                      save && value_encoder_trainable() ? &front_.value_norm : nullptr);
+  front_.value_in = v;
+  front_.value_hidden = hidden;
+  front_.value = value;
+
+  embedding_sum(ctx, gene, batch.gene_index(), value, batch.value_index(),
+                value_dropout(options.training), batch.packing(), x);
+  if (options.tap != nullptr) {
+    Arena::Scope scratch(ctx.scratch());
+    const TensorView tokens = scratch.take({batch.tokens(), d}, type);
+    embedding_sum(ctx, gene, batch.gene_index(), {}, {}, {}, batch.packing(), tokens);
+    (*options.tap)("gene_emb", tokens);
+    embedding_sum(ctx, value, batch.value_index(), {}, {}, {}, batch.packing(), tokens);
+    (*options.tap)("value_emb", tokens);
+  }
+}
+
+void ScgptNetwork::encode(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
+                          TensorView out) {
+  const int64_t d = config_.dim;
+  const DType type = embedding_->value.dtype();
+  const Packing packing = batch.packing();
+  const Packing rows = options.rows == LayerRows::cls ? batch.cell_rows() : packing;
+  require(out.shape() == (Shape{rows.tokens(), d}), "scgpt: the result must be ",
+          Shape{rows.tokens(), d}, ", got ", out.shape());
+  const int first_saved = options.save ? frontier() : static_cast<int>(layers_.size());
+  saved_frontier_ = first_saved;
+  saved_.assign(layers_.size(), {});
+
+  // Below the frontier nothing is kept: two buffers take turns.
+  TensorView x = ctx.activations().take({packing.tokens(), d}, type);
+  TensorView spare;
+  front_forward(ctx, batch, options, options.save, x);
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const int layer = static_cast<int>(i);
+    const bool last = i + 1 == layers_.size();
+    const bool save = layer >= first_saved;
+    TensorView y = out;
+    if (!last) {
+      if (layer + 1 >= first_saved || spare.empty())
+        y = ctx.activations().take({packing.tokens(), d}, type);
+      else
+        y = spare;
+    }
+    EncoderLayer::Taps taps;
+    Arena::Scope tap_memory(ctx.scratch());
+    const Packing& produced = last ? rows : packing;
+    if (options.tap != nullptr) {
+      (*options.tap)(cat("layer", i, "_in"), x);
+      taps.attention_out = tap_memory.take({produced.tokens(), d}, type);
+      taps.norm1 = tap_memory.take({produced.tokens(), d}, type);
+    }
+    layers_[i].forward(ctx, x, packing, last ? options.rows : LayerRows::all, produced,
+                       options.training, y, save ? &saved_[i] : nullptr,
+                       options.tap != nullptr ? &taps : nullptr);
+    if (options.tap != nullptr) {
+      (*options.tap)(cat("layer", i, "_attn_out"), taps.attention_out);
+      (*options.tap)(cat("layer", i, "_norm1"), taps.norm1);
+      (*options.tap)(cat("layer", i, "_out"), y);
+    }
+    spare = x;
+    x = y;
+  }
+}
+
+void ScgptNetwork::add_gene_gradient(Context& ctx, ConstTensorView dgene) {
+  if (!gene_encoder_trainable()) return;
+  front_.dgene = ctx.activations().take(dgene.shape(), dgene.dtype());
+  std::memcpy(front_.dgene.data(), dgene.data(), static_cast<size_t>(dgene.nbytes()));
+}
+
+void ScgptNetwork::encode_backward(Context& ctx, const TokenBatch& batch,
+                                   const EncodeOptions& options, TensorView dout) {
+  const Packing packing = batch.packing();
+  const Packing rows = options.rows == LayerRows::cls ? batch.cell_rows() : packing;
+  Arena::Scope gradients(ctx.activations());
+  TensorView dy = dout;
+  TensorView spare;
+  for (int i = layer_count() - 1; i >= std::max(saved_frontier_, 0); --i) {
+    const bool last = i + 1 == layer_count();
+    TensorView dx;
+    if (i > saved_frontier_) {
+      if (spare.empty())
+        dx = gradients.take({packing.tokens(), config_.dim}, dout.dtype());
+      else
+        dx = spare;
+    }
+    layers_[static_cast<size_t>(i)].backward(ctx, saved_[static_cast<size_t>(i)], packing,
+                                             last ? options.rows : LayerRows::all,
+                                             last ? rows : packing, options.training, dy, dx);
+    spare = dy.shape() == dx.shape() ? dy : TensorView();
+    dy = dx;
+  }
+  if (saved_frontier_ < 0) front_backward(ctx, batch, options, dy);
+}
+
+void ScgptNetwork::front_backward(Context& ctx, const TokenBatch& batch,
+                                  const EncodeOptions& options, ConstTensorView dx) {
+  const int64_t d = config_.dim;
+  const DType type = dx.dtype();
+  const Packing packing = batch.packing();
+  Arena::Scope scratch(ctx.scratch());
+  if (gene_encoder_trainable()) {
+    const int64_t n = batch.unique_genes().numel();
+    const TensorView dgene = scratch.take({n, d}, type);
+    embedding_sum_backward(ctx, dx, batch.gene_uses(), {}, packing, dgene);
+    if (!front_.dgene.empty()) add(ctx, dgene, front_.dgene, dgene);
+    gene_norm_.backward(ctx, front_.gene_norm, dgene, {}, nullptr, dgene, {});
+    if (embedding_->trainable()) {
+      // Ids are distinct, so every row of the table is touched once.
+      const int32_t* ids = batch.unique_genes().as<int32_t>();
+      visit_real(type, [&]<class T>(Type<T>) {
+        const auto from = dgene.as<T, 2>();
+        const auto to = embedding_->grad.as<T, 2>();
+        for (int64_t i = 0; i < n; ++i)
+          for (int64_t f = 0; f < d; ++f) to(ids[i], f) += from(i, f);
+      });
+    }
+  }
+  if (value_encoder_trainable()) {
+    const int64_t n = batch.unique_values().numel();
+    const RowList rows(n);
+    const TensorView dvalue = scratch.take({n, d}, type);
+    embedding_sum_backward(ctx, dx, batch.value_uses(), value_dropout(options.training), packing,
+                           dvalue);
+    value_norm_.backward(ctx, front_.value_norm, dvalue, {}, nullptr, dvalue, {});
+    const TensorView dhidden = scratch.take({n, d}, type);
+    value2_.backward(ctx, front_.value_hidden, dvalue, rows.packing(), options.training, false,
+                     dhidden);
+    activation_backward(ctx, Activation::relu, front_.value_hidden, dhidden, dhidden);
+    value1_.backward(ctx, front_.value_in, dhidden, rows.packing(), options.training, false, {});
+  }
+}
+
+void ScgptNetwork::parameters_changed() {
+  value1_.weight_changed();
+  value2_.weight_changed();
+  for (EncoderLayer& l : layers_)
+    for (Linear* linear : {&l.q, &l.k, &l.v, &l.out, &l.ffn_in, &l.ffn_out})
+      linear->weight_changed();
+  if (decoder_)
+    for (Linear* linear : {&decoder_->fc0, &decoder_->fc2, &decoder_->fc4}) linear->weight_changed();
+  if (mvc_)
+    for (Linear* linear : {&mvc_->gene2query, &mvc_->w}) linear->weight_changed();
+  if (classifier_) {
+    for (Linear& linear : classifier_->hidden) linear.weight_changed();
+    classifier_->out.weight_changed();
+  }
+}
+
+void ScgptNetwork::set_precision(DType product) {
+  for (EncoderLayer& l : layers_)
+    for (Linear* linear : {&l.q, &l.k, &l.v, &l.out, &l.ffn_in, &l.ffn_out})
+      linear->set_precision(product);
+}
+
+ParameterSource scgpt_initialiser(uint64_t seed, DType dtype) {
+  return [seed, dtype](const std::string& name, const Shape& shape) {
+    Parameter p{name, Tensor(shape, dtype), {}};
+    const bool norm = name.find("norm") != std::string::npos ||
+                      (name.starts_with("cls_decoder._decoder.") && shape.rank() == 1 &&
+                       (name[name.find_last_of('.') - 1] - '0') % 3 == 2);
+    if (norm) {
+      fill(p, name.ends_with(".weight") ? 1.0 : 0.0);
+    } else if (name == "encoder.embedding.weight") {
+      initialise_uniform(p, 0.1, seed);
+    } else if (name.ends_with("in_proj_weight")) {
+      initialise_uniform(p, std::sqrt(6.0 / static_cast<double>(shape[0] + shape[1])), seed);
+    } else if (name.find("self_attn") != std::string::npos && name.ends_with("bias")) {
+      fill(p, 0.0);
+    } else {
+      // torch.nn.Linear: weight and bias within 1/sqrt(fan_in); a bias uses its own width, which is
+      // the fan-in of every square layer here.
+      const int64_t fan_in = shape.rank() == 2 ? shape[1] : shape[0];
+      initialise_uniform(p, 1.0 / std::sqrt(static_cast<double>(fan_in)), seed);
+    }
+    return std::move(p.value);
+  };
+}
+
+}  // namespace scgraft
