@@ -51,6 +51,18 @@ struct PackedWeight::Impl {
   Product plain, with_bias, accumulating;
   size_t scratchpad_bytes = 0;
 
+  // Copies the raw weight into the library's order.
+  void reorder() {
+    const auto type =
+        raw.dtype() == DType::bf16 ? Memory::data_type::bf16 : Memory::data_type::f32;
+    const Memory::desc desc({in, out}, type,
+                            use == PackedFor::forward ? Memory::dims{1, in} : Memory::dims{out, 1});
+    Memory source(desc, engine(), const_cast<void*>(raw.data()));
+    dnnl::stream stream(engine());
+    dnnl::reorder(source, packed).execute(stream, source, packed);
+    stream.wait();
+  }
+
   // W^T or W, whichever this product multiplies with.
   double raw_at(int64_t k, int64_t n) const {
     const int64_t i = use == PackedFor::forward ? n * in + k : k * out + n;
@@ -76,6 +88,12 @@ void PackedWeight::pack(Context& ctx, ConstTensorView weight, PackedFor use, DTy
   ctx.require_here("linear", weight);
   require(weight.rank() == 2, "linear: weight must be [out, in], got ", weight.shape());
   const bool forward = use == PackedFor::forward;
+  if (impl_ != nullptr && impl_->packed && impl_->use == use && impl_->dtype == dtype &&
+      impl_->raw.shape() == weight.shape() && impl_->raw.dtype() == weight.dtype()) {
+    impl_->raw = weight;
+    impl_->reorder();
+    return;
+  }
   auto impl = std::make_unique<Impl>();
   impl->in = weight.dim(forward ? 1 : 0);
   impl->out = weight.dim(forward ? 0 : 1);
@@ -118,15 +136,8 @@ void PackedWeight::pack(Context& ctx, ConstTensorView weight, PackedFor use, DTy
   impl->with_bias = make(true, false);
   impl->accumulating = make(false, true);
 
-  const auto source_type =
-      weight.dtype() == DType::bf16 ? Memory::data_type::bf16 : Memory::data_type::f32;
-  const Memory::desc source_desc({k, n}, source_type,
-                                 forward ? Memory::dims{1, k} : Memory::dims{n, 1});
-  Memory source(source_desc, engine(), const_cast<void*>(weight.data()));
   impl->packed = Memory(w_desc, engine());
-  dnnl::stream stream(engine());
-  dnnl::reorder(source, impl->packed).execute(stream, source, impl->packed);
-  stream.wait();
+  impl->reorder();
   omp_set_num_threads(threads);
   impl_ = std::move(impl);
 }

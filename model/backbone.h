@@ -53,8 +53,8 @@ class Backbone {
   virtual void encode_backward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
                                TensorView dout) = 0;
 
-  // To be called after values of encoder parameters changed: packed copies are made again.
-  virtual void parameters_changed() = 0;
+  // To be called after an optimizer step: packed copies of trainable weights are made again.
+  virtual void parameters_updated() = 0;
   // Products with frozen weights use this type (f32 or bf16).
   virtual void set_precision(DType product) = 0;
 };

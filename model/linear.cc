@@ -19,15 +19,17 @@ void Linear::set_precision(DType product) {
 }
 
 void Linear::weight_changed() {
-  forward_ = PackedWeight();
-  backward_ = PackedWeight();
+  forward_stale_ = true;
+  backward_stale_ = true;
 }
 
 PackedWeight& Linear::packed(Context& ctx, PackedFor use) {
   PackedWeight& p = use == PackedFor::forward ? forward_ : backward_;
-  if (p.empty()) {
+  bool& stale = use == PackedFor::forward ? forward_stale_ : backward_stale_;
+  if (stale) {
     const ConstTensorView weight = weight_rows();
     p.pack(ctx, weight, use, weight.dtype() == DType::f64 ? DType::f64 : product_);
+    stale = false;
   }
   return p;
 }

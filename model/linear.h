@@ -32,6 +32,10 @@ class Linear {
   void set_precision(DType product);
   // To be called after the weight's values changed: packed copies are made again when next used.
   void weight_changed();
+  // The same after an optimizer step, which leaves frozen weights as they were.
+  void parameters_updated() {
+    if (weight_->trainable()) weight_changed();
+  }
 
   // y [rows, out] overwritten; x [rows, in]. training: adapter dropout is active.
   void forward(Context& ctx, ConstTensorView x, const Packing& packing, bool training,
@@ -52,6 +56,8 @@ class Linear {
   DType product_ = DType::f32;
   PackedWeight forward_;
   PackedWeight backward_;
+  bool forward_stale_ = true;
+  bool backward_stale_ = true;
 };
 
 }  // namespace scgraft

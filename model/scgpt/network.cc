@@ -309,19 +309,19 @@ void ScgptNetwork::front_backward(Context& ctx, const TokenBatch& batch,
   }
 }
 
-void ScgptNetwork::parameters_changed() {
-  value1_.weight_changed();
-  value2_.weight_changed();
+void ScgptNetwork::parameters_updated() {
+  value1_.parameters_updated();
+  value2_.parameters_updated();
   for (EncoderLayer& l : layers_)
     for (Linear* linear : {&l.q, &l.k, &l.v, &l.out, &l.ffn_in, &l.ffn_out})
-      linear->weight_changed();
+      linear->parameters_updated();
   if (decoder_)
-    for (Linear* linear : {&decoder_->fc0, &decoder_->fc2, &decoder_->fc4}) linear->weight_changed();
+    for (Linear* linear : {&decoder_->fc0, &decoder_->fc2, &decoder_->fc4}) linear->parameters_updated();
   if (mvc_)
-    for (Linear* linear : {&mvc_->gene2query, &mvc_->w}) linear->weight_changed();
+    for (Linear* linear : {&mvc_->gene2query, &mvc_->w}) linear->parameters_updated();
   if (classifier_) {
-    for (Linear& linear : classifier_->hidden) linear.weight_changed();
-    classifier_->out.weight_changed();
+    for (Linear& linear : classifier_->hidden) linear.parameters_updated();
+    classifier_->out.parameters_updated();
   }
 }
 

@@ -55,7 +55,7 @@ class ScgptNetwork : public Backbone {
               TensorView out) override;
   void encode_backward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
                        TensorView dout) override;
-  void parameters_changed() override;
+  void parameters_updated() override;
   void set_precision(DType product) override;
 
  private:

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include "model/backbone.h"
+#include "model/scgpt/heads.h"
+#include "training/objective.h"
+
+namespace scgraft {
+
+// Class-weighted cross entropy of a classifier on the cell embedding (the CLS row of the last
+// layer, the only row that is computed there).
+class CellClassification : public Objective {
+ public:
+  // class_weights [classes], or empty (all 1).
+  CellClassification(Backbone& backbone, Classifier& classifier, std::vector<float> class_weights);
+
+  std::string_view name() const override { return "classification"; }
+  double weight(std::span<const CellView> cells) const override;
+  void run(Context& ctx, const TokenBatch& batch, bool training, double scale,
+           ObjectiveSums& sums) override;
+
+  // Probabilities [cells, classes] of a batch, and the cell embeddings [cells, dim] when wanted;
+  // both overwritten, an empty view is not wanted.
+  void predict(Context& ctx, const TokenBatch& batch, TensorView probabilities,
+               TensorView embedding);
+
+ private:
+  Backbone& backbone_;
+  Classifier& classifier_;
+  std::vector<float> class_weights_;
+};
+
+}  // namespace scgraft

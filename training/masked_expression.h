@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include "model/scgpt/network.h"
+#include "training/objective.h"
+
+namespace scgraft {
+
+// Masked-value modelling: the hidden values of a cell are predicted twice, from each gene's own row
+// (expression decoder) and from the cell embedding (MVC head).
+//
+//   loss = sum over masked tokens of (decoder(x_t) - target_t)^2 + (mvc(c, g_t) - target_t)^2
+//   weight = number of masked tokens
+// Source: scGPT's GEP and GEPC objectives with unit weights.
+class MaskedExpression : public Objective {
+ public:
+  // The network must have both heads.
+  explicit MaskedExpression(ScgptNetwork& network);
+
+  std::string_view name() const override { return "masked expression"; }
+  double weight(std::span<const CellView> cells) const override;
+  void run(Context& ctx, const TokenBatch& batch, bool training, double scale,
+           ObjectiveSums& sums) override;
+
+ private:
+  ScgptNetwork& network_;
+};
+
+}  // namespace scgraft

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "training/parameter_block.h"
+
+#include <cstring>
+
+namespace scgraft {
+
+ParameterBlock::ParameterBlock(std::vector<Parameter*> parameters, double weight_decay)
+    : parameters_(std::move(parameters)) {
+  // Every parameter starts on a 64-byte boundary; the gap holds zeros and stays zero.
+  std::vector<int64_t> begins;
+  if (!parameters_.empty()) dtype_ = parameters_.front()->value.dtype();
+  const int64_t align = 64 / size_of(dtype_);
+  for (const Parameter* p : parameters_) {
+    require<TypeError>(p->value.dtype() == dtype_, "trained parameters are ", dtype_, ", ", p->name,
+                       " is ", p->value.dtype());
+    begins.push_back(numel_);
+    segments_.push_back({.begin = numel_,
+                         .end = numel_ + p->value.numel(),
+                         .weight_decay = p->value.rank() >= 2 ? weight_decay : 0.0});
+    numel_ += (p->value.numel() + align - 1) / align * align;
+  }
+  const int64_t size = size_of(dtype_);
+  values_ = std::make_shared<Buffer>(numel_ * size);
+  gradients_ = std::make_shared<Buffer>(numel_ * size);
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    Parameter& p = *parameters_[i];
+    const Shape shape = p.value.shape();
+    const int64_t nbytes = p.value.nbytes();
+    Tensor value(Buffer::slice(values_, begins[i] * size, nbytes), shape, dtype_);
+    std::memcpy(value.view().data(), std::as_const(p.value).view().data(),
+                static_cast<size_t>(nbytes));
+    p.value = std::move(value);
+    p.grad = Tensor(Buffer::slice(gradients_, begins[i] * size, nbytes), shape, dtype_);
+  }
+  m_ = Tensor({numel_}, dtype_);
+  v_ = Tensor({numel_}, dtype_);
+  norm_ = Tensor({1}, DType::f64);
+}
+
+TensorView ParameterBlock::flat_values() const { return {values_->data(), {numel_}, dtype_}; }
+TensorView ParameterBlock::flat_gradients() const {
+  return {gradients_->data(), {numel_}, dtype_};
+}
+
+void ParameterBlock::zero_gradients() {
+  if (numel_ > 0)
+    std::memset(gradients_->data(), 0, static_cast<size_t>(numel_ * size_of(dtype_)));
+}
+
+double ParameterBlock::gradient_norm(Context& ctx) {
+  scgraft::gradient_norm(ctx, flat_gradients(), norm_.view());
+  return norm_.as<double>()[0];
+}
+
+bool ParameterBlock::update(Context& ctx, const AdamWOptions& options) {
+  return adamw(ctx, flat_values(), flat_gradients(), m_.view(), v_.view(), norm_.view(), options,
+               segments_);
+}
+
+std::vector<Tensor> ParameterBlock::snapshot() const {
+  std::vector<Tensor> copy;
+  for (const Parameter* p : parameters_) copy.push_back(p->value.clone());
+  return copy;
+}
+
+void ParameterBlock::restore(const std::vector<Tensor>& values) {
+  require(values.size() == parameters_.size(), "a snapshot of ", values.size(),
+          " parameters for a block of ", parameters_.size());
+  for (size_t i = 0; i < values.size(); ++i)
+    std::memcpy(parameters_[i]->value.view().data(), values[i].view().data(),
+                static_cast<size_t>(values[i].nbytes()));
+}
+
+}  // namespace scgraft

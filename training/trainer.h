@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "training/objective.h"
+#include "training/parameter_block.h"
+#include "training/schedule.h"
+
+namespace scgraft {
+
+// The cells of a run, by number. Views stay valid until the next call.
+class CellSource {
+ public:
+  virtual ~CellSource() = default;
+  virtual int64_t size() const = 0;
+  // What the cells look like in an epoch (masks are drawn anew); replaces `views`.
+  virtual void view(std::span<const int64_t> cells, int64_t epoch, std::vector<CellView>& views) = 0;
+};
+
+struct TrainerOptions {
+  int64_t epochs = 10;
+  int64_t max_steps = 0;                 // 0: as many as the epochs have
+  int64_t batch_size = 32;               // cells of a micro batch
+  int64_t accumulation = 1;              // micro batches of a step
+  int64_t chunk_tokens = 2048;           // tokens worked on at once; bounds memory, changes nothing else
+  ScheduleKind schedule = ScheduleKind::cosine;
+  double learning_rate = 1e-4;
+  double warmup_ratio = 0.05;
+  double weight_decay = 0.01;
+  double max_grad_norm = 1.0;
+  int64_t early_stopping_patience = 0;   // epochs without a better validation loss; 0: never
+  double max_seconds = 0;                // stop after this time; 0: never
+  uint64_t seed = 0;
+};
+
+// One optimizer step, as it is reported.
+struct StepReport {
+  int64_t epoch = 0;
+  int64_t step = 0;         // 1-based
+  int64_t total_steps = 0;
+  double loss = 0;          // mean over the step
+  double learning_rate = 0;
+  double gradient_norm = 0;
+  int64_t cells = 0;        // of this step
+  double seconds = 0;       // of this step
+};
+
+struct TrainerCallbacks {
+  std::function<void(const StepReport&)> on_step;
+  // After an epoch: the validation loss, lower is better. Without it the last values are kept.
+  std::function<double(int64_t epoch)> validate;
+  std::function<bool()> stop_requested;
+};
+
+enum class StopReason { finished, early_stopping, time_limit, requested };
+
+struct TrainerResult {
+  StopReason reason = StopReason::finished;
+  int64_t steps = 0;
+  int64_t best_epoch = -1;     // -1 without validation
+  double best_validation = 0;
+  double seconds = 0;
+  double seconds_per_step = 0;  // median
+};
+
+// Mean of an objective over all cells of a source, without gradients, in order.
+ObjectiveSums evaluate(Context& ctx, Objective& objective, CellSource& cells, int64_t epoch,
+                       int64_t chunk_tokens);
+
+// Cuts cells into runs of at most `chunk_tokens` tokens (at least one cell each) and calls
+// body(batch, begin, end) with the cells' range.
+void for_each_chunk(std::span<const CellView> cells, int64_t chunk_tokens, TokenBatch& batch,
+                    const std::function<void(const TokenBatch&, size_t begin, size_t end)>& body);
+
+// Minimises an objective over the parameters of `block` with AdamW. The order of cells is a pure
+// function of (seed, epoch); after the run the parameters are those of the best validation loss.
+// after_update: called after each change of parameters (packed copies are made again).
+// Throws NumericalError when a loss or a gradient is not finite; the parameters are then those of
+// the last good step.
+TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, ParameterBlock& block,
+                    const TrainerOptions& options, const std::function<void()>& after_update,
+                    const TrainerCallbacks& callbacks);
+
+}  // namespace scgraft
