@@ -28,44 +28,67 @@ inline VecF load(const float* p) {
   return v;
 }
 inline void store(float* p, VecF v) { __builtin_memcpy(p, &v, sizeof v); }
-inline VecF splat(float x) { return VecF{} + x; }
+inline VecF splat(float x) { return x - VecF{}; }  // x - 0 folds for -0 too, 0 + x does not
 inline VecF select(VecI mask, VecF yes, VecF no) { return mask ? yes : no; }
 inline VecF vmax(VecF a, VecF b) { return a > b ? a : b; }
 
+// The lanes moved down by half the vector, a quarter ... : the steps of a reduction tree.
+#if defined(__AVX512F__)
+inline VecF down8(VecF v) {
+  return __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+}
+inline VecF down4(VecF v) {
+  return __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+}
+inline VecF down2(VecF v) {
+  return __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+}
+inline VecF down1(VecF v) {
+  return __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+}
+#else
+inline VecF down4(VecF v) { return __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3); }
+inline VecF down2(VecF v) { return __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5); }
+inline VecF down1(VecF v) { return __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6); }
+#endif
+
 // Sum and maximum of the lanes, in a fixed tree order.
 inline float sum_of(VecF v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  return lanes[0];
+#if defined(__AVX512F__)
+  v += down8(v);
+#endif
+  v += down4(v);
+  v += down2(v);
+  v += down1(v);
+  return v[0];
 }
 inline float max_of(VecF v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i)
-      lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
-  return lanes[0];
+#if defined(__AVX512F__)
+  v = vmax(v, down8(v));
+#endif
+  v = vmax(v, down4(v));
+  v = vmax(v, down2(v));
+  v = vmax(v, down1(v));
+  return v[0];
 }
 
-// 2^x for x <= 0 (relative error below 2e-7; 0 for x < -126). Source: Cody-Waite split into the
-// integer part, put into the exponent, and a polynomial on [-0.5, 0.5].
+// 2^x for x <= 0 (relative error below 2e-7; exactly 1 at 0; 0 for x < -126). A little above 0,
+// where rounding may put an x, it holds too. Source: Cody-Waite split into the integer part, put
+// into the exponent, and a polynomial on [-0.5, 0.5] of least largest relative error.
 inline VecF exp2_nonpositive(VecF x) {
-  const VecF clamped = x < -126.0f ? splat(-126.0f) : x;
+  const VecF clamped = vmax(splat(-126.0f), x);  // in this order NaN stays NaN
   const VecF magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   const VecF shifted = clamped + magic;
   const VecF f = clamped - (shifted - magic);
-  VecF p = splat(1.5403530393381608e-4f);
-  p = p * f + 1.3333558146428443e-3f;
-  p = p * f + 9.618129107628477e-3f;
-  p = p * f + 5.550410866482158e-2f;
-  p = p * f + 2.402265069591007e-1f;
-  p = p * f + 6.931471805599453e-1f;
+  VecF p = splat(1.32647273e-3f);
+  p = p * f + 9.67151299e-3f;
+  p = p * f + 5.55073358e-2f;
+  p = p * f + 2.40222424e-1f;
+  p = p * f + 6.93147004e-1f;
   p = p * f + 1.0f;
-  VecI bits;
+  VecU bits;
   __builtin_memcpy(&bits, &shifted, sizeof bits);
-  VecI value;
+  VecU value;
   __builtin_memcpy(&value, &p, sizeof value);
   value += bits << 23;  // the low bits of `shifted` are the integer part
   VecF result;

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/attention_simd.h"
+#include "runtime/cpu.h"
+#include "runtime/parallel.h"
+
+namespace scgraft {
+namespace {
+
+// What both directions agree on.
+struct Problem {
+  const Packing& queries;
+  const Packing& keys;
+  int64_t heads;
+  int64_t head_dim;
+  AttentionDropout rate;
+  Dropout dropout;
+  PhiloxKey key;
+
+  int64_t units() const { return keys.cells() * heads; }
+  int64_t stride() const { return heads * head_dim; }
+  int64_t longest(const Packing& packing) const {
+    int64_t length = 0;
+    for (int64_t cell = 0; cell < packing.cells(); ++cell)
+      length = std::max(length, packing.length(cell));
+    return length;
+  }
+  uint32_t site(int64_t head) const { return dropout.site + (static_cast<uint32_t>(head) << 20); }
+  uint32_t cell_id(int64_t cell) const {
+    return dropout.active() ? static_cast<uint32_t>(keys.ids[static_cast<size_t>(cell)]) : 0;
+  }
+};
+
+Problem check(const char* op, Context& ctx, const ConstTensorView& q, const ConstTensorView& k,
+              const ConstTensorView& v, const ConstTensorView& lse, const Packing& queries,
+              const Packing& keys, int64_t heads, Dropout dropout) {
+  ctx.require_here(op, q, k, v, lse);
+  require(!queries.offsets.empty() && queries.offsets.size() == keys.offsets.size(), op,
+          ": queries and keys must be packings of the same cells, got ", queries.offsets.size(),
+          " and ", keys.offsets.size(), " offsets (one more than cells)");
+  require(q.rank() == 2 && heads > 0 && q.dim(1) % heads == 0, op,
+          ": q must be [query tokens, heads * head_dim], got ", q.shape(), " with ", heads,
+          " heads");
+  const Shape key_shape{keys.tokens(), q.dim(1)};
+  require(q.dim(0) == queries.tokens(), op, ": q must have the ", queries.tokens(),
+          " rows of the query packing, got ", q.shape());
+  require(k.shape() == key_shape, op, ": k must be ", key_shape, ", got ", k.shape());
+  require(v.shape() == key_shape, op, ": v must be ", key_shape, ", got ", v.shape());
+  const Shape lse_shape{queries.tokens(), heads};
+  require(lse.shape() == lse_shape, op, ": lse must be ", lse_shape, ", got ", lse.shape());
+  require<TypeError>(q.dtype() == DType::f32 || q.dtype() == DType::f64, op,
+                     ": computes on f32 or f64, q is ", q.dtype(), "; convert it first");
+  for (const ConstTensorView* other : {&k, &v, &lse})
+    require<TypeError>(other->dtype() == q.dtype(), op, ": q is ", q.dtype(), ", k, v or lse is ",
+                       other->dtype(), "; convert one of them first");
+  const AttentionDropout rate(dropout.p);
+  if (dropout.active()) {
+    require(dropout.p < 1 && rate.threshold < 256, op,
+            ": the dropout probability must be below 255.5/256, got ", dropout.p);
+    require(keys.ids.size() + 1 == keys.offsets.size(), op, ": dropout needs the id of each of the ",
+            keys.cells(), " cells in the key packing, got ", keys.ids.size());
+    require(heads <= 4096 && dropout.site < (1u << 20), op,
+            ": dropout masks tell apart 4096 heads and 2^20 sites, got ", heads, " heads and site ",
+            dropout.site);
+  }
+  return {queries, keys, heads, q.dim(1) / heads, rate, dropout, dropout_key(ctx.random())};
+}
+
+// A tensor shaped and typed like q or k, by its name.
+void check_like(const char* op, const Context& ctx, const char* name, const ConstTensorView& x,
+                const char* model_name, const ConstTensorView& model) {
+  ctx.require_here(op, x);
+  require(x.shape() == model.shape(), op, ": ", name, " must be ", model.shape(), " like ",
+          model_name, ", got ", x.shape());
+  require<TypeError>(x.dtype() == model.dtype(), op, ": ", name, " must be ", model.dtype(),
+                     " like ", model_name, ", got ", x.dtype());
+}
+
+// The definition: one head of one cell in plain loops. Rows of q, k, v [.., head_dim] are `stride`
+// apart, of lse `heads`.
+template <class T>
+struct Definition {
+  const Problem& problem;
+  int64_t cell;
+  int64_t head;
+  const T* q;
+  const T* k;
+  const T* v;
+
+  int64_t query_row(int64_t i) const { return problem.queries.begin(cell) + i; }
+  int64_t key_row(int64_t j) const { return problem.keys.begin(cell) + j; }
+  int64_t at(int64_t row) const { return row * problem.stride() + head * problem.head_dim; }
+  int64_t lse_at(int64_t i) const { return query_row(i) * problem.heads + head; }
+  int64_t n_queries() const { return problem.queries.length(cell); }
+  int64_t n_keys() const { return problem.keys.length(cell); }
+
+  T product(const T* a, const T* b) const {
+    T sum = 0;
+    for (int64_t d = 0; d < problem.head_dim; ++d) sum += a[d] * b[d];
+    return sum;
+  }
+  T scale() const { return T(1) / std::sqrt(static_cast<T>(problem.head_dim)); }
+  T score(int64_t i, int64_t j) const {
+    return scale() * product(q + at(query_row(i)), k + at(key_row(j)));
+  }
+  // 0 or 1/keep.
+  T factor(int64_t i, int64_t j) const {
+    if (!problem.dropout.active()) return 1;
+    const PhiloxCounter block =
+        philox({problem.site(head), problem.cell_id(cell), static_cast<uint32_t>(i),
+                static_cast<uint32_t>(j / 16)},
+               problem.key);
+    const T kept = T(256) / static_cast<T>(256 - problem.rate.threshold);
+    return problem.rate.keeps(block, static_cast<int>(j % 16)) ? kept : T(0);
+  }
+
+  void forward(T* o, T* lse) const {
+    for (int64_t i = 0; i < n_queries(); ++i) {
+      T* out = o + at(query_row(i));
+      std::fill_n(out, problem.head_dim, T(0));
+      T largest = -std::numeric_limits<T>::infinity();
+      for (int64_t j = 0; j < n_keys(); ++j) largest = std::max(largest, score(i, j));
+      T sum = 0;
+      for (int64_t j = 0; j < n_keys(); ++j) {
+        const T p = std::exp(score(i, j) - largest);
+        const T dropped = p * factor(i, j);
+        sum += p;
+        for (int64_t d = 0; d < problem.head_dim; ++d) out[d] += dropped * v[at(key_row(j)) + d];
+      }
+      if (n_keys() > 0)
+        for (int64_t d = 0; d < problem.head_dim; ++d) out[d] /= sum;
+      lse[lse_at(i)] = largest + std::log(sum);
+    }
+  }
+
+  void backward(const T* o, const T* lse, const T* dout, T* dq, T* dk, T* dv) const {
+    for (int64_t i = 0; dq && i < n_queries(); ++i)
+      std::fill_n(dq + at(query_row(i)), problem.head_dim, T(0));
+    for (int64_t j = 0; j < n_keys(); ++j) {
+      if (dk) std::fill_n(dk + at(key_row(j)), problem.head_dim, T(0));
+      if (dv) std::fill_n(dv + at(key_row(j)), problem.head_dim, T(0));
+    }
+    for (int64_t i = 0; i < n_queries(); ++i) {
+      const int64_t qi = at(query_row(i));
+      const T delta = product(dout + qi, o + qi);
+      for (int64_t j = 0; j < n_keys(); ++j) {
+        const int64_t kj = at(key_row(j));
+        const T p = std::exp(score(i, j) - lse[lse_at(i)]);
+        const T z = factor(i, j);
+        const T ds = scale() * p * (z * product(dout + qi, v + kj) - delta);
+        for (int64_t d = 0; d < problem.head_dim; ++d) {
+          if (dq) dq[qi + d] += ds * k[kj + d];
+          if (dk) dk[kj + d] += ds * q[qi + d];
+          if (dv) dv[kj + d] += z * p * dout[qi + d];
+        }
+      }
+    }
+  }
+};
+
+const AttentionSimd& simd() {
+#if defined(__x86_64__)
+  if (cpu_level() == CpuLevel::v4) return v4::attention_simd;
+#endif
+  return v3::attention_simd;
+}
+
+AttentionMask mask_of(const Problem& problem, int64_t cell, int64_t head) {
+  if (!problem.dropout.active()) return {};
+  return {problem.rate.threshold, problem.rate.scale, problem.site(head), problem.cell_id(cell),
+          {problem.key[0], problem.key[1]}};
+}
+
+// Scratch of every thread, laid end to end.
+class ThreadScratch {
+ public:
+  ThreadScratch(Context& ctx, int64_t floats)
+      : scope_(ctx.scratch()),
+        floats_((floats + 15) / 16 * 16),
+        data_(scope_.take(Shape{ctx.threads(), floats_}, DType::f32).as<float>()) {}
+  float* mine() const { return data_ + thread_index() * floats_; }
+
+ private:
+  Arena::Scope scope_;
+  int64_t floats_;
+  float* data_;
+};
+
+void fast_forward(Context& ctx, const Problem& problem, const float* q, const float* k,
+                  const float* v, float* o, float* lse) {
+  const ThreadScratch scratch(
+      ctx, simd().forward_scratch(problem.longest(problem.keys), problem.head_dim));
+  parallel_for(ctx, problem.units(), [&](int64_t unit) {
+    const int64_t cell = unit / problem.heads;
+    const int64_t head = unit % problem.heads;
+    const int64_t first_query = problem.queries.begin(cell);
+    const int64_t query = first_query * problem.stride() + head * problem.head_dim;
+    const int64_t key = problem.keys.begin(cell) * problem.stride() + head * problem.head_dim;
+    if (problem.queries.length(cell) == 0) return;
+    if (problem.keys.length(cell) == 0)
+      return Definition<float>{problem, cell, head, q, k, v}.forward(o, lse);
+    simd().forward({.q = q + query,
+                    .k = k + key,
+                    .v = v + key,
+                    .queries = problem.queries.length(cell),
+                    .keys = problem.keys.length(cell),
+                    .head_dim = problem.head_dim,
+                    .stride = problem.stride(),
+                    .lse_stride = problem.heads,
+                    .mask = mask_of(problem, cell, head),
+                    .o = o + query,
+                    .lse = lse + first_query * problem.heads + head},
+                   scratch.mine());
+  });
+}
+
+void fast_backward(Context& ctx, const Problem& problem, const float* q, const float* k,
+                   const float* v, const float* o, const float* lse, const float* dout, float* dq,
+                   float* dk, float* dv) {
+  const ThreadScratch scratch(
+      ctx, simd().backward_scratch(problem.longest(problem.queries), problem.head_dim));
+  parallel_for(ctx, problem.units(), [&](int64_t unit) {
+    const int64_t cell = unit / problem.heads;
+    const int64_t head = unit % problem.heads;
+    const int64_t first_query = problem.queries.begin(cell);
+    const int64_t query = first_query * problem.stride() + head * problem.head_dim;
+    const int64_t key = problem.keys.begin(cell) * problem.stride() + head * problem.head_dim;
+    if (problem.queries.length(cell) == 0 || problem.keys.length(cell) == 0)
+      return Definition<float>{problem, cell, head, q, k, v}.backward(o, lse, dout, dq, dk, dv);
+    simd().backward({.q = q + query,
+                     .k = k + key,
+                     .v = v + key,
+                     .o = o + query,
+                     .lse = lse + first_query * problem.heads + head,
+                     .dout = dout + query,
+                     .queries = problem.queries.length(cell),
+                     .keys = problem.keys.length(cell),
+                     .head_dim = problem.head_dim,
+                     .stride = problem.stride(),
+                     .lse_stride = problem.heads,
+                     .mask = mask_of(problem, cell, head),
+                     .dq = dq ? dq + query : nullptr,
+                     .dk = dk ? dk + key : nullptr,
+                     .dv = dv ? dv + key : nullptr},
+                    scratch.mine());
+  });
+}
+
+template <class T>
+T* pointer_or_null(const TensorView& view) {
+  return view.empty() ? nullptr : view.as<T>();
+}
+
+}  // namespace
+
+void attention(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorView v,
+               const Packing& queries, const Packing& keys, int64_t heads, Dropout dropout,
+               TensorView o, TensorView lse) {
+  const char* op = "attention";
+  const Problem problem = check(op, ctx, q, k, v, lse, queries, keys, heads, dropout);
+  check_like(op, ctx, "o", o, "q", q);
+  if (q.dtype() == DType::f32 && !ctx.reference())
+    return fast_forward(ctx, problem, q.as<float>(), k.as<float>(), v.as<float>(), o.as<float>(),
+                        lse.as<float>());
+  visit_real(q.dtype(), [&]<class T>(Type<T>) {
+    parallel_for(ctx, problem.units(), [&](int64_t unit) {
+      Definition<T>{problem, unit / heads, unit % heads, q.as<T>(), k.as<T>(), v.as<T>()}.forward(
+          o.as<T>(), lse.as<T>());
+    });
+  });
+}
+
+void attention_backward(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorView v,
+                        ConstTensorView o, ConstTensorView lse, ConstTensorView dout,
+                        const Packing& queries, const Packing& keys, int64_t heads,
+                        Dropout dropout, TensorView dq, TensorView dk, TensorView dv) {
+  const char* op = "attention_backward";
+  const Problem problem = check(op, ctx, q, k, v, lse, queries, keys, heads, dropout);
+  check_like(op, ctx, "o", o, "q", q);
+  check_like(op, ctx, "dout", dout, "q", q);
+  if (!dq.empty()) check_like(op, ctx, "dq", dq, "q", q);
+  if (!dk.empty()) check_like(op, ctx, "dk", dk, "k", k);
+  if (!dv.empty()) check_like(op, ctx, "dv", dv, "v", v);
+  if (dq.empty() && dk.empty() && dv.empty()) return;
+  if (q.dtype() == DType::f32 && !ctx.reference())
+    return fast_backward(ctx, problem, q.as<float>(), k.as<float>(), v.as<float>(), o.as<float>(),
+                         lse.as<float>(), dout.as<float>(), pointer_or_null<float>(dq),
+                         pointer_or_null<float>(dk), pointer_or_null<float>(dv));
+  visit_real(q.dtype(), [&]<class T>(Type<T>) {
+    parallel_for(ctx, problem.units(), [&](int64_t unit) {
+      Definition<T>{problem, unit / heads, unit % heads, q.as<T>(), k.as<T>(), v.as<T>()}.backward(
+          o.as<T>(), lse.as<T>(), dout.as<T>(), pointer_or_null<T>(dq), pointer_or_null<T>(dk),
+          pointer_or_null<T>(dv));
+    });
+  });
+}
+
+}  // namespace scgraft

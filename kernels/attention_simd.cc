@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/attention_simd.h"
+
+#include "kernels/simd.h"
+#include "kernels/simd_gemm.h"
+#include "kernels/simd_philox.h"
+
+// One head of one cell, all keys and values packed into scratch. Scores are kept in units of log2:
+// q is packed with the factor log2(e) / sqrt(head_dim), so that exp(s - m) is one exp2.
+namespace scgraft::SCGRAFT_SIMD_LEVEL {
+namespace {
+
+#ifndef FQ
+#define FQ 24
+#define FK 128
+#define BQ 64
+#define BK 128
+#endif
+// Tiles of scores, chosen so that a tile and the panel it meets stay in the first-level cache.
+constexpr int64_t kForwardQueries = FQ;
+constexpr int64_t kForwardKeys = FK;
+constexpr int64_t kBackwardQueries = BQ;
+constexpr int64_t kBackwardKeys = BK;
+constexpr int64_t kBlockKeys = 16;  // keys of one Philox call
+static_assert(kForwardKeys % kPanel == 0 && kBackwardKeys % kPanel == 0);
+
+constexpr float kLog2E = 1.44269504088896341f;
+constexpr float kLn2 = 0.693147180559945309f;
+
+int64_t padded(int64_t floats) { return vectors(floats) * kLanes; }
+int64_t panels(int64_t keys) { return (keys + kPanel - 1) / kPanel; }
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Hands out 64-byte aligned pieces of the scratch memory, or only counts them.
+class Pieces {
+ public:
+  explicit Pieces(float* base) : base_(base) {}
+  float* take(int64_t floats) {
+    float* piece = base_ == nullptr ? nullptr : base_ + used_;
+    used_ += (floats + 15) / 16 * 16;
+    return piece;
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  float* base_;
+  int64_t used_ = 0;
+};
+
+// Floats that hold the random bytes of a tile of scores; the last group of lanes may stick out.
+int64_t mask_floats(int64_t queries, int64_t keys) {
+  return (queries * (keys / kBlockKeys) + kLanes) * kBlockKeys / 4;
+}
+
+// Random bytes of queries [i, i + rows) and keys [j, j + 16 blocks), row after row.
+void random_bytes(const AttentionMask& mask, int64_t i, int64_t rows, int64_t j, int64_t blocks,
+                  uint8_t* bytes) {
+  int64_t row = 0;
+  int64_t block = 0;
+  for (int64_t done = 0; done < rows * blocks; done += kLanes, bytes += kLanes * kBlockKeys) {
+    VecU query;
+    VecU group;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      query[lane] = static_cast<uint32_t>(i + row);
+      group[lane] = static_cast<uint32_t>(j / kBlockKeys + block);
+      if (++block == blocks) {
+        block = 0;
+        ++row;
+      }
+    }
+    const VecU zero = {};
+    store_blocks(philox({{zero + mask.site, zero + mask.cell, query, group}}, mask.key[0],
+                        mask.key[1]),
+                 bytes);
+  }
+}
+
+// x where the byte of the lane says keep, else 0.
+VecF drop(VecF x, const uint8_t* bytes, uint32_t threshold) {
+  typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
+  Bytes b;
+  __builtin_memcpy(&b, bytes, sizeof b);
+  return __builtin_convertvector(b, VecU) >= threshold ? x : VecF{};
+}
+
+struct ForwardScratch {
+  float* k;       // [panels][head_dim][kPanel]
+  float* v;       // [keys][width]
+  float* q;       // [kForwardQueries][width]
+  float* o;       // [kForwardQueries][width]
+  float* scores;  // [kForwardQueries][kForwardKeys]
+  float* largest;  // [kForwardQueries]
+  float* sum;      // [kForwardQueries]
+  float* bytes;
+  int64_t used;
+
+  ForwardScratch(float* base, int64_t keys, int64_t head_dim) {
+    Pieces pieces(base);
+    const int64_t width = padded(head_dim);
+    k = pieces.take(panels(keys) * kPanel * head_dim);
+    v = pieces.take(keys * width);
+    q = pieces.take(kForwardQueries * width);
+    o = pieces.take(kForwardQueries * width);
+    scores = pieces.take(kForwardQueries * kForwardKeys);
+    largest = pieces.take(kForwardQueries);
+    sum = pieces.take(kForwardQueries);
+    bytes = pieces.take(mask_floats(kForwardQueries, kForwardKeys));
+    used = pieces.used();
+  }
+};
+
+int64_t forward_scratch(int64_t keys, int64_t head_dim) {
+  return ForwardScratch(nullptr, keys, head_dim).used;
+}
+
+// One row of a tile: scores [0, keys) become exp2(score - largest), and what the row has summed so
+// far is brought to the new largest score. `first`: there is nothing yet.
+void online_softmax(float* scores, int64_t keys, const uint8_t* bytes, uint32_t threshold,
+                    bool first, float& largest, float& sum, float* o, int64_t width) {
+  const int64_t vecs = vectors(keys);
+  for (int64_t j = keys; j < vecs * kLanes; ++j) scores[j] = -__builtin_inff();
+  VecF top = load(scores);
+  for (int64_t v = 1; v < vecs; ++v) top = vmax(top, load(scores + v * kLanes));
+  VecF now = splat(max_of(top));
+  VecF total = {};
+  if (!first) {
+    const VecF before = splat(largest);
+    now = vmax(now, before);
+    const VecF rescale = exp2_nonpositive(before - now);
+    for (int64_t d = 0; d < width; d += kLanes) store(o + d, rescale * load(o + d));
+    total[0] = sum * rescale[0];
+  }
+  largest = now[0];
+  for (int64_t v = 0; v < vecs; ++v) {
+    VecF p = exp2_nonpositive(load(scores + v * kLanes) - now);
+    total += p;
+    if (threshold > 0) p = drop(p, bytes + v * kLanes, threshold);
+    store(scores + v * kLanes, p);
+  }
+  sum = sum_of(total);
+}
+
+void forward(const AttentionForward& head, float* scratch) {
+  const int64_t dim = head.head_dim;
+  const int64_t width = padded(dim);
+  const ForwardScratch s(scratch, head.keys, dim);
+  pack_transposed(head.k, head.stride, head.keys, dim, s.k);
+  pack_rows(head.v, head.stride, head.keys, dim, 1.0f, s.v);
+  const float scale = kLog2E / __builtin_sqrtf(static_cast<float>(dim));
+  auto* bytes = reinterpret_cast<uint8_t*>(s.bytes);
+
+  for (int64_t i = 0; i < head.queries; i += kForwardQueries) {
+    const int64_t rows = smaller(kForwardQueries, head.queries - i);
+    pack_rows(head.q + i * head.stride, head.stride, rows, dim, scale, s.q);
+    for (int64_t j = 0; j < head.keys; j += kForwardKeys) {
+      const int64_t keys = smaller(kForwardKeys, head.keys - j);
+      const int64_t blocks = (keys + kBlockKeys - 1) / kBlockKeys;
+      gemm({s.q, width, 1}, {s.k + j * dim, kPanel, dim * kPanel}, {s.scores, kForwardKeys}, rows,
+           vectors(keys), dim, false);
+      if (head.mask.threshold > 0) random_bytes(head.mask, i, rows, j, blocks, bytes);
+      for (int64_t r = 0; r < rows; ++r)
+        online_softmax(s.scores + r * kForwardKeys, keys, bytes + r * blocks * kBlockKeys,
+                       head.mask.threshold, j == 0, s.largest[r], s.sum[r], s.o + r * width, width);
+      gemm({s.scores, kForwardKeys, 1}, {s.v + j * width, width, kPanel}, {s.o, width}, rows,
+           vectors(dim), keys, j > 0);
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      unpack_rows(s.o + r * width, 1, dim, head.mask.scale / s.sum[r],
+                  head.o + (i + r) * head.stride, head.stride);
+      head.lse[(i + r) * head.lse_stride] =
+          kLn2 * (s.largest[r] + __builtin_log2f(s.sum[r]));
+    }
+  }
+}
+
+struct BackwardScratch {
+  float* q;        // [queries][width], with the factor of the scores
+  float* dout;     // [queries][width]
+  float* dq;       // [queries][width]
+  float* lse;      // [queries], in units of log2
+  float* delta;    // [queries], dout . o / mask scale
+  float* k_panel;  // [panels][head_dim][kPanel]
+  float* v_panel;  // [panels][head_dim][kPanel]
+  float* k;        // [kBackwardKeys][width]
+  float* dk;       // [kBackwardKeys][width]
+  float* dv;       // [kBackwardKeys][width]
+  float* p;        // [kBackwardQueries][kBackwardKeys]
+  float* ds;       // [kBackwardQueries][kBackwardKeys]
+  float* bytes;
+  int64_t used;
+
+  BackwardScratch(float* base, int64_t queries, int64_t head_dim) {
+    Pieces pieces(base);
+    const int64_t width = padded(head_dim);
+    q = pieces.take(queries * width);
+    dout = pieces.take(queries * width);
+    dq = pieces.take(queries * width);
+    lse = pieces.take(queries);
+    delta = pieces.take(queries);
+    k_panel = pieces.take(kBackwardKeys * head_dim);
+    v_panel = pieces.take(kBackwardKeys * head_dim);
+    k = pieces.take(kBackwardKeys * width);
+    dk = pieces.take(kBackwardKeys * width);
+    dv = pieces.take(kBackwardKeys * width);
+    p = pieces.take(kBackwardQueries * kBackwardKeys);
+    ds = pieces.take(kBackwardQueries * kBackwardKeys);
+    bytes = pieces.take(mask_floats(kBackwardQueries, kBackwardKeys));
+    used = pieces.used();
+  }
+};
+
+int64_t backward_scratch(int64_t queries, int64_t head_dim) {
+  return BackwardScratch(nullptr, queries, head_dim).used;
+}
+
+// One row of a tile: p, which holds scores, becomes the dropped probabilities and ds, which holds
+// dout . v, the gradient of the scores, both without the scale of what dropout keeps.
+void gradient_row(float* p, float* ds, int64_t vecs, float lse, float delta, const uint8_t* bytes,
+                  uint32_t threshold) {
+  for (int64_t v = 0; v < vecs; ++v, p += kLanes, ds += kLanes, bytes += kLanes) {
+    const VecF whole = exp2_nonpositive(load(p) - lse);
+    VecF dp = load(ds);
+    VecF dropped = whole;
+    if (threshold > 0) {
+      dropped = drop(whole, bytes, threshold);
+      dp = drop(dp, bytes, threshold);
+    }
+    store(p, dropped);
+    store(ds, whole * (dp - delta));
+  }
+}
+
+void dropped_row(float* p, int64_t vecs, float lse, const uint8_t* bytes, uint32_t threshold) {
+  for (int64_t v = 0; v < vecs; ++v, p += kLanes, bytes += kLanes) {
+    const VecF whole = exp2_nonpositive(load(p) - lse);
+    store(p, threshold > 0 ? drop(whole, bytes, threshold) : whole);
+  }
+}
+
+float dot(const float* a, const float* b, int64_t n) {
+  VecF sum = {};
+  for (int64_t i = 0; i < n; i += kLanes) sum += load_some(a + i, n - i) * load_some(b + i, n - i);
+  return sum_of(sum);
+}
+
+void backward(const AttentionBackward& head, float* scratch) {
+  const int64_t dim = head.head_dim;
+  const int64_t width = padded(dim);
+  const int64_t wide = vectors(dim);
+  const bool scores_too = head.dq != nullptr || head.dk != nullptr;
+  const BackwardScratch s(scratch, head.queries, dim);
+  const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(dim));
+  auto* bytes = reinterpret_cast<uint8_t*>(s.bytes);
+  pack_rows(head.q, head.stride, head.queries, dim, scale * kLog2E, s.q);
+  pack_rows(head.dout, head.stride, head.queries, dim, 1.0f, s.dout);
+  for (int64_t i = 0; i < head.queries; ++i) {
+    s.lse[i] = head.lse[i * head.lse_stride] * kLog2E;
+    if (scores_too)
+      s.delta[i] =
+          dot(head.dout + i * head.stride, head.o + i * head.stride, dim) / head.mask.scale;
+  }
+
+  for (int64_t j = 0; j < head.keys; j += kBackwardKeys) {
+    const int64_t keys = smaller(kBackwardKeys, head.keys - j);
+    const int64_t vecs = vectors(keys);
+    const int64_t blocks = (keys + kBlockKeys - 1) / kBlockKeys;
+    const GemmB k_panel{s.k_panel, kPanel, dim * kPanel};
+    const GemmB v_panel{s.v_panel, kPanel, dim * kPanel};
+    pack_transposed(head.k + j * head.stride, head.stride, keys, dim, s.k_panel);
+    if (scores_too) pack_transposed(head.v + j * head.stride, head.stride, keys, dim, s.v_panel);
+    if (head.dq) pack_rows(head.k + j * head.stride, head.stride, keys, dim, 1.0f, s.k);
+
+    for (int64_t i = 0; i < head.queries; i += kBackwardQueries) {
+      const int64_t rows = smaller(kBackwardQueries, head.queries - i);
+      const GemmA q{s.q + i * width, width, 1};
+      const GemmA dout{s.dout + i * width, width, 1};
+      gemm(q, k_panel, {s.p, kBackwardKeys}, rows, vecs, dim, false);
+      if (scores_too) gemm(dout, v_panel, {s.ds, kBackwardKeys}, rows, vecs, dim, false);
+      if (head.mask.threshold > 0) random_bytes(head.mask, i, rows, j, blocks, bytes);
+      for (int64_t r = 0; r < rows; ++r) {
+        const uint8_t* row_bytes = bytes + r * blocks * kBlockKeys;
+        float* p = s.p + r * kBackwardKeys;
+        if (scores_too)
+          gradient_row(p, s.ds + r * kBackwardKeys, vecs, s.lse[i + r], s.delta[i + r], row_bytes,
+                       head.mask.threshold);
+        else
+          dropped_row(p, vecs, s.lse[i + r], row_bytes, head.mask.threshold);
+      }
+      if (head.dv)
+        gemm({s.p, 1, kBackwardKeys}, {dout.data, width, kPanel}, {s.dv, width}, keys, wide, rows,
+             i > 0);
+      if (head.dk)
+        gemm({s.ds, 1, kBackwardKeys}, {q.data, width, kPanel}, {s.dk, width}, keys, wide, rows,
+             i > 0);
+      if (head.dq)
+        gemm({s.ds, kBackwardKeys, 1}, {s.k, width, kPanel}, {s.dq + i * width, width}, rows, wide,
+             keys, j > 0);
+    }
+    // q was packed with the factor scale * log2(e), which leaves ln(2) of the scale of dk.
+    if (head.dk)
+      unpack_rows(s.dk, keys, dim, kLn2 * head.mask.scale, head.dk + j * head.stride, head.stride);
+    if (head.dv)
+      unpack_rows(s.dv, keys, dim, head.mask.scale, head.dv + j * head.stride, head.stride);
+  }
+  if (head.dq)
+    unpack_rows(s.dq, head.queries, dim, scale * head.mask.scale, head.dq, head.stride);
+}
+
+void exp2_of(const float* x, int64_t n, float* y) {
+  for (int64_t i = 0; i < n; i += kLanes) store(y + i, exp2_nonpositive(load(x + i)));
+}
+
+}  // namespace
+
+const AttentionSimd attention_simd = {forward_scratch, forward, backward_scratch, backward,
+                                      exp2_of};
+
+}  // namespace scgraft::SCGRAFT_SIMD_LEVEL
