@@ -39,6 +39,8 @@ struct AdamWSegment {
 //
 //   parameter, m, v [n]  f32 or f64, updated in place;  gradient [n] read only
 //   norm [1] f64         from gradient_norm; when it is not finite nothing is changed
+//   segments             in order, disjoint; elements outside all of them keep their values
+// Throws ShapeError or TypeError when something does not fit, ConfigError for an option out of range.
 // Returns false when the update was skipped because the norm is not finite.
 // Source: Loshchilov & Hutter 2019; torch.optim.AdamW.
 bool adamw(Context& ctx, TensorView parameter, ConstTensorView gradient, TensorView m, TensorView v,

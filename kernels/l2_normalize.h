@@ -10,7 +10,8 @@ namespace scgraft {
 // Source: torch.nn.functional.normalize.
 void l2_normalize(Context& ctx, ConstTensorView x, TensorView y, TensorView norm);
 
-// dx = (dy - y (y . dy)) / norm. Overwrites dx; dx may be dy.
+// dx = (dy - y (y . dy)) / norm, or dy / norm for a row whose norm is at the floor of 1e-12.
+// Overwrites dx; dx may be dy.
 void l2_normalize_backward(Context& ctx, ConstTensorView y, ConstTensorView norm,
                            ConstTensorView dy, TensorView dx);
 

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/l2_normalize.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/ordered_sum.h"
+#include "kernels/require_tensor.h"
+#include "runtime/parallel.h"
+
+namespace scgraft {
+namespace {
+
+constexpr double kFloor = 1e-12;
+constexpr int64_t kRowsPerUnit = 16;
+
+// Calls body(row) for every row, some rows per unit of work.
+template <class Body>
+void for_each_row(Context& ctx, int64_t rows, Body&& body) {
+  parallel_for(ctx, (rows + kRowsPerUnit - 1) / kRowsPerUnit, [&](int64_t unit) {
+    const int64_t end = std::min(rows, (unit + 1) * kRowsPerUnit);
+    for (int64_t r = unit * kRowsPerUnit; r < end; ++r) body(r);
+  });
+}
+
+template <class T>
+void l2_normalize_cpu(Context& ctx, Array<const T, 2> x, Array<T, 2> y, T* norm) {
+  const int64_t dim = x.dim(1);
+  for_each_row(ctx, x.dim(0), [&](int64_t r) {
+    const T* from = x.row(r);
+    T* to = y.row(r);
+    // Not std::max: a row with a NaN must come out as NaN.
+    T length = std::sqrt(ordered_dot(from, from, dim));
+    if (length < T(kFloor)) length = T(kFloor);
+    if (norm != nullptr) norm[r] = length;
+#pragma omp simd
+    for (int64_t d = 0; d < dim; ++d) to[d] = from[d] / length;
+  });
+}
+
+template <class T>
+void l2_normalize_backward_cpu(Context& ctx, Array<const T, 2> y, const T* norm,
+                               Array<const T, 2> dy, Array<T, 2> dx) {
+  const int64_t dim = y.dim(1);
+  for_each_row(ctx, y.dim(0), [&](int64_t r) {
+    const T* out = y.row(r);
+    const T* gradient = dy.row(r);
+    T* to = dx.row(r);
+    // At the floor the divisor is a constant, and nothing is projected out.
+    const T along = norm[r] > T(kFloor) ? ordered_dot(out, gradient, dim) : T(0);
+    const T inverse = T(1) / norm[r];
+#pragma omp simd
+    for (int64_t d = 0; d < dim; ++d) to[d] = (gradient[d] - out[d] * along) * inverse;
+  });
+}
+
+}  // namespace
+
+void l2_normalize(Context& ctx, ConstTensorView x, TensorView y, TensorView norm) {
+  const char* op = "l2_normalize";
+  ctx.require_here(op, x, y, norm);
+  require(x.rank() == 2, op, ": x must be [rows, dim], got ", x.shape());
+  require_tensor(op, "y", y, x.shape(), x.dtype());
+  require_optional(op, "norm", norm, {x.dim(0)}, x.dtype());
+  visit_real(x.dtype(), [&]<class T>(Type<T>) {
+    l2_normalize_cpu<T>(ctx, x.as<T, 2>(), y.as<T, 2>(), norm.empty() ? nullptr : norm.as<T>());
+  });
+}
+
+void l2_normalize_backward(Context& ctx, ConstTensorView y, ConstTensorView norm,
+                           ConstTensorView dy, TensorView dx) {
+  const char* op = "l2_normalize_backward";
+  ctx.require_here(op, y, norm, dy, dx);
+  require(y.rank() == 2, op, ": y must be [rows, dim], got ", y.shape());
+  require_tensor(op, "norm", norm, {y.dim(0)}, y.dtype());
+  require_tensor(op, "dy", dy, y.shape(), y.dtype());
+  require_tensor(op, "dx", dx, y.shape(), y.dtype());
+  visit_real(y.dtype(), [&]<class T>(Type<T>) {
+    l2_normalize_backward_cpu<T>(ctx, y.as<T, 2>(), norm.as<T>(), dy.as<T, 2>(), dx.as<T, 2>());
+  });
+}
+
+}  // namespace scgraft

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/masked_mse.h"
+
+#include "kernels/ordered_sum.h"
+#include "kernels/require_tensor.h"
+#include "runtime/parallel.h"
+
+namespace scgraft {
+
+void masked_mse(Context& ctx, ConstTensorView x, ConstTensorView target, ConstTensorView mask,
+                const Packing& packing, double scale, TensorView loss, TensorView dx) {
+  const char* op = "masked_mse";
+  ctx.require_here(op, x, target, mask, loss, dx);
+  require(x.rank() == 1, op, ": x must be [tokens], got ", x.shape());
+  require_packed(op, "x", packing, x.dim(0));
+  require_tensor(op, "target", target, x.shape(), x.dtype());
+  require_tensor(op, "mask", mask, x.shape(), DType::u8);
+  require_tensor(op, "loss", loss, {packing.cells()}, x.dtype());
+  require_optional(op, "dx", dx, x.shape(), x.dtype());
+  visit_real(x.dtype(), [&]<class T>(Type<T>) {
+    const T* prediction = x.as<T>();
+    const T* wanted = target.as<T>();
+    const uint8_t* counts = mask.as<uint8_t>();
+    T* out = loss.as<T>();
+    T* gradient = dx.empty() ? nullptr : dx.as<T>();
+    const T factor = static_cast<T>(2 * scale);
+    parallel_for(ctx, packing.cells(), [&](int64_t b) {
+      const int64_t begin = packing.begin(b);
+      const int64_t end = packing.end(b);
+      // A token that does not count is selected away, not multiplied away: it may hold a NaN.
+      out[b] = ordered_sum<T>(end - begin, [&, begin](int64_t i) {
+        const T error = prediction[begin + i] - wanted[begin + i];
+        return counts[begin + i] != 0 ? error * error : T(0);
+      });
+      if (gradient == nullptr) return;
+      for (int64_t t = begin; t < end; ++t)
+        gradient[t] = counts[t] != 0 ? factor * (prediction[t] - wanted[t]) : T(0);
+    });
+  });
+}
+
+}  // namespace scgraft

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/pool.h"
+
+#include <algorithm>
+
+#include "kernels/cell_rows.h"
+#include "kernels/require_tensor.h"
+
+namespace scgraft {
+namespace {
+
+void check(const char* op, const Context& ctx, Pooling kind, const char* tokens_name,
+           ConstTensorView tokens, ConstTensorView weight, const Packing& packing,
+           const char* cells_name, ConstTensorView cells) {
+  ctx.require_here(op, tokens, weight, cells);
+  require(tokens.rank() == 2, op, ": ", tokens_name, " must be [tokens, dim], got ",
+          tokens.shape());
+  require_packed(op, tokens_name, packing, tokens.dim(0));
+  require_tensor(op, cells_name, cells, {packing.cells(), tokens.dim(1)}, tokens.dtype());
+  if (kind == Pooling::weighted)
+    require_tensor(op, "weight", weight, {tokens.dim(0)}, tokens.dtype());
+  else
+    require(weight.empty(), op, ": weights are only for weighted pooling, leave them out");
+}
+
+template <class T>
+void pool_cpu(Context& ctx, Pooling kind, Array<const T, 2> x, const T* weight,
+              const Packing& packing, Array<T, 2> y) {
+  const int64_t dim = x.dim(1);
+  switch (kind) {
+    case Pooling::cls:
+      for (int64_t b = 0; b < packing.cells(); ++b) {
+        if (packing.length(b) > 0)
+          std::copy_n(x.row(packing.begin(b)), dim, y.row(b));
+        else
+          std::fill_n(y.row(b), dim, T(0));
+      }
+      return;
+    case Pooling::mean:
+      sum_cell_rows<T>(
+          ctx, packing, x, [](int64_t) { return T(1); }, y);
+      parallel_for(ctx, packing.cells(), [&](int64_t b) {
+        const T count = static_cast<T>(std::max<int64_t>(packing.length(b), 1));
+        T* row = y.row(b);
+#pragma omp simd
+        for (int64_t d = 0; d < dim; ++d) row[d] /= count;
+      });
+      return;
+    case Pooling::weighted:
+      sum_cell_rows<T>(
+          ctx, packing, x, [weight](int64_t t) { return weight[t]; }, y);
+      return;
+  }
+}
+
+template <class T>
+void pool_backward_cpu(Context& ctx, Pooling kind, Array<const T, 2> dy, const T* weight,
+                       const Packing& packing, Array<T, 2> dx) {
+  const int64_t dim = dx.dim(1);
+  for_each_run(ctx, packing, [&](int64_t cell, int64_t begin, int64_t end) {
+    const T* gradient = dy.row(cell);
+    const T count = static_cast<T>(packing.length(cell));
+    for (int64_t t = begin; t < end; ++t) {
+      T* row = dx.row(t);
+      switch (kind) {
+        case Pooling::cls:
+          if (t == packing.begin(cell))
+            std::copy_n(gradient, dim, row);
+          else
+            std::fill_n(row, dim, T(0));
+          break;
+        case Pooling::mean:
+#pragma omp simd
+          for (int64_t d = 0; d < dim; ++d) row[d] = gradient[d] / count;
+          break;
+        case Pooling::weighted: {
+          const T w = weight[t];
+#pragma omp simd
+          for (int64_t d = 0; d < dim; ++d) row[d] = w * gradient[d];
+          break;
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void pool(Context& ctx, Pooling kind, ConstTensorView x, ConstTensorView weight,
+          const Packing& packing, TensorView y) {
+  check("pool", ctx, kind, "x", x, weight, packing, "y", y);
+  visit_real(x.dtype(), [&]<class T>(Type<T>) {
+    const T* w = weight.empty() ? nullptr : weight.as<T>();
+    pool_cpu<T>(ctx, kind, x.as<T, 2>(), w, packing, y.as<T, 2>());
+  });
+}
+
+void pool_backward(Context& ctx, Pooling kind, ConstTensorView dy, ConstTensorView weight,
+                   const Packing& packing, TensorView dx) {
+  check("pool_backward", ctx, kind, "dx", dx, weight, packing, "dy", dy);
+  visit_real(dx.dtype(), [&]<class T>(Type<T>) {
+    const T* w = weight.empty() ? nullptr : weight.as<T>();
+    pool_backward_cpu<T>(ctx, kind, dy.as<T, 2>(), w, packing, dx.as<T, 2>());
+  });
+}
+
+}  // namespace scgraft

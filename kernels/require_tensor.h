@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include "kernels/packing.h"
+#include "runtime/error.h"
+#include "runtime/tensor_view.h"
+
+namespace scgraft {
+
+// Throws ShapeError or TypeError, naming the operation and the tensor, when `t` is not a `want`
+// tensor of `dtype`.
+inline void require_tensor(const char* op, const char* name, const ConstTensorView& t,
+                           const Shape& want, DType dtype) {
+  require(t.shape() == want, op, ": ", name, " must be ", want, ", got ", t.shape());
+  require<TypeError>(t.dtype() == dtype, op, ": ", name, " must be ", dtype, ", got ", t.dtype());
+}
+
+// The same for a tensor that may be left out.
+inline void require_optional(const char* op, const char* name, const ConstTensorView& t,
+                             const Shape& want, DType dtype) {
+  if (!t.empty()) require_tensor(op, name, t, want, dtype);
+}
+
+// Throws ShapeError when the packing does not describe `tokens` rows of the tensor `name`.
+inline void require_packed(const char* op, const char* name, const Packing& packing,
+                           int64_t tokens) {
+  require(!packing.offsets.empty(), op, ": the packing has no offsets; it needs at least [0]");
+  require(packing.tokens() == tokens, op, ": ", name, " has ", tokens, " tokens, the packing has ",
+          packing.tokens());
+}
+
+}  // namespace scgraft
