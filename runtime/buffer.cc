@@ -23,6 +23,12 @@ Buffer::Buffer(int64_t nbytes, Device device) : nbytes_(nbytes), device_(device)
 Buffer::Buffer(std::shared_ptr<const void> owner, const void* data, int64_t nbytes)
     : owner_(std::move(owner)), data_(const_cast<void*>(data)), nbytes_(nbytes), shared_(true) {}
 
+Buffer Buffer::share() const {
+  Buffer copy(owner_, data_, nbytes_);
+  copy.device_ = device_;
+  return copy;
+}
+
 Buffer Buffer::slice(const std::shared_ptr<Buffer>& whole, int64_t offset, int64_t nbytes) {
   require(offset >= 0 && nbytes >= 0 && offset + nbytes <= whole->nbytes(), "bytes ", offset, "..",
           offset + nbytes, " of a buffer of ", whole->nbytes());

@@ -21,6 +21,9 @@ class Buffer {
   // Writable bytes inside another buffer, which they keep alive: parameters that live side by side.
   static Buffer slice(const std::shared_ptr<Buffer>& whole, int64_t offset, int64_t nbytes);
 
+  // The same bytes, kept alive together; read-only for both from here on.
+  Buffer share() const;
+
   Buffer(Buffer&&) = default;
   Buffer& operator=(Buffer&&) = default;
 

@@ -53,6 +53,8 @@ class Tensor {
   }
 
   Tensor clone() const;
+  // Another tensor over the same bytes, which neither may write.
+  Tensor share() const { return empty() ? Tensor() : Tensor(buffer_.share(), shape_, dtype_); }
   // The same values as f32 (from f16, bf16, f64) or f64; throws TypeError for integers.
   Tensor converted(DType dtype) const;
 
