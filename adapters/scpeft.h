@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "adapters/adapter.h"
+#include "io/checkpoint.h"
+
+namespace scgraft {
+
+// An adapter inside a whole-model checkpoint as scPEFT's main code writes it (peft_config.json
+// beside the weights).
+//
+// LoRA there is one packed matrix pair per layer:  lora_A [2r, dim] (rows of q, then of v),
+// lora_B [2 dim, r] (rows of q, then of v), scale alpha / r, under
+// transformer_encoder.layers.{i}.self_attn.Wqkv.
+struct ScpeftAdapter {
+  std::unique_ptr<Adapter> adapter;  // null when peft_config.json says that there is none
+
+  // The packed arrays of scPEFT from per-projection ones: its name -> the parameters whose rows
+  // follow each other in it.
+  std::map<std::string, std::vector<Parameter*>> packed;
+  // Parameters of the backbone that scPEFT trains with this adapter (the packed biases of adapted
+  // layers), by canonical name.
+  std::vector<std::string> trained_with_it;
+};
+
+// True for tensors that belong to an adapter and not to the backbone.
+bool is_scpeft_tensor(const std::string& name);
+
+// Reads the adapter that `config` (peft_config.json) describes. Throws ModelError for a kind or a
+// layout that this version does not have, and for missing or misshaped tensors.
+ScpeftAdapter read_scpeft_adapter(const nlohmann::json& config, const Checkpoint& file,
+                                  Backbone& backbone);
+
+}  // namespace scgraft
