@@ -50,7 +50,7 @@ class OpTest : public ::testing::TestWithParam<OpMode> {
 
 #define INSTANTIATE_OP_TEST(Suite)                                               \
   INSTANTIATE_TEST_SUITE_P(Modes, Suite, ::testing::ValuesIn(::scgraft::op_modes()), \
-                           [](const auto& info) { return info.param.name; })
+                           [](const auto& mode) { return mode.param.name; })
 
 // The values of an f32, f64, bf16 or integer tensor as doubles.
 std::vector<double> values_of(ConstTensorView view);
