@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/activation.h"
+
+#include <cmath>
+
+#include "kernels/rows.h"
+
+namespace scgraft {
+namespace {
+
+constexpr double kLeak = 0.01;
+
+void check(const char* op, Context& ctx, ConstTensorView first, const char* first_name,
+           ConstTensorView second, const char* second_name) {
+  ctx.require_here(op, first, second);
+  require(first.shape() == second.shape(), op, ": ", first_name, " and ", second_name,
+          " must have one shape, got ", first.shape(), " and ", second.shape());
+  require<TypeError>(first.dtype() == second.dtype(), op, ": ", first_name, " and ", second_name,
+                     " must have one type, got ", first.dtype(), " and ", second.dtype(),
+                     "; convert one of them first");
+}
+
+// Comparisons are written so that NaN comes out as NaN.
+template <class T>
+T relu(T x) {
+  return x <= 0 ? T(0) : x;
+}
+template <class T>
+T leaky_relu(T x) {
+  return x < 0 ? T(kLeak) * x : x;
+}
+template <class T>
+T sigmoid(T x) {
+  const T e = std::exp(-std::abs(x));
+  return (x < 0 ? e : T(1)) / (1 + e);
+}
+
+// y[i] = f(x[i]) over a range.
+template <class T, class F>
+void map(const T* x, T* y, int64_t n, F&& f) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) y[i] = f(x[i]);
+}
+template <class T, class F>
+void map(const T* a, const T* b, T* y, int64_t n, F&& f) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) y[i] = f(a[i], b[i]);
+}
+
+// The library's exp is not vectorised. Nothing in a step applies the sigmoid to more than one value
+// per token, so it stays; relu and leaky_relu, which see whole rows, become vector code.
+template <class T>
+void forward(Activation kind, const T* x, T* y, int64_t n) {
+  switch (kind) {
+    case Activation::relu:
+      return map(x, y, n, [](T v) { return relu(v); });
+    case Activation::leaky_relu:
+      return map(x, y, n, [](T v) { return leaky_relu(v); });
+    case Activation::sigmoid:
+      for (int64_t i = 0; i < n; ++i) y[i] = sigmoid(x[i]);
+  }
+}
+
+template <class T>
+void backward(Activation kind, const T* y, const T* dy, T* dx, int64_t n) {
+  switch (kind) {
+    case Activation::relu:
+      return map(y, dy, dx, n, [](T out, T grad) { return out > 0 ? grad : T(0); });
+    case Activation::leaky_relu:
+      return map(y, dy, dx, n, [](T out, T grad) { return out < 0 ? T(kLeak) * grad : grad; });
+    case Activation::sigmoid:
+      return map(y, dy, dx, n, [](T out, T grad) { return grad * (out * (1 - out)); });
+  }
+}
+
+}  // namespace
+
+void activation(Context& ctx, Activation kind, ConstTensorView x, TensorView y) {
+  check("activation", ctx, x, "x", y, "y");
+  visit_real(x.dtype(), [&]<class T>(Type<T>) {
+    const T* px = x.as<T>();
+    T* py = y.as<T>();
+    if (ctx.reference()) return forward(kind, px, py, x.numel());
+    for_element_blocks(ctx, x.numel(), [&](int64_t begin, int64_t end) {
+      forward(kind, px + begin, py + begin, end - begin);
+    });
+  });
+}
+
+void activation_backward(Context& ctx, Activation kind, ConstTensorView y, ConstTensorView dy,
+                         TensorView dx) {
+  check("activation_backward", ctx, y, "y", dy, "dy");
+  check("activation_backward", ctx, y, "y", dx, "dx");
+  visit_real(y.dtype(), [&]<class T>(Type<T>) {
+    const T* py = y.as<T>();
+    const T* pdy = dy.as<T>();
+    T* pdx = dx.as<T>();
+    if (ctx.reference()) return backward(kind, py, pdy, pdx, y.numel());
+    for_element_blocks(ctx, y.numel(), [&](int64_t begin, int64_t end) {
+      backward(kind, py + begin, pdy + begin, pdx + begin, end - begin);
+    });
+  });
+}
+
+}  // namespace scgraft

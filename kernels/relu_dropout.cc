@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/relu_dropout.h"
+
+#include <cstring>
+
+#include "kernels/dropout_rows.h"
+#include "kernels/rows.h"
+
+namespace scgraft {
+namespace {
+
+void check(const char* op, Context& ctx, ConstTensorView in, const char* in_name,
+           ConstTensorView out, const char* out_name, ConstTensorView bits) {
+  ctx.require_here(op, in, out, bits);
+  require(in.rank() == 2, op, ": ", in_name, " must be [rows, dim], got ", in.shape());
+  require(out.shape() == in.shape(), op, ": ", out_name, " must have the shape of ", in_name, ", ",
+          in.shape(), ", got ", out.shape());
+  require<TypeError>(out.dtype() == in.dtype(), op, ": ", in_name, " is ", in.dtype(), ", ",
+                     out_name, " is ", out.dtype(), "; convert one of them first");
+  if (bits.empty()) return;
+  const Shape want{in.dim(0), (in.dim(1) + 7) / 8};
+  require<TypeError>(bits.dtype() == DType::u8, op, ": bits must be u8, got ", bits.dtype());
+  require(bits.shape() == want, op, ": bits must be ", want, " for ", in.dim(1), " features, got ",
+          bits.shape());
+}
+
+// x <= 0 instead of x > 0, so that NaN comes out as NaN.
+template <class T>
+T relu(T x) {
+  return x <= 0 ? T(0) : x;
+}
+
+template <class T>
+void forward_definition(const RowDropout& drop, Array<const T, 2> x, Array<T, 2> y,
+                        TensorView bits) {
+  const int64_t bytes = (x.dim(1) + 7) / 8;
+  for (int64_t r = 0; r < x.dim(0); ++r) {
+    uint8_t* row = bits.empty() ? nullptr : bits.as<uint8_t>() + r * bytes;
+    if (row != nullptr) std::memset(row, 0, static_cast<size_t>(bytes));
+    drop.each(
+        r, x.dim(1), [&](int64_t f) { return relu(x(r, f)); },
+        [&](int64_t f, T dropped) {
+          y(r, f) = dropped;
+          if (row != nullptr && dropped > 0) row[f / 8] |= static_cast<uint8_t>(1 << f % 8);
+        });
+  }
+}
+
+// One bit per flag byte (0 or 1): the product gathers the low bit of byte l at bit 56 + l.
+inline uint8_t pack8(const uint8_t* flags) {
+  uint64_t word;
+  std::memcpy(&word, flags, 8);
+  return static_cast<uint8_t>((word * 0x0102040810204080u) >> 56);
+}
+
+// y and bits of at most RowDropout::kPiece features; drop(i, value) applies the mask.
+template <class Drop>
+void forward_piece(const float* x, int64_t n, float* y, uint8_t* bits, Drop&& drop) {
+  uint8_t flags[RowDropout::kPiece];
+  if (bits != nullptr && n % 8 != 0) std::memset(flags + n / 8 * 8, 0, 8);
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const float value = drop(i, relu(x[i]));
+    y[i] = value;
+    flags[i] = value > 0 ? 1 : 0;
+  }
+  if (bits == nullptr) return;
+  for (int64_t b = 0; b < (n + 7) / 8; ++b) bits[b] = pack8(flags + 8 * b);
+}
+
+void forward_row(const RowDropout& drop, const float* x, int64_t row, int64_t dim, float* y,
+                 uint8_t* bits) {
+  const auto piece_bits = [&](int64_t f) { return bits == nullptr ? nullptr : bits + f / 8; };
+  if (drop.active()) {
+    const Keep keep = drop.keep();
+    drop.pieces(row, 0, dim, [&](int64_t f, int64_t n, const uint16_t* lanes) {
+      forward_piece(x + f, n, y + f, piece_bits(f),
+                    [=](int64_t i, float value) { return keep(lanes[i], value); });
+    });
+    return;
+  }
+  for (int64_t f = 0; f < dim; f += RowDropout::kPiece)
+    forward_piece(x + f, std::min(RowDropout::kPiece, dim - f), y + f, piece_bits(f),
+                  [](int64_t, float value) { return value; });
+}
+
+template <class T>
+void backward_definition(Array<const T, 2> dy, Array<const uint8_t, 2> bits, T scale,
+                         Array<T, 2> dx) {
+  for (int64_t r = 0; r < dy.dim(0); ++r)
+    for (int64_t f = 0; f < dy.dim(1); ++f)
+      dx(r, f) = (bits(r, f / 8) >> (f % 8) & 1) != 0 ? dy(r, f) * scale : T(0);
+}
+
+void backward_row(const float* dy, const uint8_t* bits, float scale, int64_t dim, float* dx) {
+  int64_t f = 0;
+  for (; f + 8 <= dim; f += 8) {
+    const int32_t byte = bits[f / 8];
+#pragma omp simd
+    for (int l = 0; l < 8; ++l) dx[f + l] = (byte & (1 << l)) != 0 ? dy[f + l] * scale : 0.0f;
+  }
+  for (; f < dim; ++f) dx[f] = (bits[f / 8] >> (f % 8) & 1) != 0 ? dy[f] * scale : 0.0f;
+}
+
+}  // namespace
+
+void relu_dropout(Context& ctx, ConstTensorView x, Dropout dropout, const Packing* packing,
+                  TensorView y, TensorView bits) {
+  check("relu_dropout", ctx, x, "x", y, "y", bits);
+  const RowDropout drop("relu_dropout", ctx, dropout, packing, x.dim(0));
+  visit_real(x.dtype(), [&]<class T>(Type<T>) {
+    const auto in = x.as<T, 2>();
+    const auto out = y.as<T, 2>();
+    if constexpr (std::is_same_v<T, float>) {
+      if (!ctx.reference()) {
+        const int64_t dim = x.dim(1);
+        uint8_t* bytes = bits.empty() ? nullptr : bits.as<uint8_t>();
+        for_row_panels(ctx, x.dim(0), [&](int64_t begin, int64_t end) {
+          for (int64_t r = begin; r < end; ++r)
+            forward_row(drop, in.row(r), r, dim, out.row(r),
+                        bytes == nullptr ? nullptr : bytes + r * ((dim + 7) / 8));
+        });
+        return;
+      }
+    }
+    forward_definition<T>(drop, in, out, bits);
+  });
+}
+
+void relu_dropout_backward(Context& ctx, ConstTensorView dy, ConstTensorView bits, Dropout dropout,
+                           TensorView dx) {
+  constexpr const char* kOp = "relu_dropout_backward";
+  check(kOp, ctx, dy, "dy", dx, "dx", bits);
+  if (dy.numel() == 0) return;
+  require(!bits.empty(), kOp, ": bits must be those of the forward pass, got none");
+  // The bits hold the mask, so no coordinates are needed: only the scale.
+  const float scale = dropout.active() ? HiddenDropout(dropout.p).scale : 1.0f;
+  visit_real(dy.dtype(), [&]<class T>(Type<T>) {
+    const auto in = dy.as<T, 2>();
+    const auto out = dx.as<T, 2>();
+    const auto mask = bits.as<uint8_t, 2>();
+    if constexpr (std::is_same_v<T, float>) {
+      if (!ctx.reference()) {
+        for_row_panels(ctx, dy.dim(0), [&](int64_t begin, int64_t end) {
+          for (int64_t r = begin; r < end; ++r)
+            backward_row(in.row(r), mask.row(r), scale, dy.dim(1), out.row(r));
+        });
+        return;
+      }
+    }
+    backward_definition<T>(in, mask, T(scale), out);
+  });
+}
+
+}  // namespace scgraft

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/activation.h"
+
+#include <cmath>
+#include <limits>
+
+#include "tests/kernels/packed_cells.h"
+
+namespace scgraft {
+namespace {
+
+constexpr Activation kAll[] = {Activation::relu, Activation::leaky_relu, Activation::sigmoid};
+
+class ActivationTest : public OpTest {};
+INSTANTIATE_OP_TEST(ActivationTest);
+
+TEST_P(ActivationTest, ReluCutsBelowZero) {
+  const Tensor x = tensor({4}, {-2, 0, 0.5, 3});
+  Tensor y = poisoned({4});
+  activation(ctx(), Activation::relu, x.view(), y.view());
+  expect_close(y.view(), {0, 0, 0.5, 3});
+  const Tensor dy = tensor({4}, {1, 2, 3, 4});
+  Tensor dx = poisoned({4});
+  activation_backward(ctx(), Activation::relu, y.view(), dy.view(), dx.view());
+  expect_close(dx.view(), {0, 0, 3, 4});
+}
+
+TEST_P(ActivationTest, LeakyReluKeepsAHundredth) {
+  const Tensor x = tensor({4}, {-2, 0, 0.5, 3});
+  Tensor y = poisoned({4});
+  activation(ctx(), Activation::leaky_relu, x.view(), y.view());
+  expect_close(y.view(), {-0.02, 0, 0.5, 3});
+  const Tensor dy = tensor({4}, {1, 2, 3, 4});
+  Tensor dx = poisoned({4});
+  activation_backward(ctx(), Activation::leaky_relu, y.view(), dy.view(), dx.view());
+  expect_close(dx.view(), {0.01, 2, 3, 4});
+}
+
+TEST_P(ActivationTest, SigmoidIsSymmetricAndNeverOverflows) {
+  const Tensor x = tensor({7}, {0, std::log(3.0), -std::log(3.0), 40, -40, 1e4, -1e4});
+  Tensor y = poisoned({7});
+  activation(ctx(), Activation::sigmoid, x.view(), y.view());
+  expect_close(y.view(), {0.5, 0.75, 0.25, 1, 4.248354255291589e-18, 1, 0});
+  EXPECT_NEAR(values_of(y.view())[4] / 4.248354255291589e-18, 1, 1e-6);
+  const Tensor dy = tensor({7}, {1, 1, 2, 1, 1, 1, 1});
+  Tensor dx = poisoned({7});
+  activation_backward(ctx(), Activation::sigmoid, y.view(), dy.view(), dx.view());
+  expect_close(dx.view(), {0.25, 0.1875, 0.375, 0, 4.248354255291589e-18, 0, 0});
+}
+
+TEST_P(ActivationTest, NanStaysVisible) {
+  const Tensor x = poisoned({9});
+  for (Activation kind : kAll) {
+    Tensor y = zeros({9});
+    activation(ctx(), kind, x.view(), y.view());
+    for (double v : values_of(y.view())) EXPECT_TRUE(std::isnan(v));
+  }
+}
+
+TEST_P(ActivationTest, AwkwardSizesAgreeWithTheF64Definition) {
+  Context definition = reference_context();
+  for (Activation kind : kAll)
+    for (int64_t n : {0, 1, 2, 3, 31, 33, 257, 16384, 16385, 33000}) {
+      const Tensor x = random_values({n}, dtype(), 1, 3);
+      const Tensor dy = random_values({n}, dtype(), 2);
+      Tensor y = poisoned({n}), dx = poisoned({n});
+      activation(ctx(), kind, x.view(), y.view());
+      activation_backward(ctx(), kind, y.view(), dy.view(), dx.view());
+      Tensor y64(Shape{n}, DType::f64), dx64(Shape{n}, DType::f64);
+      activation(definition, kind, x.converted(DType::f64).view(), y64.view());
+      activation_backward(definition, kind, y64.view(), dy.converted(DType::f64).view(),
+                          dx64.view());
+      expect_close(y.view(), values_of(y64.view()));
+      expect_close(dx.view(), values_of(dx64.view()));
+    }
+}
+
+TEST(Activation, BackwardMatchesFiniteDifferences) {
+  Context ctx = reference_context();
+  for (Activation kind : kAll) {
+    // Away from the kink at 0, where no derivative exists.
+    Tensor x = random_values({40}, DType::f64, 3);
+    for (int64_t i = 0; i < 40; ++i)
+      if (std::abs(x.as<double>()[i]) < 1e-3) x.as<double>()[i] = 0.5;
+    const Tensor weight = random_values({40}, DType::f64, 4);
+    Tensor y(Shape{40}, DType::f64), dx(Shape{40}, DType::f64);
+    const auto loss = [&] {
+      activation(ctx, kind, x.view(), y.view());
+      return dot(weight.view(), y.view());
+    };
+    loss();
+    activation_backward(ctx, kind, y.view(), weight.view(), dx.view());
+    expect_gradient(x, loss, dx.view());
+  }
+}
+
+TEST_P(ActivationTest, WorksInPlaceAndOnAnyThreads) {
+  for (Activation kind : kAll) {
+    const Tensor x = random({67, 512});
+    const Tensor dy = random({67, 512});
+    Tensor y = poisoned({67, 512}), dx = poisoned({67, 512});
+    activation(ctx(), kind, x.view(), y.view());
+    activation_backward(ctx(), kind, y.view(), dy.view(), dx.view());
+    for (int threads : {1, 3}) {
+      Context other(Device::cpu(), {.threads = threads, .reference = ctx().reference()});
+      Tensor in_place = x.clone();
+      activation(other, kind, in_place.view(), in_place.view());
+      expect_same_bits(in_place.view(), y.view());
+      Tensor grad = dy.clone();
+      activation_backward(other, kind, y.view(), grad.view(), grad.view());
+      expect_same_bits(grad.view(), dx.view());
+    }
+  }
+}
+
+TEST_P(ActivationTest, ErrorsNameShapesAndTypes) {
+  const Tensor x = zeros({2, 3});
+  Tensor y = zeros({3, 2});
+  expect_error("activation: x and y must have one shape, got [2, 3] and [3, 2]",
+               [&] { activation(ctx(), Activation::relu, x.view(), y.view()); });
+  expect_error("activation_backward: y and dx must have one shape, got [2, 3] and [3, 2]",
+               [&] { activation_backward(ctx(), Activation::relu, x.view(), x.view(), y.view()); });
+  Tensor other(Shape{2, 3}, DType::bf16);
+  expect_error("x and y must have one type",
+               [&] { activation(ctx(), Activation::relu, x.view(), other.view()); });
+}
+
+}  // namespace
+}  // namespace scgraft

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/add.h"
+
+#include "tests/kernels/packed_cells.h"
+
+namespace scgraft {
+namespace {
+
+class AddTest : public OpTest {};
+INSTANTIATE_OP_TEST(AddTest);
+
+TEST_P(AddTest, AddsElementByElement) {
+  const Tensor a = tensor({2, 2}, {1, -2, 0.5, 1e3});
+  const Tensor b = tensor({2, 2}, {0.25, 2, 0.5, -1});
+  Tensor y = poisoned({2, 2});
+  add(ctx(), a.view(), b.view(), y.view());
+  expect_close(y.view(), {1.25, 0, 1, 999});
+}
+
+TEST_P(AddTest, WritesEveryElementOfAwkwardSizes) {
+  for (int64_t n : {0, 1, 2, 3, 31, 33, 257, 16383, 16384, 16385, 40000}) {
+    const Tensor a = random({n});
+    const Tensor b = random({n});
+    std::vector<double> want = values_of(a.view());
+    const std::vector<double> other = values_of(b.view());
+    for (size_t i = 0; i < want.size(); ++i) want[i] += other[i];
+    Tensor y = poisoned({n});
+    add(ctx(), a.view(), b.view(), y.view());
+    expect_close(y.view(), want);
+  }
+}
+
+TEST_P(AddTest, OutputMayBeEitherInput) {
+  const Tensor a = random({33, 7});
+  const Tensor b = random({33, 7});
+  Tensor want = poisoned({33, 7});
+  add(ctx(), a.view(), b.view(), want.view());
+  Tensor first = a.clone();
+  add(ctx(), first.view(), b.view(), first.view());
+  expect_same_bits(first.view(), want.view());
+  Tensor second = b.clone();
+  add(ctx(), a.view(), second.view(), second.view());
+  expect_same_bits(second.view(), want.view());
+  Tensor both = a.clone();
+  add(ctx(), both.view(), both.view(), both.view());
+  std::vector<double> twice = values_of(a.view());
+  for (double& v : twice) v *= 2;
+  expect_close(both.view(), twice);
+}
+
+TEST_P(AddTest, ThreadsChangeNothing) {
+  const Tensor a = random({257, 512});
+  const Tensor b = random({257, 512});
+  Tensor want = poisoned({257, 512});
+  add(ctx(), a.view(), b.view(), want.view());
+  for (int threads : {1, 3, 8}) {
+    Context other = fast_context(threads);
+    Tensor y = poisoned({257, 512});
+    add(other, a.view(), b.view(), y.view());
+    expect_same_bits(y.view(), want.view());
+  }
+}
+
+TEST_P(AddTest, ErrorsNameShapesAndTypes) {
+  const Tensor a = zeros({2, 3});
+  Tensor y = zeros({3, 2});
+  expect_error("add: a, b and y must have one shape, got [2, 3], [2, 3] and [3, 2]",
+               [&] { add(ctx(), a.view(), a.view(), y.view()); });
+  Tensor whole(Shape{2, 3}, DType::i32);
+  expect_error("and i32; convert them first",
+               [&] { add(ctx(), a.view(), a.view(), whole.view()); });
+  expect_error("computes on f32 or f64, got i32",
+               [&] { add(ctx(), whole.view(), whole.view(), whole.view()); });
+}
+
+}  // namespace
+}  // namespace scgraft

@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/layer_norm.h"
+
+#include <cmath>
+
+#include "tests/kernels/packed_cells.h"
+
+namespace scgraft {
+namespace {
+
+constexpr Dropout kDropout{.p = 0.2f, .site = 1024 + 16 + 3};
+constexpr double kEps = 1e-5;
+
+// Everything one forward and backward pass reads and writes.
+struct Pass {
+  Tensor x, branch, gamma, beta, dy;
+  Tensor y, rstd, xhat, dx, dbranch, dgamma, dbeta;
+
+  Pass(int64_t rows, int64_t dim, DType dtype, uint32_t seed = 0)
+      : x(random_values({rows, dim}, dtype, seed + 1)),
+        branch(random_values({rows, dim}, dtype, seed + 2)),
+        gamma(random_values({dim}, dtype, seed + 3, 0.2)),
+        beta(random_values({dim}, dtype, seed + 4, 0.2)),
+        dy(random_values({rows, dim}, dtype, seed + 5)),
+        y(poison({rows, dim}, dtype)),
+        rstd(poison({rows}, dtype)),
+        xhat(poison({rows, dim}, dtype)),
+        dx(poison({rows, dim}, dtype)),
+        dbranch(poison({rows, dim}, dtype)),
+        dgamma(Shape{dim}, dtype),
+        dbeta(Shape{dim}, dtype) {
+    // Around 1, as trained norms are, so that xhat can be taken from y.
+    visit_real(dtype, [&]<class T>(Type<T>) {
+      for (int64_t f = 0; f < dim; ++f) gamma.as<T>()[f] = 1 + gamma.as<T>()[f] / 2;
+    });
+  }
+
+  static Tensor poison(Shape shape, DType dtype) {
+    return tensor_of(shape, dtype,
+                     std::vector<double>(static_cast<size_t>(shape.numel()), std::nan("")));
+  }
+
+  void forward(Context& ctx, Dropout dropout, const Packing* packing) {
+    layer_norm(ctx, x.view(), branch.view(), dropout, packing, gamma.view(), beta.view(), kEps,
+               y.view(), rstd.view(), xhat.view());
+  }
+  void backward(Context& ctx, Dropout dropout, const Packing* packing, bool from_y) {
+    const LayerNormSaved saved{from_y ? y.view() : TensorView{},
+                               from_y ? TensorView{} : xhat.view(), rstd.view()};
+    layer_norm_backward(ctx, dy.view(), saved, gamma.view(), beta.view(), dropout, packing,
+                        dx.view(), dbranch.view(), dgamma.view(), dbeta.view());
+  }
+  Pass in_f64() const {
+    Pass other(x.dim(0), x.dim(1), DType::f64);
+    other.x = x.converted(DType::f64);
+    other.branch = branch.converted(DType::f64);
+    other.gamma = gamma.converted(DType::f64);
+    other.beta = beta.converted(DType::f64);
+    other.dy = dy.converted(DType::f64);
+    return other;
+  }
+};
+
+// dz is a difference of terms of the size of rstd * gamma * dy, which cancel altogether when dim is
+// 1: the tolerance is relative to the largest of them instead of the largest result. A sum over
+// dim is behind each term.
+void expect_close_to_terms(const Pass& pass, ConstTensorView got, ConstTensorView want) {
+  const auto largest = [](ConstTensorView view) {
+    double most = 0;
+    for (double v : values_of(view)) most = std::max(most, std::abs(v));
+    return most;
+  };
+  const double term =
+      largest(pass.rstd.view()) * largest(pass.gamma.view()) * largest(pass.dy.view());
+  const double limit = tolerance(got.dtype(), got.dim(1)).rtol * term;
+  const std::vector<double> have = values_of(got), expected = values_of(want);
+  for (size_t i = 0; i < have.size(); ++i) ASSERT_NEAR(have[i], expected[i], limit) << i;
+}
+
+class LayerNormTest : public OpTest {};
+INSTANTIATE_OP_TEST(LayerNormTest);
+
+// z = (1, 3): mean 2, variance 1.  z = (-3, 5): mean 1, variance 16.
+TEST_P(LayerNormTest, NormalisesTheResidualSum) {
+  const Tensor x = tensor({2, 2}, {0, 3, -1, 2});
+  const Tensor branch = tensor({2, 2}, {1, 0, -2, 3});
+  const Tensor gamma = tensor({2}, {2, 10});
+  const Tensor beta = tensor({2}, {0.5, -1});
+  Tensor y = poisoned({2, 2}), rstd = poisoned({2}), xhat = poisoned({2, 2});
+  layer_norm(ctx(), x.view(), branch.view(), {}, nullptr, gamma.view(), beta.view(), 0, y.view(),
+             rstd.view(), xhat.view());
+  expect_close(y.view(), {-1.5, 9, -1.5, 9});
+  expect_close(rstd.view(), {1, 0.25});
+  expect_close(xhat.view(), {-1, 1, -1, 1});
+}
+
+TEST_P(LayerNormTest, WithoutABranchEpsKeepsAConstantRowFinite) {
+  const Tensor x = tensor({2, 4}, {7, 7, 7, 7, 1, 1, -1, -1});
+  const Tensor gamma = tensor({4}, {1, 1, 1, 1});
+  const Tensor beta = tensor({4}, {0, 1, 2, 3});
+  Tensor y = poisoned({2, 4}), rstd = poisoned({2});
+  // variance 1 and eps 3: rstd = 1 / 2
+  layer_norm(ctx(), x.view(), {}, {}, nullptr, gamma.view(), beta.view(), 3, y.view(), rstd.view(),
+             {});
+  expect_close(y.view(), {0, 1, 2, 3, 0.5, 1.5, 1.5, 2.5});
+  expect_close(rstd.view(), {1 / std::sqrt(3.0), 0.5});
+}
+
+// A large common offset: the second pass keeps the variance that E[z^2] - E[z]^2 would lose.
+TEST_P(LayerNormTest, AnOffsetDoesNotEatTheVariance) {
+  const Tensor x = tensor({1, 4}, {8193, 8191, 8193, 8191});
+  const Tensor gamma = tensor({4}, {1, 1, 1, 1});
+  const Tensor beta = zeros({4});
+  Tensor y = poisoned({1, 4});
+  layer_norm(ctx(), x.view(), {}, {}, nullptr, gamma.view(), beta.view(), 0, y.view(), {}, {});
+  expect_close(y.view(), {1, -1, 1, -1});
+}
+
+// dim 2, xhat = (-1, 1), rstd = 1, gamma = (1, 1): dz = g - mean(g) - xhat * mean(g xhat) = 0 for
+// any g. dim 3, xhat = (-a, 0, a) with a = sqrt(3/2), g = (0, 3, 0): mean 1, mean(g xhat) = 0.
+TEST_P(LayerNormTest, BackwardByHand) {
+  const double a = std::sqrt(1.5);
+  const Tensor xhat = tensor({1, 3}, {-a, 0, a});
+  const Tensor rstd = tensor({1}, {0.5});
+  const Tensor gamma = tensor({3}, {1, 2, 1});
+  const Tensor beta = tensor({3}, {9, 9, 9});
+  const Tensor dy = tensor({1, 3}, {0, 1.5, 0});
+  Tensor dx = poisoned({1, 3});
+  Tensor dgamma = tensor({3}, {1, 1, 1}), dbeta = tensor({3}, {2, 2, 2});
+  layer_norm_backward(ctx(), dy.view(), {{}, xhat.view(), rstd.view()}, gamma.view(), beta.view(),
+                      {}, nullptr, dx.view(), {}, dgamma.view(), dbeta.view());
+  expect_close(dx.view(), {-0.5, 1, -0.5});
+  expect_close(dgamma.view(), {1, 1, 1});  // accumulated: + dy * xhat = 0
+  expect_close(dbeta.view(), {2, 3.5, 2});
+}
+
+TEST_P(LayerNormTest, AwkwardSizesAgreeWithTheF64Definition) {
+  Context definition = reference_context();
+  for (int64_t rows : kAwkwardRows)
+    for (int64_t dim : kAwkwardDims)
+      for (bool from_y : {false, true}) {
+        SCOPED_TRACE(cat("rows ", rows, ", dim ", dim, from_y ? ", from y" : ", from xhat"));
+        const PackedCells cells = awkward_cells(rows);
+        const Packing packing = cells.packing();
+        Pass got(rows, dim, dtype());
+        Pass want = got.in_f64();
+        got.forward(ctx(), kDropout, &packing);
+        want.forward(definition, kDropout, &packing);
+        expect_close(got.y.view(), values_of(want.y.view()), dim);
+        expect_close(got.rstd.view(), values_of(want.rstd.view()), dim);
+        expect_close(got.xhat.view(), values_of(want.xhat.view()), dim);
+        // The backward pass alone, from the same saved values.
+        want.y = got.y.converted(DType::f64);
+        want.rstd = got.rstd.converted(DType::f64);
+        want.xhat = got.xhat.converted(DType::f64);
+        got.backward(ctx(), kDropout, &packing, from_y);
+        want.backward(definition, kDropout, &packing, from_y);
+        expect_close_to_terms(got, got.dx.view(), want.dx.view());
+        expect_close_to_terms(got, got.dbranch.view(), want.dbranch.view());
+        expect_close(got.dgamma.view(), values_of(want.dgamma.view()), rows);
+        expect_close(got.dbeta.view(), values_of(want.dbeta.view()), rows);
+      }
+}
+
+// Dropping inside the operation is the same as handing it a branch that was masked before, and the
+// gradient of the branch carries the mask of the forward pass.
+TEST_P(LayerNormTest, DropoutMasksTheBranchAlikeInBothDirections) {
+  const PackedCells cells = awkward_cells(140);
+  const Packing packing = cells.packing();
+  ctx().random() = {99, 3};
+  Pass dropped(140, 521, dtype());
+  Pass masked(140, 521, dtype());
+  const std::vector<double> mask = hidden_mask(ctx(), kDropout, cells, 521);
+  masked.branch = tensor({140, 521}, product(values_of(masked.branch.view()), mask));
+  dropped.forward(ctx(), kDropout, &packing);
+  masked.forward(ctx(), {}, nullptr);
+  expect_close(dropped.y.view(), values_of(masked.y.view()), 521);
+
+  dropped.backward(ctx(), kDropout, &packing, false);
+  const std::vector<double> dz = values_of(dropped.dx.view());
+  expect_close(dropped.dbranch.view(), product(dz, mask));
+  const std::vector<double> dbranch = values_of(dropped.dbranch.view());
+  for (size_t i = 0; i < mask.size(); ++i) ASSERT_EQ(dbranch[i] == 0, mask[i] == 0) << i;
+}
+
+TEST(LayerNorm, BackwardMatchesFiniteDifferences) {
+  const PackedCells cells({2, 0, 3, 1}, {4, 5, 6, 7});
+  const Packing packing = cells.packing();
+  Context ctx = reference_context();
+  for (Dropout dropout : {Dropout{}, kDropout})
+    for (bool from_y : {false, true}) {
+      Pass pass(6, 11, DType::f64);
+      pass.forward(ctx, dropout, &packing);
+      pass.backward(ctx, dropout, &packing, from_y);
+      const auto loss = [&] {
+        pass.forward(ctx, dropout, &packing);
+        return dot(pass.dy.view(), pass.y.view());
+      };
+      expect_gradient(pass.x, loss, pass.dx.view());
+      expect_gradient(pass.branch, loss, pass.dbranch.view());
+      expect_gradient(pass.gamma, loss, pass.dgamma.view());
+      expect_gradient(pass.beta, loss, pass.dbeta.view());
+    }
+}
+
+TEST_P(LayerNormTest, ThreadsChangeNothing) {
+  const PackedCells cells = awkward_cells(257);
+  const Packing packing = cells.packing();
+  Pass want(257, 521, dtype());
+  want.forward(ctx(), kDropout, &packing);
+  want.backward(ctx(), kDropout, &packing, true);
+  for (int threads : {1, 3, 7}) {
+    Context other(Device::cpu(), {.threads = threads, .reference = ctx().reference()});
+    Pass got(257, 521, dtype());
+    got.forward(other, kDropout, &packing);
+    got.backward(other, kDropout, &packing, true);
+    expect_same_bits(got.y.view(), want.y.view());
+    expect_same_bits(got.dx.view(), want.dx.view());
+    expect_same_bits(got.dbranch.view(), want.dbranch.view());
+    expect_same_bits(got.dgamma.view(), want.dgamma.view());
+    expect_same_bits(got.dbeta.view(), want.dbeta.view());
+    EXPECT_EQ(other.scratch().used(), 0);
+  }
+}
+
+// One call over four cells, or one call per cell: the same bits, dropout included.
+TEST_P(LayerNormTest, CuttingTheBatchBetweenCellsChangesNothing) {
+  const std::vector<int32_t> lengths = {70, 1, 130, 20};
+  const std::vector<int64_t> ids = {11, 3, 8, 12};
+  const PackedCells all(lengths, ids);
+  const Packing packing = all.packing();
+  constexpr int64_t kDim = 40;
+  Pass whole(all.rows(), kDim, dtype());
+  whole.forward(ctx(), kDropout, &packing);
+  whole.backward(ctx(), kDropout, &packing, false);
+
+  Pass parts(all.rows(), kDim, dtype());
+  for (size_t cell = 0; cell < lengths.size(); ++cell) {
+    const PackedCells one({lengths[cell]}, {ids[cell]});
+    const Packing own = one.packing();
+    const auto cut = [&](Tensor& t) {
+      return t.view().rows(all.offsets[cell], all.offsets[cell + 1]);
+    };
+    layer_norm(ctx(), cut(parts.x), cut(parts.branch), kDropout, &own, parts.gamma.view(),
+               parts.beta.view(), kEps, cut(parts.y), cut(parts.rstd), cut(parts.xhat));
+    layer_norm_backward(ctx(), cut(parts.dy), {{}, cut(parts.xhat), cut(parts.rstd)},
+                        parts.gamma.view(), parts.beta.view(), kDropout, &own, cut(parts.dx),
+                        cut(parts.dbranch), parts.dgamma.view(), parts.dbeta.view());
+  }
+  expect_same_bits(parts.y.view(), whole.y.view());
+  expect_same_bits(parts.dx.view(), whole.dx.view());
+  expect_same_bits(parts.dbranch.view(), whole.dbranch.view());
+  expect_same_bits(parts.dgamma.view(), whole.dgamma.view());
+  expect_same_bits(parts.dbeta.view(), whole.dbeta.view());
+}
+
+TEST_P(LayerNormTest, OutputsMayBeInputs) {
+  const PackedCells cells = awkward_cells(33);
+  const Packing packing = cells.packing();
+  Pass want(33, 33, dtype());
+  want.forward(ctx(), kDropout, &packing);
+  want.backward(ctx(), kDropout, &packing, true);
+  const auto forward = [&](TensorView x, TensorView branch, TensorView y) {
+    layer_norm(ctx(), x, branch, kDropout, &packing, want.gamma.view(), want.beta.view(), kEps, y,
+               {}, {});
+  };
+  Tensor x = want.x.clone(), branch = want.branch.clone();
+  forward(x.view(), branch.view(), x.view());
+  expect_same_bits(x.view(), want.y.view());
+  x = want.x.clone();
+  forward(x.view(), branch.view(), branch.view());
+  expect_same_bits(branch.view(), want.y.view());
+
+  const LayerNormSaved saved{want.y.view(), {}, want.rstd.view()};
+  Tensor dy = want.dy.clone(), dbranch = poisoned({33, 33});
+  layer_norm_backward(ctx(), dy.view(), saved, want.gamma.view(), want.beta.view(), kDropout,
+                      &packing, dy.view(), dbranch.view(), {}, {});
+  expect_same_bits(dy.view(), want.dx.view());
+  expect_same_bits(dbranch.view(), want.dbranch.view());
+}
+
+TEST_P(LayerNormTest, WhatIsNotWantedIsLeftOut) {
+  const PackedCells cells = awkward_cells(33);
+  const Packing packing = cells.packing();
+  Pass want(33, 33, dtype());
+  want.forward(ctx(), kDropout, &packing);
+  want.backward(ctx(), kDropout, &packing, false);
+  const LayerNormSaved saved{{}, want.xhat.view(), want.rstd.view()};
+  const auto backward = [&](TensorView dx, TensorView dbranch, TensorView dgamma,
+                            TensorView dbeta) {
+    layer_norm_backward(ctx(), want.dy.view(), saved, want.gamma.view(), want.beta.view(), kDropout,
+                        &packing, dx, dbranch, dgamma, dbeta);
+  };
+  Tensor got = poisoned({33, 33});
+  backward({}, got.view(), {}, {});
+  expect_same_bits(got.view(), want.dbranch.view());
+  Tensor dgamma = zeros({33}), dbeta = zeros({33});
+  backward({}, {}, dgamma.view(), {});
+  expect_same_bits(dgamma.view(), want.dgamma.view());
+  backward({}, {}, {}, dbeta.view());
+  expect_same_bits(dbeta.view(), want.dbeta.view());
+  // The branch gradient without dropout is dz itself.
+  Tensor plain = poisoned({33, 33});
+  layer_norm_backward(ctx(), want.dy.view(), saved, want.gamma.view(), want.beta.view(), {},
+                      nullptr, {}, plain.view(), {}, {});
+  expect_same_bits(plain.view(), want.dx.view());
+}
+
+TEST_P(LayerNormTest, InvertibleOnlyWhileGammaOutweighsBeta) {
+  const auto invertible = [&](const std::vector<double>& gamma, const std::vector<double>& beta) {
+    return layer_norm_is_invertible(tensor({2}, gamma).view(), tensor({2}, beta).view());
+  };
+  EXPECT_TRUE(invertible({1, -0.5}, {7.9, 3.9}));
+  EXPECT_FALSE(invertible({1, 1}, {0, 8}));
+  EXPECT_FALSE(invertible({1, -1}, {-9, 0}));
+  EXPECT_FALSE(invertible({1, 0}, {1, 0}));
+  EXPECT_FALSE(invertible({1, std::nan("")}, {1, 1}));
+}
+
+TEST_P(LayerNormTest, ErrorsNameTheTensorAndTheShapeItShouldHave) {
+  Pass p(4, 8, dtype());
+  const Tensor narrow = zeros({7});
+  expect_error("layer_norm: gamma must be [8], got [7]", [&] {
+    layer_norm(ctx(), p.x.view(), {}, {}, nullptr, narrow.view(), p.beta.view(), kEps, p.y.view(),
+               {}, {});
+  });
+  expect_error("layer_norm: branch must be [4, 8], got [8]", [&] {
+    layer_norm(ctx(), p.x.view(), p.beta.view(), {}, nullptr, p.gamma.view(), p.beta.view(), kEps,
+               p.y.view(), {}, {});
+  });
+  expect_error("layer_norm: dropout 0.2 needs the packing",
+               [&] { p.forward(ctx(), kDropout, nullptr); });
+  expect_error("eps must not be negative, got -1", [&] {
+    layer_norm(ctx(), p.x.view(), {}, {}, nullptr, p.gamma.view(), p.beta.view(), -1, p.y.view(),
+               {}, {});
+  });
+  const Tensor half(Shape{8}, DType::bf16);
+  expect_error("layer_norm: beta must be", [&] {
+    layer_norm(ctx(), p.x.view(), {}, {}, nullptr, p.gamma.view(), half.view(), kEps, p.y.view(),
+               {}, {});
+  });
+  expect_error("saved must hold y or xhat of the forward pass, got neither", [&] {
+    layer_norm_backward(ctx(), p.dy.view(), {{}, {}, p.rstd.view()}, p.gamma.view(), p.beta.view(),
+                        {}, nullptr, p.dx.view(), {}, {}, {});
+  });
+  const PackedCells cells({3}, {0});
+  const Packing packing = cells.packing();
+  expect_error("the packing must describe 4 rows", [&] {
+    layer_norm_backward(ctx(), p.dy.view(), {p.y.view(), {}, p.rstd.view()}, p.gamma.view(),
+                        p.beta.view(), {}, &packing, p.dx.view(), {}, p.dgamma.view(), {});
+  });
+}
+
+}  // namespace
+}  // namespace scgraft
