@@ -41,6 +41,8 @@ class OutputFile {
   void open();
   std::string path_;
   std::string temporary_;
+  Overwrite overwrite_;
+  unsigned mode_ = 0644;  // of the finished file
   int descriptor_ = -1;
   bool committed_ = false;
 };
