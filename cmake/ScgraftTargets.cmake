@@ -23,13 +23,15 @@ function(scgraft_compile_settings target)
   target_include_directories(${target} PUBLIC ${PROJECT_SOURCE_DIR})
 endfunction()
 
-# scgraft_add_library(layer SOURCES ... HEADERS ... LINK ...): static library scgraft_<layer>.
+# scgraft_add_library(layer LINK ...): static library scgraft_<layer> of every .cc and .h in the
+# layer's folder and its subfolders.
 function(scgraft_add_library layer)
-  cmake_parse_arguments(ARG "" "" "SOURCES;HEADERS;LINK" ${ARGN})
-  add_library(scgraft_${layer} STATIC ${ARG_SOURCES})
-  set_target_properties(scgraft_${layer} PROPERTIES LINKER_LANGUAGE CXX)
+  cmake_parse_arguments(ARG "" "" "LINK" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${layer}/*.cc)
+  file(GLOB_RECURSE headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${layer}/*.h)
+  add_library(scgraft_${layer} STATIC ${sources})
   target_sources(scgraft_${layer} PUBLIC FILE_SET HEADERS BASE_DIRS ${PROJECT_SOURCE_DIR}
-                                         FILES ${ARG_HEADERS})
+                                         FILES ${headers})
   scgraft_compile_settings(scgraft_${layer})
   target_link_libraries(scgraft_${layer} PUBLIC ${ARG_LINK})
 endfunction()
@@ -50,8 +52,6 @@ function(scgraft_add_op stem)
     endif()
   endforeach()
   target_sources(scgraft_kernels PRIVATE ${PROJECT_SOURCE_DIR}/kernels/${stem}.cc)
-  target_sources(scgraft_kernels PUBLIC FILE_SET HEADERS BASE_DIRS ${PROJECT_SOURCE_DIR}
-                                        FILES ${PROJECT_SOURCE_DIR}/kernels/${stem}.h)
   if(EXISTS ${PROJECT_SOURCE_DIR}/kernels/${stem}_simd.cc)
     foreach(level IN LISTS SCGRAFT_SIMD_LEVELS)
       set(object scgraft_${stem}_simd_${level})
@@ -81,6 +81,16 @@ function(scgraft_add_benchmark name source)
   add_executable(${name} ${source})
   scgraft_compile_settings(${name})
   target_link_libraries(${name} PRIVATE ${ARGN} benchmark::benchmark_main)
+endfunction()
+
+# scgraft_add_layer_tests(layer LINK...): a test program <layer>_<stem> for every
+# tests/<layer>/<stem>.cc whose stem ends in _test.
+function(scgraft_add_layer_tests layer)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${layer}/*_test.cc)
+  foreach(source IN LISTS sources)
+    get_filename_component(stem ${source} NAME_WE)
+    scgraft_add_test(${layer}_${stem} ${source} ${ARGN})
+  endforeach()
 endfunction()
 
 function(scgraft_summary)
