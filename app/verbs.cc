@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "app/verbs.h"
+
+namespace scgraft {
+
+std::span<const VerbEntry> verbs() {
+  static constexpr VerbEntry kVerbs[] = {
+      {add_version},
+  };
+  return kVerbs;
+}
+
+}  // namespace scgraft
