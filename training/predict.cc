@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "training/predict.h"
 
+#include "training/trainer.h"
+
 namespace scgraft {
 
 void embed_cells(Context& ctx, Backbone& backbone, std::span<const CellView> views,

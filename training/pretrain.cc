@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "io/h5ad_facts.h"
 #include "model/scgpt/load.h"
 #include "training/cell_sources.h"
 #include "training/labelled_data.h"

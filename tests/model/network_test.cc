@@ -37,9 +37,7 @@ Cells make_cells(const std::vector<int64_t>& lengths, int64_t vocab) {
   for (size_t c = 0; c < lengths.size(); ++c)
     cells.views.push_back({.cell = static_cast<int64_t>(100 + c),
                            .genes = cells.genes[c],
-                           .values = cells.values[c],
-                           .targets = {},
-                           .masked = {}});
+                           .values = cells.values[c]});
   return cells;
 }
 
