@@ -5,6 +5,7 @@ namespace scgraft {
 
 std::span<const VerbEntry> verbs() {
   static constexpr VerbEntry kVerbs[] = {
+      {add_config},
       {add_simulate},
       {add_version},
   };

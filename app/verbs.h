@@ -18,6 +18,7 @@ struct VerbEntry {
 // In the order of `scgraft --help`.
 std::span<const VerbEntry> verbs();
 
+void add_config(CLI::App& root, Session& session);
 void add_simulate(CLI::App& root, Session& session);
 void add_version(CLI::App& root, Session& session);
 

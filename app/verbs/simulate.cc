@@ -23,10 +23,10 @@ void simulate(Session& session, SimulateOptions& options) {
     const int64_t cells = atlas ? options.cells : options.shifted_cells;
     session.add_output(path);
     session.result()[name] = {{"n_obs", cells}, {"n_vars", options.genes}};
-    session.print(fmt::format("{}: {} cells, {} genes, {} types, condition {}\n", path, cells,
-                              options.genes, options.types,
-                              Simulator::condition(atlas ? SimulatedFile::atlas
-                                                         : SimulatedFile::shifted)));
+    session.print(
+        fmt::format("{}: {} cells, {} genes, {} types, condition {}\n", path, cells, options.genes,
+                    options.types,
+                    Simulator::condition(atlas ? SimulatedFile::atlas : SimulatedFile::shifted)));
   }
 }
 
@@ -35,12 +35,12 @@ void simulate(Session& session, SimulateOptions& options) {
 void add_simulate(CLI::App& root, Session& session) {
   auto options = std::make_shared<SimulateOptions>();
   options->shifted_cells = 0;
-  CLI::App& verb = add_verb(
-      root, session,
-      {"simulate",
-       "Make counts with cell types, donors and a shifted context",
-       {"scgraft simulate -o study", "scgraft simulate -o big --cells 1000000 --types 16 --seed 1"}},
-      [&session, options] { simulate(session, *options); });
+  CLI::App& verb = add_verb(root, session,
+                            {"simulate",
+                             "Make counts with cell types, donors and a shifted context",
+                             {"scgraft simulate -o study",
+                              "scgraft simulate -o big --cells 1000000 --types 16 --seed 1"}},
+                            [&session, options] { simulate(session, *options); });
   verb.add_option("--cells", options->cells, "cells of atlas.h5ad")->capture_default_str();
   verb.add_option("--shifted-cells", options->shifted_cells,
                   "cells of shifted.h5ad; default: half as many");
