@@ -7,6 +7,8 @@ std::span<const VerbEntry> verbs() {
   static constexpr VerbEntry kVerbs[] = {
       {add_config},
       {add_simulate},
+      {add_pretrain},
+      {add_train},
       {add_version},
   };
   return kVerbs;

@@ -20,6 +20,8 @@ std::span<const VerbEntry> verbs();
 
 void add_config(CLI::App& root, Session& session);
 void add_simulate(CLI::App& root, Session& session);
+void add_pretrain(CLI::App& root, Session& session);
+void add_train(CLI::App& root, Session& session);
 void add_version(CLI::App& root, Session& session);
 
 }  // namespace scgraft
