@@ -51,7 +51,7 @@ LogisticLoss::LogisticLoss(Context& ctx, const SparseFeatures& x, std::span<cons
   const auto columns = static_cast<size_t>(x.columns);
   const auto n = static_cast<double>(x.rows());
   mean_.resize(columns);
-  deviation_.resize(columns);
+  scale_.resize(columns);
   parallel_blocks(ctx, x.columns, 1 + x.rows() / 4, [&](int64_t column) {
     const auto values = by_column_.values_of(column);
     double sum = 0;
@@ -60,10 +60,10 @@ LogisticLoss::LogisticLoss(Context& ctx, const SparseFeatures& x, std::span<cons
     double squares = (n - static_cast<double>(values.size())) * mean * mean;
     for (const float v : values) squares += (v - mean) * (v - mean);
     const double deviation = std::sqrt(squares / n);
-    // A constant column shows rounding errors of its mean, which must not be blown up to 1.
+    // A constant column shows rounding errors of its mean, which must not be blown up.
     const bool varies = deviation > n * std::numeric_limits<double>::epsilon() * std::abs(mean);
     mean_[static_cast<size_t>(column)] = mean;
-    deviation_[static_cast<size_t>(column)] = varies ? deviation : 1.0;
+    scale_[static_cast<size_t>(column)] = varies ? 1 / deviation : 0.0;
   });
   weight_.resize(columns * static_cast<size_t>(classes_));
   bias_.resize(static_cast<size_t>(classes_));
@@ -77,7 +77,7 @@ void LogisticLoss::unscale(std::span<const double> parameters, std::span<double>
   std::copy_n(w + x_.columns * classes_, classes, bias.begin());
   for (size_t c = 0; c < mean_.size(); ++c)
     for (size_t k = 0; k < classes; ++k) {
-      weight[c * classes + k] = w[c * classes + k] / deviation_[c];
+      weight[c * classes + k] = w[c * classes + k] * scale_[c];
       bias[k] -= weight[c * classes + k] * mean_[c];
     }
 }
@@ -110,7 +110,7 @@ double LogisticLoss::operator()(std::span<const double> parameters, std::span<do
     const auto c = static_cast<size_t>(column);
     for (size_t k = 0; k < classes; ++k) {
       double& d = gradient[c * classes + k];
-      d = scale * ((d - mean_[c] * dbias[k]) / deviation_[c] + parameters[c * classes + k] / c_);
+      d = scale * ((d - mean_[c] * dbias[k]) * scale_[c] + parameters[c * classes + k] / c_);
     }
   });
   for (double& d : dbias) d *= scale;

@@ -14,7 +14,7 @@ namespace scgraft {
 //   work  operations of one body, roughly
 template <class Body>
 void parallel_blocks(Context& ctx, int64_t n, int64_t work, Body&& body) {
-  constexpr int64_t kWorkPerTask = 1 << 20;
+  constexpr int64_t kWorkPerTask = 1 << 22;  // a few milliseconds
   const int64_t size = std::max<int64_t>(1, kWorkPerTask / std::max<int64_t>(1, work));
   parallel_for(ctx, (n + size - 1) / size, [&](int64_t task) {
     const int64_t end = std::min(n, (task + 1) * size);
