@@ -240,8 +240,9 @@ TEST(H5adWriter, CopiesRealFiles) {
     }
     for (const MatrixSlot& slot : in.slots()) {
       EXPECT_EQ(file.slot(slot.path).format, slot.format);
-      if (slot.format != MatrixFormat::none)
+      if (slot.format != MatrixFormat::none) {
         EXPECT_TRUE(dense(file, slot.path) == dense(in, slot.path)) << name << " " << slot.path;
+      }
     }
     EXPECT_EQ(file.uns_keys(), in.uns_keys());
   }
