@@ -40,10 +40,11 @@ class HighlyVariableTest : public ::testing::Test {
         x.push_back(gene < kGenes
                         ? count_at(static_cast<uint32_t>(cell), static_cast<uint32_t>(gene))
                         : static_cast<float>(cell % 7 == 0 ? 100 * cell : 0));
-    return H5ad::open(write_h5ad(folder_ / "x.h5ad", kCells, columns, [&](hdf5::OutNode& root) {
-      const int64_t shape[] = {kCells, columns};
-      root.add_array<float>("X", shape, std::span<const float>(x));
-    }));
+    return H5ad::open(
+        write_h5ad(folder_ / cat(files_++, ".h5ad"), kCells, columns, [&](hdf5::OutNode& root) {
+          const int64_t shape[] = {kCells, columns};
+          root.add_array<float>("X", shape, std::span<const float>(x));
+        }));
   }
 
   static std::vector<int32_t> choose(const H5ad& file, HvgFlavour flavour, int64_t count,
@@ -59,6 +60,7 @@ class HighlyVariableTest : public ::testing::Test {
   }
 
   TemporaryFolder folder_;
+  int files_ = 0;
 };
 
 // Expected lists: scanpy 1.11.5 with scikit-misc 0.5.3, pp.highly_variable_genes(n_top_genes=40),
