@@ -10,7 +10,11 @@ namespace scgraft {
 
 // Euclidean norm of a flat gradient: squares are summed in f64 over fixed blocks of 4096 elements,
 // then the block sums in order.
-//   gradient [n] f32 or f64;  norm [1] f64, overwritten (NaN or Inf when the gradient has one)
+//
+//   gradient  [n]  f32 or f64
+//   norm      [1]  f64, overwritten (NaN or Inf when the gradient has one)
+//
+// Throws ShapeError or TypeError when something does not fit. Source: torch.nn.utils.clip_grad_norm_.
 void gradient_norm(Context& ctx, ConstTensorView gradient, TensorView norm);
 
 struct AdamWOptions {

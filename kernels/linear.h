@@ -55,20 +55,28 @@ struct LowRank {
 
 // y = x W^T + bias + low-rank terms.
 //
-//   x     [rows, in]   f32 or f64
-//   weight packed for `forward`
-//   bias  [out] type of x, or empty
-//   terms added in order; packing gives the dropout coordinates and may be null without dropout
-//   y     [rows, out]  overwritten
+//   x       [rows, in]   f32 or f64
+//   weight  packed for `forward`
+//   bias    [out]        type of x, or empty
+//   terms   added in order, each from x
+//   packing of the rows; may be null without dropout, needs cell ids with it
+//   y       [rows, out]  type of x, overwritten
+//
 // Work is cut in fixed panels of kPanelRows rows: a row's result does not depend on which other
-// rows are there. Throws ShapeError or TypeError when something does not fit.
+// rows are there.
+// Throws ShapeError or TypeError when something does not fit, ConfigError when a dropout is not in
+// [0, 1).
+// Source: torch.nn.Linear; Hu et al. 2021 for the terms.
 void linear(Context& ctx, ConstTensorView x, const PackedWeight& weight, ConstTensorView bias,
             std::span<const LowRank> terms, const Packing* packing, TensorView y);
 
 // dx = dy W + the low-rank terms' share:  scale * drop'((dy B) A).
 //
-//   dy     [rows, out]   weight packed for `backward_input`
-//   dx     [rows, in]    overwritten, or added to when `accumulate`
+//   dy      [rows, out]  f32 or f64
+//   weight  packed for `backward_input`
+//   dx      [rows, in]   type of dy, overwritten, or added to when `accumulate`
+//
+// terms and packing as in linear(), and so are errors.
 void linear_backward_input(Context& ctx, ConstTensorView dy, const PackedWeight& weight,
                            std::span<const LowRank> terms, const Packing* packing, bool accumulate,
                            TensorView dx);
@@ -78,15 +86,21 @@ void linear_backward_input(Context& ctx, ConstTensorView dy, const PackedWeight&
 //
 //   da += scale * G^T drop(x)   [rank, in]        db += scale * dy^T U   [out, rank]
 //
+//   x   [rows, in], dy [rows, out]   f32 or f64; everything else has their type
+//
 // Panels of one cell are summed in order, and cells are added in order: the sums do not depend on
 // threads or on how a batch is cut into chunks of cells. packing: of the rows, required.
+// Throws as linear() does.
 void low_rank_backward(Context& ctx, ConstTensorView x, ConstTensorView dy, const LowRank& term,
                        const Packing& packing, TensorView da, TensorView db);
 
 // Gradients of a trainable weight and bias, accumulated (+=); an empty view is not wanted.
 //
 //   dweight += dy^T x  [out, in]       dbias += sum over rows of dy  [out]
-// packing as in low_rank_backward.
+//
+//   x   [rows, in], dy [rows, out]   f32 or f64; the gradients have their type
+//
+// packing and the order of sums as in low_rank_backward(). Throws as linear() does.
 void linear_backward_weight(Context& ctx, ConstTensorView x, ConstTensorView dy,
                             const Packing& packing, TensorView dweight, TensorView dbias);
 
