@@ -29,8 +29,8 @@ void attention(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorVi
                const Packing& queries, const Packing& keys, int64_t heads, Dropout dropout,
                TensorView o, TensorView lse);
 
-// Gradients of attention. Overwrites dq, dk, dv; an empty view means that gradient is not wanted and
-// costs nothing. With p_ij = exp(s_ij - L_i), z_ij the dropout factor (0 or 1/keep) and
+// Gradients of attention. Overwrites dq, dk, dv; an empty view means that gradient is not wanted
+// and costs nothing. With p_ij = exp(s_ij - L_i), z_ij the dropout factor (0 or 1/keep) and
 // D_i = do_i . o_i:
 //
 //   dv_j = sum_i z_ij p_ij do_i        ds_ij = p_ij (z_ij do_i . v_j - D_i)

@@ -38,7 +38,7 @@ struct LayerNormSaved {
 //   dy       [rows, dim]  f32 or f64
 //   dx       [rows, dim]  overwritten with dz; may be dy; empty when not wanted
 //   dbranch  [rows, dim]  overwritten with drop'(dz); empty when not wanted or the same as dx
-//   dgamma, dbeta [dim]   accumulated (+=): sum over rows of dy * xhat and of dy; empty when frozen.
+//   dgamma, dbeta [dim]   accumulated (+=): sums over rows of dy * xhat and dy; empty when frozen.
 //            With a packing the rows of a cell are summed first, then cells are added in order.
 //
 // Throws as layer_norm() does.
