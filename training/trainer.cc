@@ -22,8 +22,7 @@ std::vector<int64_t> shuffled(int64_t n, uint64_t seed, int64_t epoch) {
   std::iota(order.begin(), order.end(), 0);
   RandomStream stream(seed, RandomUse::shuffle, static_cast<uint32_t>(epoch));
   for (int64_t i = n - 1; i > 0; --i)
-    std::swap(order[static_cast<size_t>(i)],
-              order[stream.below(static_cast<uint64_t>(i) + 1)]);
+    std::swap(order[static_cast<size_t>(i)], order[stream.below(static_cast<uint64_t>(i) + 1)]);
   return order;
 }
 
@@ -44,21 +43,28 @@ void for_each_chunk(std::span<const CellView> cells, int64_t chunk_tokens, Token
   }
 }
 
-ObjectiveSums evaluate(Context& ctx, Objective& objective, CellSource& cells, int64_t epoch,
-                       int64_t chunk_tokens) {
-  ObjectiveSums sums;
-  TokenBatch batch;
-  std::vector<CellView> views;
+void for_each_group(CellSource& cells, int64_t epoch,
+                    const std::function<void(std::span<const CellView>, int64_t begin)>& body) {
   constexpr int64_t kGroup = 256;
+  std::vector<CellView> views;
   std::vector<int64_t> group;
   for (int64_t begin = 0; begin < cells.size(); begin += kGroup) {
     group.resize(static_cast<size_t>(std::min(kGroup, cells.size() - begin)));
     std::iota(group.begin(), group.end(), begin);
     cells.view(group, epoch, views);
+    body(views, begin);
+  }
+}
+
+ObjectiveSums evaluate(Context& ctx, Objective& objective, CellSource& cells, int64_t epoch,
+                       int64_t chunk_tokens) {
+  ObjectiveSums sums;
+  TokenBatch batch;
+  for_each_group(cells, epoch, [&](std::span<const CellView> views, int64_t) {
     for_each_chunk(views, chunk_tokens, batch, [&](const TokenBatch& chunk, size_t, size_t) {
       objective.run(ctx, chunk, false, 0.0, sums);
     });
-  }
+  });
   return sums;
 }
 
@@ -113,9 +119,9 @@ TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, Param
         error.set_hint("lower train.learning_rate, or look for damaged cells with scgraft inspect");
         throw error;
       }
-      block.update(ctx, {.learning_rate = rate,
-                         .max_norm = options.max_grad_norm,
-                         .step = result.steps + 1});
+      block.update(
+          ctx,
+          {.learning_rate = rate, .max_norm = options.max_grad_norm, .step = result.steps + 1});
       after_update();
       ++result.steps;
       const double seconds = seconds_since(step_start);

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "adapters/adapter.h"
+
+namespace scgraft {
+
+// adapter_config.json in the words of Hugging Face PEFT, so that its loader and this one read the
+// same folder. Kinds that PEFT does not have are called SCGRAFT_<KIND>, and SCGRAFT_MODULES is a
+// folder without an adapter, of fully trained modules only; PEFT refuses both.
+struct PeftConfig {
+  std::string kind;                          // of adapter_kinds(); empty: modules only
+  std::string base_path;                     // base_model_name_or_path
+  int64_t rank = 8;                          // r
+  double alpha = 8;                          // lora_alpha, for the scale alpha / r
+  double dropout = 0;                        // lora_dropout
+  std::vector<std::string> target_modules;   // module paths, or endings of them
+  std::vector<std::string> modules_to_save;  // as above
+};
+
+nlohmann::json to_json(const PeftConfig& config);
+
+// Throws ModelError (E-ADAPTER) naming the key: no peft_type, an unknown one, values of the wrong
+// kind, and what changes the mathematics and is not computed here (DoRA, biases, patterns of
+// ranks, transposed weights). A rank-stabilised scale becomes the alpha of the same scale.
+//   file  name for messages
+PeftConfig peft_config_from_json(const nlohmann::json& json, const std::string& file);
+
+}  // namespace scgraft

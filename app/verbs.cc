@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "app/verbs.h"
+
+namespace scgraft {
+
+std::span<const VerbEntry> verbs() {
+  static constexpr VerbEntry kVerbs[] = {
+      {add_config},
+      {add_simulate},
+      {add_version},
+  };
+  return kVerbs;
+}
+
+}  // namespace scgraft

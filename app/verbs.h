@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <span>
+
+namespace CLI {
+class App;
+}
+
+namespace scgraft {
+
+class Session;
+
+// A verb of the command line lives in app/verbs/<verb>.cc and is known by two lines here: its
+// function's declaration and its row in verbs().
+struct VerbEntry {
+  void (*add)(CLI::App& root, Session& session);
+};
+// In the order of `scgraft --help`.
+std::span<const VerbEntry> verbs();
+
+void add_config(CLI::App& root, Session& session);
+void add_simulate(CLI::App& root, Session& session);
+void add_version(CLI::App& root, Session& session);
+
+}  // namespace scgraft

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "model/batch.h"
+
+namespace scgraft {
+
+// Consecutive cells as tokens, packed. Every cell starts with <cls>, whose value is 0.
+struct TokenisedCells {
+  int64_t first_cell = 0;              // number of the first cell in its data set
+  std::vector<int64_t> offsets = {0};  // [cells + 1]
+  std::vector<int32_t> genes;          // [offsets.back()] token ids
+  std::vector<float> values;           // [offsets.back()] bins
+  std::vector<int64_t> empty;          // cells without any gene the model knows, ascending
+
+  int64_t cells() const { return static_cast<int64_t>(offsets.size()) - 1; }
+  // Cell first_cell + i.
+  CellView view(int64_t i) const;
+};
+
+// Tokens of one cell: <cls> with value 0, then the genes.
+//   genes, bins   [n] the cell's tokens without <cls>
+//   out_*         [n + 1], overwritten
+void tokenise(int32_t cls_id, std::span<const int32_t> genes, std::span<const float> bins,
+              std::span<int32_t> out_genes, std::span<float> out_values);
+
+// Which k of n genes of a cell are kept when it is longer than the network takes: a random sample
+// without replacement, ascending, so that genes stay in the order of the file's columns (the
+// network does not see the order). A function of (seed, cell) alone.
+void sample_genes(uint64_t seed, int64_t cell, int32_t n, int32_t k, std::vector<int32_t>& kept);
+
+struct MaskOptions {
+  double ratio = 0.4;  // share of a cell's genes that is hidden, 0.15 to 0.4 in pre-training
+  float mask_value = -1;
+  uint64_t seed = 0;
+};
+
+// Hides the values of floor(ratio * genes) random genes of a cell, never of <cls> (position 0).
+// Redrawn every epoch; a function of (seed, epoch, cell) alone. (The original also draws <cls> at
+// times, whose value of 0 then has to be guessed.)
+//   values   [length] true values, <cls> first
+//   hidden   [length] overwritten: the values, mask_value where hidden
+//   masked   [length] overwritten: 1 where hidden
+// Throws ConfigError when the ratio is not in [0, 1).
+void mask_values(std::span<const float> values, const MaskOptions& options, int64_t epoch,
+                 int64_t cell, std::span<float> hidden, std::span<uint8_t> masked);
+
+}  // namespace scgraft
