@@ -5,8 +5,7 @@ namespace scgraft {
 
 std::span<const VerbEntry> verbs() {
   static constexpr VerbEntry kVerbs[] = {
-      {add_config},
-      {add_version},
+      {add_inspect}, {add_convert}, {add_adapter}, {add_config}, {add_trace}, {add_version},
   };
   return kVerbs;
 }

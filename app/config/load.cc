@@ -148,13 +148,16 @@ class Loader {
     std::vector<std::string> all_names;
     for (const ConfigKey& key : config_keys()) {
       if (key.section == section) here_names.emplace_back(key.name);
-      all_names.push_back(key.full_name());
+      all_names.emplace_back(key.name);
     }
     if (section.empty())
       for (const std::string& other : config_sections()) here_names.push_back(other);
     std::string text = cat(here, " has no key \"", escaped(name), "\"");
     std::string near = nearest(name, here_names);
-    if (near.empty() && !section.empty()) near = nearest(full, all_names);
+    if (near.empty()) {
+      const std::string elsewhere = nearest(name, all_names);
+      if (const ConfigKey* key = find_key(elsewhere)) near = key->full_name();
+    }
     if (!near.empty()) return cat(text, "; did you mean ", near, "?");
     return here_names.empty() ? cat("there is no ", here)
                               : cat(text, "; it has ", joined(here_names));
