@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "kernels/attention_simd.h"
+#include "kernels/require_tensor.h"
 #include "runtime/cpu.h"
 #include "runtime/parallel.h"
 
@@ -251,11 +252,6 @@ void fast_backward(Context& ctx, const Problem& problem, const float* q, const f
   });
 }
 
-template <class T>
-T* pointer_or_null(const TensorView& view) {
-  return view.empty() ? nullptr : view.as<T>();
-}
-
 }  // namespace
 
 void attention(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorView v,
@@ -289,13 +285,13 @@ void attention_backward(Context& ctx, ConstTensorView q, ConstTensorView k, Cons
   if (dq.empty() && dk.empty() && dv.empty()) return;
   if (q.dtype() == DType::f32 && !ctx.reference())
     return fast_backward(ctx, problem, q.as<float>(), k.as<float>(), v.as<float>(), o.as<float>(),
-                         lse.as<float>(), dout.as<float>(), pointer_or_null<float>(dq),
-                         pointer_or_null<float>(dk), pointer_or_null<float>(dv));
+                         lse.as<float>(), dout.as<float>(), data_or_null<float>(dq),
+                         data_or_null<float>(dk), data_or_null<float>(dv));
   visit_real(q.dtype(), [&]<class T>(Type<T>) {
     parallel_for(ctx, problem.units(), [&](int64_t unit) {
       Definition<T>{problem, unit / heads, unit % heads, q.as<T>(), k.as<T>(), v.as<T>()}.backward(
-          o.as<T>(), lse.as<T>(), dout.as<T>(), pointer_or_null<T>(dq), pointer_or_null<T>(dk),
-          pointer_or_null<T>(dv));
+          o.as<T>(), lse.as<T>(), dout.as<T>(), data_or_null<T>(dq), data_or_null<T>(dk),
+          data_or_null<T>(dv));
     });
   });
 }

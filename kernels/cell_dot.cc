@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cell_dot.h"
 
-#include "kernels/cell_rows.h"
 #include "kernels/ordered_sum.h"
 #include "kernels/require_tensor.h"
+#include "kernels/rows.h"
 
 namespace scgraft {
 namespace {

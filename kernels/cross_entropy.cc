@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "kernels/require_tensor.h"
-#include "runtime/parallel.h"
+#include "kernels/rows.h"
 
 namespace scgraft {
 namespace {
@@ -55,12 +55,11 @@ void cross_entropy(Context& ctx, ConstTensorView logits, ConstTensorView labels,
 
   visit_real(logits.dtype(), [&]<class T>(Type<T>) {
     const Array<const T, 2> in = logits.as<T, 2>();
-    const T* weights = weight.empty() ? nullptr : weight.as<T>();
+    const T* weights = data_or_null<T>(weight);
     T* out = loss.as<T>();
-    T* gradient = dlogits.empty() ? nullptr : dlogits.as<T>();
-    parallel_for(ctx, (rows + kRowsPerUnit - 1) / kRowsPerUnit, [&](int64_t unit) {
-      const int64_t end = std::min(rows, (unit + 1) * kRowsPerUnit);
-      for (int64_t b = unit * kRowsPerUnit; b < end; ++b) {
+    T* gradient = data_or_null<T>(dlogits);
+    const auto some_rows = [&](int64_t begin, int64_t end) {
+      for (int64_t b = begin; b < end; ++b) {
         T* row = gradient == nullptr ? nullptr : gradient + b * classes;
         if (label[b] < 0) {
           out[b] = 0;
@@ -70,7 +69,8 @@ void cross_entropy(Context& ctx, ConstTensorView logits, ConstTensorView labels,
         const T w = weights == nullptr ? T(1) : weights[label[b]];
         out[b] = cross_entropy_row<T>(in.row(b), classes, label[b], w, scale, row);
       }
-    });
+    };
+    for_row_panels(ctx, rows, some_rows, kRowsPerUnit);
   });
 }
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/dropout_rows.h"
 
-#include <algorithm>
 #include <cstring>
 
 #if defined(__AVX2__)
@@ -80,11 +79,9 @@ RowDropout::RowDropout(const char* op, Context& ctx, Dropout dropout, const Pack
 }
 
 RowPlace RowDropout::place(int64_t row) const {
-  // The last cell that begins at or before the row: cells without rows come before it.
-  const auto& offsets = packing_->offsets;
-  const auto next = std::upper_bound(offsets.begin(), offsets.end(), row);
-  const auto cell = static_cast<size_t>(next - offsets.begin()) - 1;
-  return {static_cast<uint32_t>(packing_->ids[cell]), static_cast<uint32_t>(row - offsets[cell])};
+  const int64_t cell = packing_->cell_of(row);
+  return {static_cast<uint32_t>(packing_->ids[static_cast<size_t>(cell)]),
+          static_cast<uint32_t>(row - packing_->begin(cell))};
 }
 
 // Philox with the work that all calls of a row share done once: they differ in the last counter

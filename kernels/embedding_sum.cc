@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "kernels/dropout_rows.h"
+#include "kernels/require_tensor.h"
 #include "kernels/rows.h"
 
 namespace scgraft {
@@ -133,8 +134,8 @@ void embedding_sum(Context& ctx, ConstTensorView a, ConstTensorView ia, ConstTen
   if (!b.empty()) check_table(kOp, b, "b", ib, "ib", y);
   const RowDropout drop(kOp, ctx, b.empty() ? Dropout{} : dropout, &packing, y.dim(0));
   visit_real(y.dtype(), [&]<class T>(Type<T>) {
-    const Tables<T> tables{a.as<T>(), ia.as<int32_t>(), b.empty() ? nullptr : b.as<T>(),
-                           b.empty() ? nullptr : ib.as<int32_t>(), y.dim(1)};
+    const Tables<T> tables{a.as<T>(), ia.as<int32_t>(), data_or_null<T>(b),
+                           data_or_null<int32_t>(ib), y.dim(1)};
     const auto out = y.as<T, 2>();
     if constexpr (std::is_same_v<T, float>) {
       if (!ctx.reference()) {

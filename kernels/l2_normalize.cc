@@ -1,26 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/l2_normalize.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include "kernels/ordered_sum.h"
 #include "kernels/require_tensor.h"
-#include "runtime/parallel.h"
+#include "kernels/rows.h"
 
 namespace scgraft {
 namespace {
 
 constexpr double kFloor = 1e-12;
-constexpr int64_t kRowsPerUnit = 16;
 
-// Calls body(row) for every row, some rows per unit of work.
+// Calls body(row) for every row.
 template <class Body>
 void for_each_row(Context& ctx, int64_t rows, Body&& body) {
-  parallel_for(ctx, (rows + kRowsPerUnit - 1) / kRowsPerUnit, [&](int64_t unit) {
-    const int64_t end = std::min(rows, (unit + 1) * kRowsPerUnit);
-    for (int64_t r = unit * kRowsPerUnit; r < end; ++r) body(r);
-  });
+  // Rows are cells here: too few of them to hand out in whole panels.
+  constexpr int64_t kRowsPerUnit = 16;
+  for_row_panels(
+      ctx, rows,
+      [&](int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; ++r) body(r);
+      },
+      kRowsPerUnit);
 }
 
 template <class T>
@@ -63,7 +65,7 @@ void l2_normalize(Context& ctx, ConstTensorView x, TensorView y, TensorView norm
   require_tensor(op, "y", y, x.shape(), x.dtype());
   require_optional(op, "norm", norm, {x.dim(0)}, x.dtype());
   visit_real(x.dtype(), [&]<class T>(Type<T>) {
-    l2_normalize_cpu<T>(ctx, x.as<T, 2>(), y.as<T, 2>(), norm.empty() ? nullptr : norm.as<T>());
+    l2_normalize_cpu<T>(ctx, x.as<T, 2>(), y.as<T, 2>(), data_or_null<T>(norm));
   });
 }
 

@@ -5,32 +5,12 @@
 #include <cstring>
 
 #include "kernels/dropout_rows.h"
+#include "kernels/ordered_sum.h"
+#include "kernels/require_tensor.h"
 #include "kernels/rows.h"
 
 namespace scgraft {
 namespace {
-
-void check_like(const char* op, ConstTensorView view, const char* name, const Shape& shape,
-                DType dtype) {
-  require(view.shape() == shape, op, ": ", name, " must be ", shape, ", got ", view.shape());
-  require<TypeError>(view.dtype() == dtype, op, ": ", name, " must be ", dtype,
-                     " like the rows, got ", view.dtype(), "; convert it first");
-}
-
-void check_optional(const char* op, ConstTensorView view, const char* name, const Shape& shape,
-                    DType dtype) {
-  if (!view.empty()) check_like(op, view, name, shape, dtype);
-}
-
-// Element type T of a view, or null when it is empty.
-template <class T>
-T* pointer(TensorView view) {
-  return view.empty() ? nullptr : view.as<T>();
-}
-template <class T>
-const T* pointer(ConstTensorView view) {
-  return view.empty() ? nullptr : view.as<T>();
-}
 
 template <class T>
 struct Forward {
@@ -97,8 +77,9 @@ void forward_row(const Forward<float>& a, const RowDropout& drop, int64_t r) {
   float* z = a.y + r * a.dim;
   residual_row(a, drop, r, z);
   const float dim = static_cast<float>(a.dim);
-  const float mean = sum_row(a.dim, [&](int64_t f) { return z[f]; }) / dim;
-  const float squares = sum_row(a.dim, [&](int64_t f) { return (z[f] - mean) * (z[f] - mean); });
+  const float mean = ordered_sum<float>(a.dim, [&](int64_t f) { return z[f]; }) / dim;
+  const float squares =
+      ordered_sum<float>(a.dim, [&](int64_t f) { return (z[f] - mean) * (z[f] - mean); });
   const float rstd = 1.0f / std::sqrt(squares / dim + a.eps);
   if (a.xhat == nullptr) {
 #pragma omp simd
@@ -213,10 +194,11 @@ void backward_row(const Backward<float>& a, const RowDropout& drop, int64_t r, X
 
   const float dim = static_cast<float>(a.dim);
   const float rstd = a.rstd[r];
-  float g_lanes[kSumLanes] = {};
-  float gx_lanes[kSumLanes] = {};
-  for (int64_t f = 0; f < a.dim; f += kSumLanes) {
-    const int lanes = static_cast<int>(std::min<int64_t>(kSumLanes, a.dim - f));
+  constexpr int kLanes = kSumLanes<float>;
+  float g_lanes[kLanes] = {};
+  float gx_lanes[kLanes] = {};
+  for (int64_t f = 0; f < a.dim; f += kLanes) {
+    const int lanes = static_cast<int>(std::min<int64_t>(kLanes, a.dim - f));
 #pragma omp simd
     for (int l = 0; l < lanes; ++l) {
       const float g = gamma[f + l] * dy[f + l];
@@ -318,19 +300,20 @@ void layer_norm(Context& ctx, ConstTensorView x, ConstTensorView branch, Dropout
           x.shape());
   const int64_t rows = x.dim(0);
   const int64_t dim = x.dim(1);
-  check_optional(kOp, branch, "branch", x.shape(), x.dtype());
-  check_like(kOp, gamma, "gamma", {dim}, x.dtype());
-  check_like(kOp, beta, "beta", {dim}, x.dtype());
-  check_like(kOp, y, "y", x.shape(), x.dtype());
-  check_optional(kOp, rstd, "rstd", {rows}, x.dtype());
-  check_optional(kOp, xhat, "xhat", x.shape(), x.dtype());
+  require_optional(kOp, "branch", branch, x.shape(), x.dtype());
+  require_tensor(kOp, "gamma", gamma, {dim}, x.dtype());
+  require_tensor(kOp, "beta", beta, {dim}, x.dtype());
+  require_tensor(kOp, "y", y, x.shape(), x.dtype());
+  require_optional(kOp, "rstd", rstd, {rows}, x.dtype());
+  require_optional(kOp, "xhat", xhat, x.shape(), x.dtype());
   require(eps >= 0, kOp, ": eps must not be negative, got ", eps);
   const RowDropout drop(kOp, ctx, branch.empty() ? Dropout{} : dropout, packing, rows);
 
   visit_real(x.dtype(), [&]<class T>(Type<T>) {
-    const Forward<T> a{x.as<T>(),        pointer<T>(branch),  gamma.as<T>(),
-                       beta.as<T>(),     y.as<T>(),           pointer<T>(rstd),
-                       pointer<T>(xhat), static_cast<T>(eps), dim};
+    const Forward<T> a{
+        x.as<T>(), data_or_null<T>(branch), gamma.as<T>(),         beta.as<T>(),
+        y.as<T>(), data_or_null<T>(rstd),   data_or_null<T>(xhat), static_cast<T>(eps),
+        dim};
     if constexpr (std::is_same_v<T, float>) {
       if (!ctx.reference()) {
         for_row_panels(ctx, rows, [&](int64_t begin, int64_t end) {
@@ -357,30 +340,36 @@ void layer_norm_backward(Context& ctx, ConstTensorView dy, const LayerNormSaved&
   if (rows == 0) return;
   require(!saved.xhat.empty() || !saved.y.empty(), kOp,
           ": saved must hold y or xhat of the forward pass, got neither");
-  check_optional(kOp, saved.y, "saved.y", dy.shape(), dy.dtype());
-  check_optional(kOp, saved.xhat, "saved.xhat", dy.shape(), dy.dtype());
-  check_like(kOp, saved.rstd, "saved.rstd", {rows}, dy.dtype());
-  check_like(kOp, gamma, "gamma", {dim}, dy.dtype());
-  check_like(kOp, beta, "beta", {dim}, dy.dtype());
-  check_optional(kOp, dx, "dx", dy.shape(), dy.dtype());
-  check_optional(kOp, dbranch, "dbranch", dy.shape(), dy.dtype());
-  check_optional(kOp, dgamma, "dgamma", {dim}, dy.dtype());
-  check_optional(kOp, dbeta, "dbeta", {dim}, dy.dtype());
+  require_optional(kOp, "saved.y", saved.y, dy.shape(), dy.dtype());
+  require_optional(kOp, "saved.xhat", saved.xhat, dy.shape(), dy.dtype());
+  require_tensor(kOp, "saved.rstd", saved.rstd, {rows}, dy.dtype());
+  require_tensor(kOp, "gamma", gamma, {dim}, dy.dtype());
+  require_tensor(kOp, "beta", beta, {dim}, dy.dtype());
+  require_optional(kOp, "dx", dx, dy.shape(), dy.dtype());
+  require_optional(kOp, "dbranch", dbranch, dy.shape(), dy.dtype());
+  require_optional(kOp, "dgamma", dgamma, {dim}, dy.dtype());
+  require_optional(kOp, "dbeta", dbeta, {dim}, dy.dtype());
   require(packing == nullptr || (!packing->offsets.empty() && packing->tokens() == rows), kOp,
           ": the packing must describe ", rows, " rows; pass the packing of this tensor");
   const RowDropout drop(kOp, ctx, dbranch.empty() ? Dropout{} : dropout, packing, rows);
 
   const Cells cells{packing, rows};
   visit_real(dy.dtype(), [&]<class T>(Type<T>) {
-    const Backward<T> a{dy.as<T>(),         pointer<T>(saved.y), pointer<T>(saved.xhat),
-                        saved.rstd.as<T>(), gamma.as<T>(),       beta.as<T>(),
-                        pointer<T>(dx),     pointer<T>(dbranch), dim};
+    const Backward<T> a{dy.as<T>(),
+                        data_or_null<T>(saved.y),
+                        data_or_null<T>(saved.xhat),
+                        saved.rstd.as<T>(),
+                        gamma.as<T>(),
+                        beta.as<T>(),
+                        data_or_null<T>(dx),
+                        data_or_null<T>(dbranch),
+                        dim};
     if constexpr (std::is_same_v<T, float>) {
       if (!ctx.reference())
-        return backward_fast(ctx, a, drop, cells, pointer<T>(dgamma), pointer<T>(dbeta));
+        return backward_fast(ctx, a, drop, cells, data_or_null<T>(dgamma), data_or_null<T>(dbeta));
     }
     if (!dgamma.empty() || !dbeta.empty())
-      parameters_definition(a, cells, pointer<T>(dgamma), pointer<T>(dbeta));
+      parameters_definition(a, cells, data_or_null<T>(dgamma), data_or_null<T>(dbeta));
     inputs_definition(a, drop, rows);
   });
 }
@@ -388,7 +377,7 @@ void layer_norm_backward(Context& ctx, ConstTensorView dy, const LayerNormSaved&
 bool layer_norm_is_invertible(ConstTensorView gamma, ConstTensorView beta) {
   constexpr const char* kOp = "layer_norm_is_invertible";
   require(gamma.rank() == 1, kOp, ": gamma must be [dim], got ", gamma.shape());
-  check_like(kOp, beta, "beta", gamma.shape(), gamma.dtype());
+  require_tensor(kOp, "beta", beta, gamma.shape(), gamma.dtype());
   return visit_real(gamma.dtype(), [&]<class T>(Type<T>) {
     const T* g = gamma.as<T>();
     const T* b = beta.as<T>();

@@ -9,9 +9,11 @@
 #include <unordered_map>
 #include <vector>
 
+#include "kernels/dropout_rows.h"
 #include "kernels/linear_simd.h"
+#include "kernels/require_tensor.h"
+#include "kernels/rows.h"
 #include "runtime/cpu.h"
-#include "runtime/parallel.h"
 
 namespace scgraft {
 
@@ -53,8 +55,7 @@ struct PackedWeight::Impl {
 
   // Copies the raw weight into the library's order.
   void reorder() {
-    const auto type =
-        raw.dtype() == DType::bf16 ? Memory::data_type::bf16 : Memory::data_type::f32;
+    const auto type = raw.dtype() == DType::bf16 ? Memory::data_type::bf16 : Memory::data_type::f32;
     const Memory::desc desc({in, out}, type,
                             use == PackedFor::forward ? Memory::dims{1, in} : Memory::dims{out, 1});
     Memory source(desc, engine(), const_cast<void*>(raw.data()));
@@ -144,9 +145,8 @@ void PackedWeight::pack(Context& ctx, ConstTensorView weight, PackedFor use, DTy
 
 namespace {
 
-
 void check_terms(const char* op, Context& ctx, std::span<const LowRank> terms, int64_t in,
-                 int64_t out, DType dtype, const Packing* packing, int64_t rows) {
+                 int64_t out, DType dtype) {
   for (const LowRank& t : terms) {
     ctx.require_here(op, t.a, t.b);
     require(t.a.rank() == 2 && t.a.dim(1) == in, op, ": low-rank a must be [rank, ", in, "], got ",
@@ -155,9 +155,15 @@ void check_terms(const char* op, Context& ctx, std::span<const LowRank> terms, i
             ": low-rank b must be [", out, ", ", t.a.dim(0), "], got ", t.b.shape());
     require<TypeError>(t.a.dtype() == dtype && t.b.dtype() == dtype, op, ": low-rank terms are ",
                        t.a.dtype(), " and ", t.b.dtype(), ", the rows are ", dtype);
-    require(!t.dropout.active() || (packing != nullptr && packing->tokens() == rows), op,
-            ": dropout of a low-rank term needs the packing of the rows");
   }
+}
+
+// The dropout of each term, checked. Forward it acts on the rows, backward on the term's share.
+std::vector<RowDropout> dropouts(const char* op, Context& ctx, std::span<const LowRank> terms,
+                                 const Packing* packing, int64_t rows) {
+  std::vector<RowDropout> drops;
+  for (const LowRank& t : terms) drops.emplace_back(op, ctx, t.dropout, packing, rows);
+  return drops;
 }
 
 // b^T as [rank, out].
@@ -171,32 +177,24 @@ TensorView transposed(Arena::Scope& scratch, ConstTensorView b) {
   return t;
 }
 
-int64_t cell_of_row(const Packing& packing, int64_t row) {
-  const auto it = std::upper_bound(packing.offsets.begin(), packing.offsets.end(), row);
-  return it - packing.offsets.begin() - 1;
-}
-
-// out = keep factor of each element of a row, times x (x may be null: the factors themselves).
+// to = drop(from) of n features of one row; to may be from.
 template <class T>
-void drop_row(Context& ctx, const Dropout& dropout, const Packing& packing, int64_t row, int64_t n,
-              const T* x, T* out) {
-  const HiddenDropout rule(dropout.p);
-  const PhiloxKey key = dropout_key(ctx.random());
-  const int64_t cell = cell_of_row(packing, row);
-  const auto id = static_cast<uint32_t>(packing.ids.empty() ? cell : packing.ids[static_cast<size_t>(cell)]);
-  const auto position = static_cast<uint32_t>(row - packing.begin(cell));
-  for (int64_t f = 0; f < n; f += 8) {
-    const PhiloxCounter block = philox({dropout.site, id, position, static_cast<uint32_t>(f / 8)}, key);
-    for (int lane = 0; lane < 8 && f + lane < n; ++lane) {
-      const T factor = rule.keeps(block, lane) ? T(rule.scale) : T(0);
-      out[f + lane] = x == nullptr ? factor : x[f + lane] * factor;
-    }
+void drop_row(const RowDropout& drop, int64_t row, int64_t n, const T* from, T* to) {
+  if constexpr (std::is_same_v<T, float>) {
+    const Keep keep = drop.keep();
+    drop.pieces(row, 0, n, [&](int64_t f, int64_t count, const uint16_t* lanes) {
+#pragma omp simd
+      for (int64_t i = 0; i < count; ++i) to[f + i] = keep(lanes[i], from[f + i]);
+    });
+  } else {
+    drop.each(
+        row, n, [&](int64_t f) { return from[f]; }, [&](int64_t f, T value) { to[f] = value; });
   }
 }
 
 template <class T>
-void linear_definition(Context& ctx, Array<const T, 2> x, const PackedWeight::Impl& w,
-                       const T* bias, std::span<const LowRank> terms, const Packing* packing,
+void linear_definition(Array<const T, 2> x, const PackedWeight::Impl& w, const T* bias,
+                       std::span<const LowRank> terms, std::span<const RowDropout> drops,
                        bool backward, bool accumulate, Array<T, 2> y) {
   std::vector<T> dropped(static_cast<size_t>(std::max(w.in, w.out)));
   for (int64_t r = 0; r < x.dim(0); ++r) {
@@ -207,16 +205,17 @@ void linear_definition(Context& ctx, Array<const T, 2> x, const PackedWeight::Im
       for (int64_t k = 0; k < w.in; ++k) sum += row[k] * T(w.raw_at(k, n));
       out[n] = accumulate ? out[n] + sum : sum;
     }
-    for (const LowRank& t : terms) {
+    for (size_t i = 0; i < terms.size(); ++i) {
+      const LowRank& t = terms[i];
       const auto a = t.a.as<T, 2>();  // [rank, in of the layer]
       const auto b = t.b.as<T, 2>();  // [out of the layer, rank]
       const T* source = row;
-      if (!backward && t.dropout.active()) {
-        drop_row(ctx, t.dropout, *packing, r, w.in, row, dropped.data());
-        source = dropped.data();
+      if (drops[i].active()) {  // forward the dropped row, backward the factors of its features
+        drops[i].each(
+            r, backward ? w.out : w.in, [&](int64_t f) { return backward ? T(1) : row[f]; },
+            [&](int64_t f, T value) { dropped[static_cast<size_t>(f)] = value; });
+        if (!backward) source = dropped.data();
       }
-      if (backward && t.dropout.active())
-        drop_row<T>(ctx, t.dropout, *packing, r, w.out, nullptr, dropped.data());
       for (int64_t n = 0; n < w.out; ++n) {
         T sum = 0;
         for (int64_t j = 0; j < a.dim(0); ++j) {
@@ -224,7 +223,7 @@ void linear_definition(Context& ctx, Array<const T, 2> x, const PackedWeight::Im
           for (int64_t k = 0; k < w.in; ++k) u += source[k] * (backward ? b(k, j) : a(j, k));
           sum += u * (backward ? a(j, n) : b(n, j));
         }
-        if (backward && t.dropout.active()) sum *= dropped[static_cast<size_t>(n)];
+        if (backward && drops[i].active()) sum *= dropped[static_cast<size_t>(n)];
         out[n] += T(t.scale) * sum;
       }
     }
@@ -243,21 +242,20 @@ struct PanelScratch {
 // dx/y = x times the packed weight, in panels. Forward and backward differ in which side of a
 // low-rank term comes first: `first` is [rank, in], `second` is [rank, out], both rows contiguous.
 void run_panels(Context& ctx, ConstTensorView x, const PackedWeight::Impl& w, ConstTensorView bias,
-                std::span<const LowRank> terms, const Packing* packing, bool backward,
+                std::span<const LowRank> terms, std::span<const RowDropout> drops, bool backward,
                 bool accumulate, TensorView y) {
   const int64_t rows = x.dim(0);
-  const int64_t panels = (rows + kPanelRows - 1) / kPanelRows;
-  if (panels == 0) return;
+  if (rows == 0) return;
   Arena::Scope scratch(ctx.scratch());
   std::vector<ConstTensorView> first, second;
   int64_t rank = 0;
-  bool drops = false;
+  bool any_drops = false;
   for (const LowRank& t : terms) {
     const TensorView bt = transposed<float>(scratch, t.b);
     first.push_back(backward ? ConstTensorView(bt) : t.a);
     second.push_back(backward ? t.a : ConstTensorView(bt));
     rank = std::max(rank, t.a.dim(0));
-    drops = drops || t.dropout.active();
+    any_drops = any_drops || t.dropout.active();
   }
   const DType type = w.dtype;
   std::vector<PanelScratch> spaces;
@@ -265,7 +263,7 @@ void run_panels(Context& ctx, ConstTensorView x, const PackedWeight::Impl& w, Co
     PanelScratch s;
     s.x = scratch.take({kPanelRows, w.in}, type);
     s.y = scratch.take({kPanelRows, w.out}, DType::f32);
-    if (drops) s.dropped = scratch.take({kPanelRows, std::max(w.in, w.out)}, DType::f32);
+    if (any_drops) s.dropped = scratch.take({kPanelRows, std::max(w.in, w.out)}, DType::f32);
     if (rank > 0) s.u = scratch.take({kPanelRows, rank}, DType::f32);
     s.library = scratch.take({static_cast<int64_t>(w.scratchpad_bytes) + 64}, DType::u8);
     spaces.push_back(s);
@@ -275,10 +273,9 @@ void run_panels(Context& ctx, ConstTensorView x, const PackedWeight::Impl& w, Co
   const PackedWeight::Impl::Product& product =
       accumulate ? w.accumulating : (bias.empty() ? w.plain : w.with_bias);
 
-  parallel_for(ctx, panels, [&](int64_t panel) {
+  for_row_panels(ctx, rows, [&](int64_t begin, int64_t end) {
     const PanelScratch& s = spaces[static_cast<size_t>(thread_index())];
-    const int64_t begin = panel * kPanelRows;
-    const int64_t count = std::min(kPanelRows, rows - begin);
+    const int64_t count = end - begin;
     const bool whole = count == kPanelRows;
     const float* in_rows = input + begin * w.in;
     float* out_rows = output + begin * w.out;
@@ -316,22 +313,20 @@ void run_panels(Context& ctx, ConstTensorView x, const PackedWeight::Impl& w, Co
       const int64_t r = t.a.dim(0);
       float* u = s.u.as<float>();
       const float* source = in_rows;
-      if (t.dropout.active() && !backward) {
+      if (drops[i].active() && !backward) {
         float* to = s.dropped.as<float>();
         for (int64_t row = 0; row < count; ++row)
-          drop_row(ctx, t.dropout, *packing, begin + row, w.in, in_rows + row * w.in,
-                   to + row * w.in);
+          drop_row(drops[i], begin + row, w.in, in_rows + row * w.in, to + row * w.in);
         source = to;
       }
       tiles().project(source, first[i].as<float>(), u, count, w.in, r);
       const auto scale = static_cast<float>(t.scale);
-      if (t.dropout.active() && backward) {
+      if (drops[i].active() && backward) {
         float* share = s.dropped.as<float>();
         std::fill(share, share + count * w.out, 0.0f);
         tiles().expand(u, second[i].as<float>(), scale, share, count, w.out, r);
         for (int64_t row = 0; row < count; ++row) {
-          drop_row(ctx, t.dropout, *packing, begin + row, w.out, share + row * w.out,
-                   share + row * w.out);
+          drop_row(drops[i], begin + row, w.out, share + row * w.out, share + row * w.out);
           for (int64_t k = 0; k < w.out; ++k) out_rows[row * w.out + k] += share[row * w.out + k];
         }
       } else {
@@ -357,16 +352,16 @@ void run(const char* op, Context& ctx, ConstTensorView x, const PackedWeight& we
                      y.dtype());
   require(bias.empty() || (bias.shape() == Shape{w.out} && bias.dtype() == x.dtype()), op,
           ": bias must be [", w.out, "] ", x.dtype(), ", got ", bias.shape(), " ", bias.dtype());
-  check_terms(op, ctx, terms, backward ? w.out : w.in, backward ? w.in : w.out, x.dtype(), packing,
-              x.dim(0));
+  check_terms(op, ctx, terms, backward ? w.out : w.in, backward ? w.in : w.out, x.dtype());
+  const std::vector<RowDropout> drops = dropouts(op, ctx, terms, packing, x.dim(0));
   if (!w.packed) {
     visit_real(x.dtype(), [&]<class T>(Type<T>) {
-      linear_definition<T>(ctx, x.as<T, 2>(), w, bias.empty() ? nullptr : bias.as<T>(), terms,
-                           packing, backward, accumulate, y.as<T, 2>());
+      linear_definition<T>(x.as<T, 2>(), w, data_or_null<T>(bias), terms, drops, backward,
+                           accumulate, y.as<T, 2>());
     });
     return;
   }
-  run_panels(ctx, x, w, bias, terms, packing, backward, accumulate, y);
+  run_panels(ctx, x, w, bias, terms, drops, backward, accumulate, y);
 }
 
 void check_gradient(const char* op, Context& ctx, ConstTensorView x, ConstTensorView dy,
@@ -374,8 +369,7 @@ void check_gradient(const char* op, Context& ctx, ConstTensorView x, ConstTensor
   ctx.require_here(op, x, dy);
   require(x.rank() == 2 && dy.rank() == 2 && x.dim(0) == dy.dim(0), op,
           ": x and dy must be [rows, in] and [rows, out], got ", x.shape(), " and ", dy.shape());
-  require(packing.tokens() == x.dim(0), op, ": the packing has ", packing.tokens(), " rows, x has ",
-          x.dim(0));
+  require_packed(op, "x", packing, x.dim(0));
   require<TypeError>(x.dtype() == dy.dtype(), op, ": x is ", x.dtype(), ", dy is ", dy.dtype());
 }
 
@@ -386,13 +380,12 @@ void outer_by_cell(Context& ctx, const T* g, const T* x, T scale, T* c, int64_t 
   if constexpr (std::is_same_v<T, float>) {
     if (!ctx.reference()) {
       constexpr int64_t kBlock = 64;
-      parallel_for(ctx, (n + kBlock - 1) / kBlock, [&](int64_t block) {
-        const int64_t begin = block * kBlock;
-        const int64_t end = std::min(n, begin + kBlock);
+      const auto some_columns = [&](int64_t begin, int64_t end) {
         for (int64_t b = 0; b < packing.cells(); ++b)
           tiles().outer(g + packing.begin(b) * rank, x + packing.begin(b) * n, scale, c,
                         packing.length(b), n, rank, begin, end);
-      });
+      };
+      for_row_panels(ctx, n, some_columns, kBlock);
       return;
     }
   }
@@ -412,10 +405,8 @@ void project_rows(Context& ctx, const T* x, const T* a, T* u, int64_t rows, int6
                   int64_t rank) {
   if constexpr (std::is_same_v<T, float>) {
     if (!ctx.reference()) {
-      parallel_for(ctx, (rows + kPanelRows - 1) / kPanelRows, [&](int64_t panel) {
-        const int64_t begin = panel * kPanelRows;
-        tiles().project(x + begin * n, a, u + begin * rank, std::min(kPanelRows, rows - begin), n,
-                        rank);
+      for_row_panels(ctx, rows, [&](int64_t begin, int64_t end) {
+        tiles().project(x + begin * n, a, u + begin * rank, end - begin, n, rank);
       });
       return;
     }
@@ -445,7 +436,8 @@ void low_rank_backward(Context& ctx, ConstTensorView x, ConstTensorView dy, cons
                        const Packing& packing, TensorView da, TensorView db) {
   const char* op = "low_rank_backward";
   check_gradient(op, ctx, x, dy, packing);
-  check_terms(op, ctx, {&term, 1}, x.dim(1), dy.dim(1), x.dtype(), &packing, x.dim(0));
+  check_terms(op, ctx, {&term, 1}, x.dim(1), dy.dim(1), x.dtype());
+  const RowDropout drop(op, ctx, term.dropout, &packing, x.dim(0));
   require(da.empty() || da.shape() == term.a.shape(), op, ": da must be ", term.a.shape(), ", got ",
           da.shape());
   require(db.empty() || db.shape() == term.b.shape(), op, ": db must be ", term.b.shape(), ", got ",
@@ -460,8 +452,9 @@ void low_rank_backward(Context& ctx, ConstTensorView x, ConstTensorView dy, cons
     if (term.dropout.active()) {
       TensorView dropped = scratch.take({rows, in}, x.dtype());
       T* to = dropped.as<T>();
-      parallel_for(ctx, rows, [&](int64_t r) {
-        drop_row(ctx, term.dropout, packing, r, in, x.as<T>() + r * in, to + r * in);
+      for_row_panels(ctx, rows, [&](int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; ++r)
+          drop_row(drop, r, in, x.as<T>() + r * in, to + r * in);
       });
       source = to;
     }

@@ -22,7 +22,7 @@ void masked_mse(Context& ctx, ConstTensorView x, ConstTensorView target, ConstTe
     const T* wanted = target.as<T>();
     const uint8_t* counts = mask.as<uint8_t>();
     T* out = loss.as<T>();
-    T* gradient = dx.empty() ? nullptr : dx.as<T>();
+    T* gradient = data_or_null<T>(dx);
     const T factor = static_cast<T>(2 * scale);
     parallel_for(ctx, packing.cells(), [&](int64_t b) {
       const int64_t begin = packing.begin(b);

@@ -4,12 +4,27 @@
 
 namespace scgraft {
 
-// Sum of term(i) for 0 <= i < n in T (float or double), in an order that depends on n alone: lane
-// i % kLanes first, then the lanes pairwise. A compiler may not reorder a plain sum, so the lanes
-// are what lets it use vectors; written out, they do not move with the address of the data.
+// The order of every sum over the elements of a row: element i goes to lane i % kSumLanes<T>, then
+// the lanes are added pairwise. It depends on the length alone. A compiler may not reorder a plain
+// sum, so the lanes are what lets it use vectors; written out, they do not move with the address of
+// the data.
+template <class T>
+inline constexpr int kSumLanes = 128 / static_cast<int>(sizeof(T));
+
+// Adds kSumLanes<T> lanes pairwise; they are used up.
+template <class T>
+T sum_lanes(T* lanes) {
+  for (int width = kSumLanes<T> / 2; width > 0; width /= 2) {
+#pragma omp simd
+    for (int l = 0; l < width; ++l) lanes[l] += lanes[l + width];
+  }
+  return lanes[0];
+}
+
+// Sum of term(i) for 0 <= i < n in T (float or double), in that order.
 template <class T, class Term>
 T ordered_sum(int64_t n, Term&& term) {
-  constexpr int kLanes = 128 / static_cast<int>(sizeof(T));
+  constexpr int kLanes = kSumLanes<T>;
   T lanes[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
@@ -17,9 +32,7 @@ T ordered_sum(int64_t n, Term&& term) {
     for (int l = 0; l < kLanes; ++l) lanes[l] += term(i + l);
   }
   for (int l = 0; i + l < n; ++l) lanes[l] += term(i + l);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int l = 0; l < width; ++l) lanes[l] += lanes[l + width];
-  return lanes[0];
+  return sum_lanes(lanes);
 }
 
 // a . b over n elements.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <span>
@@ -27,6 +28,11 @@ struct Packing {
   int64_t begin(int64_t cell) const { return offsets[static_cast<size_t>(cell)]; }
   int64_t end(int64_t cell) const { return offsets[static_cast<size_t>(cell) + 1]; }
   int64_t length(int64_t cell) const { return end(cell) - begin(cell); }
+  // The cell that owns a row, 0 <= row < tokens(), by binary search.
+  int64_t cell_of(int64_t row) const {
+    // The last cell that begins at or before the row: cells without rows come before it.
+    return std::upper_bound(offsets.begin(), offsets.end(), row) - offsets.begin() - 1;
+  }
 
   // A packing over host memory that outlives it.
   static Packing over(std::span<const int32_t> offsets, std::span<const int64_t> ids = {}) {

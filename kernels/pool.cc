@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
-#include "kernels/cell_rows.h"
 #include "kernels/require_tensor.h"
+#include "kernels/rows.h"
 
 namespace scgraft {
 namespace {
@@ -90,7 +90,7 @@ void pool(Context& ctx, Pooling kind, ConstTensorView x, ConstTensorView weight,
           const Packing& packing, TensorView y) {
   check("pool", ctx, kind, "x", x, weight, packing, "y", y);
   visit_real(x.dtype(), [&]<class T>(Type<T>) {
-    const T* w = weight.empty() ? nullptr : weight.as<T>();
+    const T* w = data_or_null<T>(weight);
     pool_cpu<T>(ctx, kind, x.as<T, 2>(), w, packing, y.as<T, 2>());
   });
 }
@@ -99,7 +99,7 @@ void pool_backward(Context& ctx, Pooling kind, ConstTensorView dy, ConstTensorVi
                    const Packing& packing, TensorView dx) {
   check("pool_backward", ctx, kind, "dx", dx, weight, packing, "dy", dy);
   visit_real(dx.dtype(), [&]<class T>(Type<T>) {
-    const T* w = weight.empty() ? nullptr : weight.as<T>();
+    const T* w = data_or_null<T>(weight);
     pool_backward_cpu<T>(ctx, kind, dy.as<T, 2>(), w, packing, dx.as<T, 2>());
   });
 }

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "kernels/dropout_rows.h"
+#include "kernels/require_tensor.h"
 #include "kernels/rows.h"
 
 namespace scgraft {
@@ -114,7 +115,7 @@ void relu_dropout(Context& ctx, ConstTensorView x, Dropout dropout, const Packin
     if constexpr (std::is_same_v<T, float>) {
       if (!ctx.reference()) {
         const int64_t dim = x.dim(1);
-        uint8_t* bytes = bits.empty() ? nullptr : bits.as<uint8_t>();
+        uint8_t* bytes = data_or_null<uint8_t>(bits);
         for_row_panels(ctx, x.dim(0), [&](int64_t begin, int64_t end) {
           for (int64_t r = begin; r < end; ++r)
             forward_row(drop, in.row(r), r, dim, out.row(r),

@@ -20,6 +20,16 @@ inline void require_optional(const char* op, const char* name, const ConstTensor
   if (!t.empty()) require_tensor(op, name, t, want, dtype);
 }
 
+// Elements of a view of T, or null when it was left out.
+template <class T>
+const T* data_or_null(const ConstTensorView& t) {
+  return t.empty() ? nullptr : t.as<T>();
+}
+template <class T>
+T* data_or_null(const TensorView& t) {
+  return t.empty() ? nullptr : t.as<T>();
+}
+
 // Throws ShapeError when the packing does not describe `tokens` rows of the tensor `name`.
 inline void require_packed(const char* op, const char* name, const Packing& packing,
                            int64_t tokens) {

@@ -14,8 +14,8 @@ struct CellView {
   int64_t cell = 0;                   // number in its data set
   std::span<const int32_t> genes;     // [length] token ids, <cls> first
   std::span<const float> values;      // [length] what the network sees
-  std::span<const float> targets;     // [length] true values, or empty
-  std::span<const uint8_t> masked;    // [length] 1 where the value was hidden, or empty
+  std::span<const float> targets = {};   // [length] true values, or empty
+  std::span<const uint8_t> masked = {};  // [length] 1 where the value was hidden, or empty
   int32_t label = -1;                 // class, -1: none
 };
 

@@ -44,21 +44,28 @@ void for_each_chunk(std::span<const CellView> cells, int64_t chunk_tokens, Token
   }
 }
 
-ObjectiveSums evaluate(Context& ctx, Objective& objective, CellSource& cells, int64_t epoch,
-                       int64_t chunk_tokens) {
-  ObjectiveSums sums;
-  TokenBatch batch;
-  std::vector<CellView> views;
+void for_each_group(CellSource& cells, int64_t epoch,
+                    const std::function<void(std::span<const CellView>, int64_t begin)>& body) {
   constexpr int64_t kGroup = 256;
+  std::vector<CellView> views;
   std::vector<int64_t> group;
   for (int64_t begin = 0; begin < cells.size(); begin += kGroup) {
     group.resize(static_cast<size_t>(std::min(kGroup, cells.size() - begin)));
     std::iota(group.begin(), group.end(), begin);
     cells.view(group, epoch, views);
+    body(views, begin);
+  }
+}
+
+ObjectiveSums evaluate(Context& ctx, Objective& objective, CellSource& cells, int64_t epoch,
+                       int64_t chunk_tokens) {
+  ObjectiveSums sums;
+  TokenBatch batch;
+  for_each_group(cells, epoch, [&](std::span<const CellView> views, int64_t) {
     for_each_chunk(views, chunk_tokens, batch, [&](const TokenBatch& chunk, size_t, size_t) {
       objective.run(ctx, chunk, false, 0.0, sums);
     });
-  }
+  });
   return sums;
 }
 

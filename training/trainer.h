@@ -65,6 +65,10 @@ struct TrainerResult {
   double seconds_per_step = 0;  // median
 };
 
+// Calls body(views, begin) for the cells of a source in order, in groups that bound memory.
+void for_each_group(CellSource& cells, int64_t epoch,
+                    const std::function<void(std::span<const CellView>, int64_t begin)>& body);
+
 // Mean of an objective over all cells of a source, without gradients, in order.
 ObjectiveSums evaluate(Context& ctx, Objective& objective, CellSource& cells, int64_t epoch,
                        int64_t chunk_tokens);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "app/config/load.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include "app/config/assign.h"
@@ -45,11 +46,7 @@ class Loader {
       violate(origin, unknown(name));
       return;
     }
-    YamlNode value;
-    value.kind = YamlNode::Kind::scalar;
-    value.text = text;
-    if (value.text.starts_with("[") && value.text.ends_with("]") && key->type == ConfigType::words)
-      value.text = value.text.substr(1, value.text.size() - 2);
+    const YamlNode value = is_list(*key) ? list_of(text, origin) : scalar(text);
     take(*key, value, origin, origin);
   }
 
@@ -70,6 +67,26 @@ class Loader {
  private:
   static std::string place(const std::string& path, const YamlNode& node) {
     return cat(escaped(path), ":", node.line, ":", node.column);
+  }
+
+  static YamlNode scalar(std::string text) {
+    YamlNode node;
+    node.kind = YamlNode::Kind::scalar;
+    node.text = std::move(text);
+    return node;
+  }
+
+  // "[a, b]" as YAML, or "a,b".
+  static YamlNode list_of(const std::string& text, const std::string& origin) {
+    if (text.starts_with("[")) return parse_yaml(text, origin);
+    YamlNode list;
+    list.kind = YamlNode::Kind::list;
+    for (size_t begin = 0; begin < text.size();) {
+      const size_t end = std::min(text.find(',', begin), text.size());
+      list.items.push_back(scalar(text.substr(begin, end - begin)));
+      begin = end + 1;
+    }
+    return list;
   }
 
   void violate(const std::string& where, const std::string& what) {
@@ -163,13 +180,13 @@ class Loader {
                               : cat(text, "; it has ", joined(here_names));
   }
 
-  bool given(const char* key) const { return origins_.at(key) != "default"; }
-
   void check_together() {
     const RunConfig& c = config_;
     const auto at = [this](const char* key) { return origins_.at(key); };
-    if (!c.data.val.empty() && given("data.val_fraction") && c.data.val_fraction > 0)
-      violate(at("data.val_fraction"), "data.val and data.val_fraction exclude each other");
+    if (c.data.val_fraction + c.data.test_fraction >= 1)
+      violate(at("data.test_fraction"),
+              cat("data.val_fraction ", c.data.val_fraction, " and data.test_fraction ",
+                  c.data.test_fraction, " leave no cells to train on"));
     if (c.adapter.last_layer >= 0 && c.adapter.last_layer < c.adapter.first_layer)
       violate(at("adapter.last_layer"), cat("adapter.last_layer ", c.adapter.last_layer,
                                             " is below first_layer ", c.adapter.first_layer));

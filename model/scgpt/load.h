@@ -30,7 +30,7 @@ struct ScgptLoadOptions {
   uint64_t seed = 0;  // of a fresh head
   bool pretraining_heads = true;  // load the expression decoder and the MVC head when present
   // Tensors beyond the network's that the caller reads itself (adapters inside the file).
-  std::function<bool(const std::string& name)> claims;
+  std::function<bool(const std::string& name)> claims = {};
 };
 
 // Loads a folder in any of the three published key layouts (Wqkv, _impl.Wqkv, in_proj). Every

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "training/annotator.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <limits>
+#include <map>
+#include <unordered_map>
+
+#include "io/sha256.h"
+#include "training/predict.h"
+
+namespace scgraft {
+namespace {
+
+// Scales rows to unit length, as scGPT's embeddings are; a cell without genes becomes NaN.
+void finish_embedding(TensorView embedding, const std::vector<uint8_t>& empty) {
+  const auto e = embedding.as<float, 2>();
+  for (int64_t i = 0; i < e.dim(0); ++i) {
+    double square = 0;
+    for (int64_t d = 0; d < e.dim(1); ++d)
+      square += static_cast<double>(e(i, d)) * static_cast<double>(e(i, d));
+    const double scale = empty[static_cast<size_t>(i)] != 0
+                             ? std::numeric_limits<double>::quiet_NaN()
+                             : 1.0 / std::max(std::sqrt(square), 1e-12);
+    for (int64_t d = 0; d < e.dim(1); ++d)
+      e(i, d) = static_cast<float>(static_cast<double>(e(i, d)) * scale);
+  }
+}
+
+// The column of the training data that a column of this file has, by gene name; -1: none.
+std::vector<int32_t> columns_of(const std::vector<std::string>& genes,
+                                const std::vector<std::string>& training) {
+  std::unordered_map<std::string_view, int32_t> at;
+  for (size_t i = 0; i < training.size(); ++i) at.emplace(training[i], static_cast<int32_t>(i));
+  std::vector<int32_t> out(genes.size(), -1);
+  std::vector<uint8_t> taken(training.size(), 0);
+  for (size_t i = 0; i < genes.size(); ++i) {
+    const auto found = at.find(genes[i]);
+    if (found == at.end() || taken[static_cast<size_t>(found->second)] != 0) continue;
+    out[i] = found->second;
+    taken[static_cast<size_t>(found->second)] = 1;
+  }
+  return out;
+}
+
+std::vector<std::string> gene_names(const H5ad& file, const std::string& slot,
+                                    const std::string& gene_key) {
+  const Frame& var = file.var_of(file.slot(slot));
+  if (gene_key.empty()) return var.index();
+  const Column column = var.read(gene_key);
+  std::vector<std::string> out;
+  for (int64_t i = 0; i < column.size(); ++i) out.push_back(column.text(i));
+  return out;
+}
+
+// Fills the summary of row `i` from its probabilities.
+void summarise(Annotation& out, int64_t i, bool empty) {
+  const auto p = out.probabilities.as<float, 2>();
+  const auto at = static_cast<size_t>(i);
+  if (empty) {
+    for (int64_t c = 0; c < p.dim(1); ++c) p(i, c) = std::numeric_limits<float>::quiet_NaN();
+    out.label[at] = out.second[at] = -1;
+    out.confidence[at] = out.margin[at] = out.entropy[at] =
+        std::numeric_limits<float>::quiet_NaN();
+    ++out.without_genes;
+    return;
+  }
+  int64_t first = 0, second = -1;
+  double entropy = 0;
+  for (int64_t c = 0; c < p.dim(1); ++c) {
+    const double v = static_cast<double>(p(i, c));
+    if (v > 0) entropy -= v * std::log(v);
+    if (c > 0 && p(i, c) > p(i, first)) {
+      second = first;
+      first = c;
+    } else if (c > 0 && (second < 0 || p(i, c) > p(i, second))) {
+      second = c;
+    }
+  }
+  out.label[at] = static_cast<int32_t>(first);
+  out.second[at] = static_cast<int32_t>(second);
+  out.confidence[at] = p(i, first);
+  out.margin[at] = p(i, first) - p(i, second);
+  out.entropy[at] = static_cast<float>(entropy);
+}
+
+}  // namespace
+
+Annotator::Annotator(const std::string& adapter, const AnnotatorOptions& options)
+    : loaded_(load_adapter(adapter)) {
+  const AdapterBundle& bundle = loaded_.bundle;
+  fingerprint_ = sha256_of_file((std::filesystem::path(adapter) / "MANIFEST.sha256").string());
+  const std::string model = options.model.empty() ? bundle.base_path : options.model;
+  model_ = load_scgpt(model, {.new_head_classes = static_cast<int64_t>(bundle.labels.size()),
+                              .pretraining_heads = false});
+  adapter_ =
+      attach_adapter(loaded_, *model_.network, model_.fingerprint, options.allow_base_mismatch);
+  model_.network->parameters_updated();
+  model_.network->set_precision(options.product);
+  classification_ = std::make_unique<CellClassification>(
+      *model_.network, *model_.network->classifier(), std::vector<float>());
+  if (bundle.baselines.empty()) return;
+  std::map<std::string, Tensor> tensors;
+  for (size_t i = 0; i < bundle.baselines.size(); ++i)
+    tensors.emplace(bundle.baselines[i].name, loaded_.baseline_tensors[i].share());
+  baselines_ = std::make_unique<Baselines>(Baselines::from_tensors(tensors, adapter));
+}
+
+Annotation Annotator::annotate(Context& ctx, const H5ad& file, const std::string& gene_key,
+                               const std::string& layer, const RunEvents& events) {
+  Preparation preparation = Preparation::from_json(loaded_.bundle.preprocess, "preprocess.json");
+  if (!gene_key.empty()) preparation.gene_key = gene_key;
+  preparation.layer = layer.empty() ? "auto" : layer;
+  TokenReader reader(ctx, file, model_.vocabulary, model_.cls_id(), preparation);
+  const auto cells = static_cast<size_t>(reader.cells());
+  const auto classes = static_cast<int64_t>(labels().size());
+  Annotation out;
+  out.genes = reader.match();
+  out.slot = reader.slot();
+  for (auto* list : {&out.label, &out.second}) list->resize(cells);
+  for (auto* list : {&out.confidence, &out.margin, &out.entropy}) list->resize(cells);
+  out.probabilities = Tensor({reader.cells(), classes}, DType::f32);
+  out.embedding = Tensor({reader.cells(), model_.network->dim()}, DType::f32);
+  std::vector<int32_t> column_of;
+  if (baselines_) {
+    column_of = columns_of(gene_names(file, out.slot.slot, preparation.gene_key), loaded_.bundle.genes);
+    out.logistic.resize(cells);
+    out.neighbours.resize(cells);
+  }
+  std::vector<uint8_t> empty(cells, 0);
+
+  TokenisedCells chunk;
+  SparseRows expression;
+  std::vector<CellView> views;
+  while (reader.next(chunk, baselines_ ? &expression : nullptr)) {
+    const int64_t begin = chunk.first_cell, end = begin + chunk.cells();
+    views.clear();
+    for (int64_t i = 0; i < chunk.cells(); ++i) {
+      views.push_back(chunk.view(i));
+      empty[static_cast<size_t>(begin + i)] = chunk.view(i).genes.size() <= 1 ? 1 : 0;
+    }
+    predict_cells(ctx, *classification_, views, out.probabilities.view().rows(begin, end),
+                  out.embedding.view().rows(begin, end));
+    for (int64_t i = begin; i < end; ++i) summarise(out, i, empty[static_cast<size_t>(i)] != 0);
+    if (baselines_) {
+      SparseFeatures features;
+      features.columns = baselines_->columns();
+      std::vector<int64_t> rows;
+      for (int64_t i = begin; i < end; ++i) rows.push_back(i);
+      features.append(expression, rows, FeatureInput::log1p, column_of);
+      const auto logistic = baselines_->logistic(ctx, features).label;
+      const auto neighbours = baselines_->neighbours(ctx, features).label;
+      std::copy(logistic.begin(), logistic.end(), out.logistic.begin() + begin);
+      std::copy(neighbours.begin(), neighbours.end(), out.neighbours.begin() + begin);
+    }
+    events.tell("annotate", end, reader.cells());
+  }
+  finish_embedding(out.embedding.view(), empty);
+  return out;
+}
+
+Embeddings embed_file(Context& ctx, const H5ad& file, ScgptModel& model,
+                      const Preparation& preparation, const RunEvents& events) {
+  TokenReader reader(ctx, file, model.vocabulary, model.cls_id(), preparation);
+  Embeddings out;
+  out.genes = reader.match();
+  out.slot = reader.slot();
+  out.values = Tensor({reader.cells(), model.network->dim()}, DType::f32);
+  std::vector<uint8_t> empty(static_cast<size_t>(reader.cells()), 0);
+  TokenisedCells chunk;
+  std::vector<CellView> views;
+  while (reader.next(chunk, nullptr)) {
+    views.clear();
+    for (int64_t i = 0; i < chunk.cells(); ++i) {
+      views.push_back(chunk.view(i));
+      if (chunk.view(i).genes.size() <= 1) {
+        empty[static_cast<size_t>(chunk.first_cell + i)] = 1;
+        ++out.without_genes;
+      }
+    }
+    embed_cells(ctx, *model.network, views,
+                out.values.view().rows(chunk.first_cell, chunk.first_cell + chunk.cells()));
+    events.tell("embed", chunk.first_cell + chunk.cells(), reader.cells());
+  }
+  finish_embedding(out.values.view(), empty);
+  return out;
+}
+
+}  // namespace scgraft

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "training/labelled_data.h"
+
+#include <algorithm>
+
+#include "io/text.h"
+#include "model/scgpt/token_reader.h"
+#include "runtime/log.h"
+
+namespace scgraft {
+namespace {
+
+std::string listed(const std::vector<std::string>& names) {
+  std::string text;
+  for (size_t i = 0; i < names.size() && i < 12; ++i) text += (i > 0 ? ", " : "") + escaped(names[i]);
+  if (names.size() > 12) text += cat(" and ", names.size() - 12, " more");
+  return text;
+}
+
+}  // namespace
+
+std::vector<uint8_t> rows_of_subset(const H5ad& file, const std::string& subset) {
+  std::vector<uint8_t> keep(static_cast<size_t>(file.n_obs()), 1);
+  if (subset.empty()) return keep;
+  const size_t equals = subset.find('=');
+  if (equals == std::string::npos || equals == 0)
+    throw ConfigError(cat("a subset is COLUMN=VALUE, got \"", escaped(subset), "\""), "E-SUBSET");
+  const std::string value = subset.substr(equals + 1);
+  const Categorical column = as_categorical(file.obs().read(subset.substr(0, equals)));
+  const auto at = std::find(column.categories.begin(), column.categories.end(), value);
+  if (at == column.categories.end()) {
+    DataError error(cat("no cell has ", escaped(subset), "; the values are ",
+                        listed(column.categories)),
+                    "E-SUBSET");
+    error.set_where(file.path(), "obs/" + subset.substr(0, equals));
+    throw error;
+  }
+  const auto code = static_cast<int32_t>(at - column.categories.begin());
+  for (size_t i = 0; i < keep.size(); ++i) keep[i] = column.codes[i] == code ? 1 : 0;
+  return keep;
+}
+
+CellSelection select_labelled_cells(const H5ad& file, const RunConfig::Data& data) {
+  const Categorical column = as_categorical(file.obs().read(data.label_key));
+  const std::vector<uint8_t> in_subset = rows_of_subset(file, data.subset);
+  std::vector<int64_t> count(column.categories.size(), 0);
+  auto excluded = [&](int32_t code) {
+    const auto& names = data.exclude_labels;
+    return std::find(names.begin(), names.end(), column.categories[static_cast<size_t>(code)]) !=
+           names.end();
+  };
+  CellSelection out;
+  std::vector<int32_t> code;
+  for (size_t i = 0; i < column.codes.size(); ++i) {
+    if (in_subset[i] == 0 || column.codes[i] < 0 || excluded(column.codes[i])) continue;
+    out.rows.push_back(static_cast<int64_t>(i));
+    code.push_back(column.codes[i]);
+    ++count[static_cast<size_t>(column.codes[i])];
+  }
+  std::vector<int32_t> label_of(count.size(), -1);
+  std::string rare;
+  for (size_t c = 0; c < count.size(); ++c) {
+    if (count[c] == 0) continue;
+    label_of[c] = static_cast<int32_t>(out.labels.size());
+    out.labels.push_back(column.categories[c]);
+    if (count[c] < 10)
+      rare += cat(rare.empty() ? "" : ", ", escaped(column.categories[c]), " (", count[c], ")");
+  }
+  if (out.labels.size() < 2) {
+    DataError error(cat("obs/", escaped(data.label_key), " of ", file.path(), " gives ",
+                        out.labels.size(), " classes over ", out.rows.size(),
+                        " cells; annotation needs two or more"),
+                    "E-LABELS");
+    error.set_where(file.path(), "obs/" + data.label_key);
+    error.set_hint("name another column with --label-key; the file has " +
+                   listed(file.obs().columns()));
+    throw error;
+  }
+  if (!rare.empty())
+    log_warning("W-LABEL-RARE", "few cells to learn from: ", rare,
+                ". Leave classes out with -s data.exclude_labels=[...]");
+  for (const int32_t c : code) out.label.push_back(label_of[static_cast<size_t>(c)]);
+  if (!data.split_by.empty()) {
+    const Categorical groups = as_categorical(file.obs().read(data.split_by));
+    for (const int64_t row : out.rows) out.group.push_back(groups.codes[static_cast<size_t>(row)]);
+  }
+  return out;
+}
+
+Preparation preparation_of(const RunConfig& config, const ScgptConfig& model) {
+  Preparation p;
+  p.layer = config.data.layer;
+  p.gene_key = config.data.gene_key;
+  p.hvg = config.data.hvg;
+  p.hvg_count = config.data.hvg_count;
+  p.n_bins = model.n_bins;
+  p.max_length = config.data.max_genes + 1;  // <cls> in front
+  p.seed = static_cast<uint64_t>(config.train.seed);
+  return p;
+}
+
+CellData read_cells(Context& ctx, const H5ad& file, const ScgptModel& model,
+                    Preparation& preparation, std::span<const int64_t> rows,
+                    const RunEvents& events) {
+  CellData out;
+  TokenReader reader(ctx, file, model.vocabulary, model.cls_id(), preparation);
+  if (preparation.hvg != "none") preparation.genes = reader.genes();
+  const Frame& var = file.var_of(file.slot(reader.slot().slot));
+  if (preparation.gene_key.empty()) {
+    out.genes = var.index();
+  } else {
+    const Column names = var.read(preparation.gene_key);
+    for (int64_t i = 0; i < names.size(); ++i) out.genes.push_back(names.text(i));
+  }
+  TokenisedCells cells;
+  SparseRows normalised;
+  auto wanted = rows.begin();
+  while (reader.next(cells, &normalised)) {
+    const int64_t end = normalised.first_row + normalised.rows();
+    const auto stop = std::lower_bound(wanted, rows.end(), end);
+    const std::span<const int64_t> part(wanted, stop);
+    wanted = stop;
+    out.tokens.append(cells, part);
+    out.expression.append(normalised, part, FeatureInput::log1p);
+    events.tell("read", end, reader.cells());
+  }
+  return out;
+}
+
+}  // namespace scgraft
