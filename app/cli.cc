@@ -57,7 +57,6 @@ std::vector<std::string> flag_names(const CLI::App& verb) {
 [[noreturn]] void unknown_argument(const CLI::App& verb, const std::string& argument) {
   const std::string command = command_of(verb);
   if (!argument.starts_with("-")) {
-    if (!verb_names(verb).empty()) unknown_verb(verb, argument);
     ConfigError error(cat(command, " does not expect the argument \"", escaped(argument), "\""),
                       "E-USAGE");
     error.set_hint(command + " --help");
@@ -75,17 +74,20 @@ std::vector<std::string> flag_names(const CLI::App& verb) {
 [[noreturn]] void explain(const CLI::App& root, const CLI::ParseError& problem) {
   const CLI::App& verb = chosen(root);
   const std::vector<std::string> left = verb.remaining(true);
-  // An unknown flag first: what else is missing often follows from it.
-  for (const std::string& argument : left)
-    if (argument.starts_with("-") && argument != "--") unknown_argument(verb, argument);
-  for (const std::string& argument : left)
-    if (argument != "--") unknown_argument(verb, argument);
-  const std::vector<std::string> inner = verb_names(verb);
-  if (!inner.empty()) {
-    ConfigError error(cat(command_of(verb), " needs a verb: ", joined(inner)), "E-VERB");
-    error.set_hint(command_of(verb) + " --help");
-    throw error;
+  const auto is_flag = [](const std::string& argument) { return argument.starts_with("-"); };
+  if (const std::vector<std::string> inner = verb_names(verb); !inner.empty()) {
+    for (const std::string& argument : left)
+      if (!is_flag(argument)) unknown_verb(verb, argument);
+    if (left.empty()) {
+      ConfigError error(cat(command_of(verb), " needs a verb: ", joined(inner)), "E-VERB");
+      error.set_hint(command_of(verb) + " --help");
+      throw error;
+    }
   }
+  // An unknown flag first: what else is missing often follows from it.
+  for (const bool flags : {true, false})
+    for (const std::string& argument : left)
+      if (argument != "--" && is_flag(argument) == flags) unknown_argument(verb, argument);
   ConfigError error(cat(command_of(verb), ": ", problem.what()), "E-USAGE");
   error.set_hint(command_of(verb) + " --help");
   throw error;

@@ -37,7 +37,8 @@ int edit_distance(std::string_view first, std::string_view second) {
 }
 
 std::string nearest(std::string_view word, const std::vector<std::string>& known) {
-  const int allowed = std::clamp(static_cast<int>(word.size()) / 3, 1, 3);
+  const int length = static_cast<int>(word.size());
+  const int allowed = length < 2 ? 0 : std::clamp(length / 3, 1, 3);
   std::string best;
   int best_cost = allowed + 1;
   for (const std::string& candidate : known) {

@@ -11,7 +11,8 @@ namespace scgraft {
 int edit_distance(std::string_view a, std::string_view b);
 
 // The known word that a misspelt one most likely stands for: fewest edits, at most a third of its
-// length (at least one, at most three); the first of several. Empty when none is that near.
+// length (at least one, at most three; none of a single letter); the first of several. Empty when
+// none is that near.
 std::string nearest(std::string_view word, const std::vector<std::string>& known);
 
 // "a, b, c".

@@ -10,17 +10,21 @@ namespace scgraft {
 
 class Session;
 
-// A verb of the command line lives in app/verbs/<verb>.cc and is known by two lines here: its
-// function's declaration and its row in verbs().
+// A verb of the command line lives in app/verbs/<verb>.cc and is known by two lines: its function's
+// declaration here and its row in verbs().
 struct VerbEntry {
   void (*add)(CLI::App& root, Session& session);
 };
 // In the order of `scgraft --help`.
 std::span<const VerbEntry> verbs();
 
+void add_adapter(CLI::App& root, Session& session);
 void add_config(CLI::App& root, Session& session);
-void add_simulate(CLI::App& root, Session& session);
+void add_convert(CLI::App& root, Session& session);
+void add_inspect(CLI::App& root, Session& session);
 void add_pretrain(CLI::App& root, Session& session);
+void add_simulate(CLI::App& root, Session& session);
+void add_trace(CLI::App& root, Session& session);
 void add_train(CLI::App& root, Session& session);
 void add_version(CLI::App& root, Session& session);
 

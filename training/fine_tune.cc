@@ -198,7 +198,7 @@ void FineTune::graft() {
 }
 
 void FineTune::learn() {
-  const RunConfig::TrainSection& t = config_.train;
+  const RunConfig::Train& t = config_.train;
   ParameterBlock block(trained_, t.weight_decay);
   model_.network->parameters_updated();
   LabelledCells train_cells(data_.tokens, parts_.train, cells_.label);

@@ -42,7 +42,7 @@ std::vector<uint8_t> rows_of_subset(const H5ad& file, const std::string& subset)
   return keep;
 }
 
-CellSelection select_labelled_cells(const H5ad& file, const RunConfig::DataSection& data,
+CellSelection select_labelled_cells(const H5ad& file, const RunConfig::Data& data,
                                     const std::vector<std::string>& classes) {
   const Categorical column = as_categorical(file.obs().read(data.label_key));
   const std::vector<uint8_t> in_subset = rows_of_subset(file, data.subset);

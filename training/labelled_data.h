@@ -25,7 +25,7 @@ struct CellSelection {
 // With `classes`, these are the labels, and cells with another one are left out.
 // Logs W-LABEL-RARE for classes with fewer than ten cells. Throws DataError: E-NO-COLUMN,
 // E-LABELS (fewer than two classes are left), E-SUBSET (no cell is left, or no such value).
-CellSelection select_labelled_cells(const H5ad& file, const RunConfig::DataSection& data,
+CellSelection select_labelled_cells(const H5ad& file, const RunConfig::Data& data,
                                     const std::vector<std::string>& classes = {});
 
 // The rows a "COLUMN=VALUE" filter keeps: 1 per row of the table. Throws ConfigError (E-SUBSET) for

@@ -37,7 +37,7 @@ ScgptModel fresh_model(const H5ad& file, const RunConfig& config, const std::str
 
 PretrainResult pretrain(Context& ctx, const RunConfig& config, const PretrainOptions& options,
                         const RunEvents& events) {
-  const RunConfig::TrainSection& t = config.train;
+  const RunConfig::Train& t = config.train;
   const auto seed = static_cast<uint64_t>(t.seed);
   const H5ad file = H5ad::open(config.data.train);
   ScgptModel model =

@@ -14,7 +14,7 @@ struct RunConfig {
   std::string output_dir;         // run folder
   std::string task = "annotate";  // annotate | pretrain
 
-  struct AdapterSection {
+  struct Adapter {
     std::string type = "lora";  // a kind of adapter_kinds(), or none
     int64_t r = 8;
     double lora_alpha = 16;
@@ -24,23 +24,23 @@ struct RunConfig {
     int64_t last_layer = -1;  // -1: the last layer of the model
   } adapter;
 
-  struct DataSection {
-    std::string train;  // .h5ad
-    std::string val;    // .h5ad; empty: val_fraction of the training file
-    double val_fraction = 0.1;
-    double test_fraction = 0;  // of the training file, for the final scores only
-    std::string split_by;      // obs column whose groups stay together; empty: by label
-    std::string label_key;     // obs column
-    std::vector<std::string> exclude_labels;
-    std::string subset;          // "COLUMN=VALUE": only these cells; empty: all
-    std::string gene_key;        // var column; empty: the index
-    std::string layer = "auto";  // auto | X | raw | name of a layer
-    std::string hvg = "none";    // none | seurat_v3 | cell_ranger
+  struct Data {
+    std::string train;          // .h5ad
+    std::string val;            // .h5ad; empty: val_fraction of the training file
+    double val_fraction = 0.1;  // share of the cells that chooses the epoch
+    double test_fraction = 0;   // share of the cells that is only measured at the end
+    std::string split_by;       // obs column whose groups stay together; empty: by label
+    std::string label_key;      // obs column
+    std::string subset;         // COLUMN=VALUE of obs; empty: every cell
+    std::vector<std::string> exclude_labels;  // classes that are left out
+    std::string gene_key;                     // var column; empty: the index
+    std::string layer = "auto";               // auto | X | raw | name of a layer
+    std::string hvg = "none";                 // none | seurat_v3 | cell_ranger
     int64_t hvg_count = 0;
     int64_t max_genes = 1200;  // tokens of a cell
   } data;
 
-  struct TrainSection {
+  struct Train {
     std::string trainable = "adapter";  // adapter | head | all
     int64_t epochs = 10;
     int64_t max_steps = 0;          // 0: as many as the epochs have

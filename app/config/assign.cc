@@ -79,51 +79,36 @@ std::string assign_path(const ConfigKey& key, std::string text, std::string* fie
   return {};
 }
 
-// A list, or text with commas in between. Words of a fixed set may also be parted by spaces; free
-// ones (labels) hold spaces.
-std::vector<std::string> words_of(const ConfigKey& key, const YamlNode& value) {
-  std::vector<std::string> words;
-  if (value.kind == YamlNode::Kind::list) {
-    for (const YamlNode& item : value.items) words.push_back(item.text);
-    return words;
+std::string assign_list(const ConfigKey& key, const YamlNode& value,
+                        std::vector<std::string>* field) {
+  std::vector<std::string> list;
+  const std::vector<YamlNode> single(value.kind == YamlNode::Kind::scalar ? 1 : 0, value);
+  for (const YamlNode& item : single.empty() ? value.items : single) {
+    if (item.kind != YamlNode::Kind::scalar) return wrong(key, "something that is no text in it");
+    std::string text = item.text;
+    if (key.type == ConfigType::words)
+      if (std::string problem = assign_choice(key, item.text, &text); !problem.empty())
+        return problem;
+    if (std::find(list.begin(), list.end(), text) != list.end())
+      return cat(key.full_name(), " names ", quoted(text), " twice");
+    list.push_back(std::move(text));
   }
-  const std::string_view separators = key.choices.empty() ? "," : ", ";
-  const std::string& text = value.text;
-  for (size_t begin = 0; begin <= text.size();) {
-    const size_t end = std::min(text.find_first_of(separators, begin), text.size());
-    std::string word = text.substr(begin, end - begin);
-    word.erase(0, std::min(word.find_first_not_of(' '), word.size()));
-    word.erase(word.find_last_not_of(' ') + 1);
-    if (!word.empty()) words.push_back(std::move(word));
-    begin = end + 1;
-  }
-  return words;
-}
-
-std::string assign_words(const ConfigKey& key, const YamlNode& value,
-                         std::vector<std::string>* field) {
-  std::vector<std::string> words;
-  for (const std::string& text : words_of(key, value)) {
-    std::string word = text;
-    if (!key.choices.empty())
-      if (std::string problem = assign_choice(key, text, &word); !problem.empty()) return problem;
-    if (std::find(words.begin(), words.end(), word) != words.end())
-      return cat(key.full_name(), " names ", quoted(word), " twice");
-    words.push_back(word);
-  }
-  if (words.empty() && !key.choices.empty()) return wrong(key, "an empty list");
-  *field = std::move(words);
+  if (list.empty() && key.type == ConfigType::words) return wrong(key, "an empty list");
+  *field = std::move(list);
   return {};
 }
 
 }  // namespace
 
+bool is_list(const ConfigKey& key) {
+  return key.type == ConfigType::words || key.type == ConfigType::texts;
+}
+
 std::string assign(const ConfigKey& key, const YamlNode& value, RunConfig& config) {
   if (value.kind == YamlNode::Kind::null) return {};
   if (value.kind == YamlNode::Kind::map) return wrong(key, "a section");
   const ConfigField field = key.field(config);
-  if (key.type == ConfigType::words)
-    return assign_words(key, value, std::get<std::vector<std::string>*>(field));
+  if (is_list(key)) return assign_list(key, value, std::get<std::vector<std::string>*>(field));
   if (value.kind == YamlNode::Kind::list) return wrong(key, "a list");
   const std::string& text = value.text;
   switch (key.type) {
@@ -141,6 +126,7 @@ std::string assign(const ConfigKey& key, const YamlNode& value, RunConfig& confi
     case ConfigType::duration:
       return assign_number(key, text, seconds_of(text), std::get<double*>(field));
     case ConfigType::words:
+    case ConfigType::texts:
       break;
   }
   return {};

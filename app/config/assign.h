@@ -12,4 +12,7 @@ namespace scgraft {
 // the value as it is.
 std::string assign(const ConfigKey& key, const YamlNode& value, RunConfig& config);
 
+// True for keys whose value is a list.
+bool is_list(const ConfigKey& key);
+
 }  // namespace scgraft

@@ -20,6 +20,7 @@ std::string type_name(const ConfigKey& key) {
     case ConfigType::duration:
       return "TIME";
     case ConfigType::words:
+    case ConfigType::texts:
       return "A,B,...";
     case ConfigType::text:
     case ConfigType::choice:

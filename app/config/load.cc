@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "app/config/load.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include "app/config/assign.h"
@@ -45,11 +46,7 @@ class Loader {
       violate(origin, unknown(name));
       return;
     }
-    YamlNode value;
-    value.kind = YamlNode::Kind::scalar;
-    value.text = text;
-    if (value.text.starts_with("[") && value.text.ends_with("]") && key->type == ConfigType::words)
-      value.text = value.text.substr(1, value.text.size() - 2);
+    const YamlNode value = is_list(*key) ? list_of(text, origin) : scalar(text);
     take(*key, value, origin, origin);
   }
 
@@ -70,6 +67,26 @@ class Loader {
  private:
   static std::string place(const std::string& path, const YamlNode& node) {
     return cat(escaped(path), ":", node.line, ":", node.column);
+  }
+
+  static YamlNode scalar(std::string text) {
+    YamlNode node;
+    node.kind = YamlNode::Kind::scalar;
+    node.text = std::move(text);
+    return node;
+  }
+
+  // "[a, b]" as YAML, or "a,b".
+  static YamlNode list_of(const std::string& text, const std::string& origin) {
+    if (text.starts_with("[")) return parse_yaml(text, origin);
+    YamlNode list;
+    list.kind = YamlNode::Kind::list;
+    for (size_t begin = 0; begin < text.size();) {
+      const size_t end = std::min(text.find(',', begin), text.size());
+      list.items.push_back(scalar(text.substr(begin, end - begin)));
+      begin = end + 1;
+    }
+    return list;
   }
 
   void violate(const std::string& where, const std::string& what) {
@@ -148,25 +165,28 @@ class Loader {
     std::vector<std::string> all_names;
     for (const ConfigKey& key : config_keys()) {
       if (key.section == section) here_names.emplace_back(key.name);
-      all_names.push_back(key.full_name());
+      all_names.emplace_back(key.name);
     }
     if (section.empty())
       for (const std::string& other : config_sections()) here_names.push_back(other);
     std::string text = cat(here, " has no key \"", escaped(name), "\"");
     std::string near = nearest(name, here_names);
-    if (near.empty() && !section.empty()) near = nearest(full, all_names);
+    if (near.empty()) {
+      const std::string elsewhere = nearest(name, all_names);
+      if (const ConfigKey* key = find_key(elsewhere)) near = key->full_name();
+    }
     if (!near.empty()) return cat(text, "; did you mean ", near, "?");
     return here_names.empty() ? cat("there is no ", here)
                               : cat(text, "; it has ", joined(here_names));
   }
 
-  bool given(const char* key) const { return origins_.at(key) != "default"; }
-
   void check_together() {
     const RunConfig& c = config_;
     const auto at = [this](const char* key) { return origins_.at(key); };
-    if (!c.data.val.empty() && given("data.val_fraction") && c.data.val_fraction > 0)
-      violate(at("data.val_fraction"), "data.val and data.val_fraction exclude each other");
+    if (c.data.val_fraction + c.data.test_fraction >= 1)
+      violate(at("data.test_fraction"),
+              cat("data.val_fraction ", c.data.val_fraction, " and data.test_fraction ",
+                  c.data.test_fraction, " leave no cells to train on"));
     if (c.adapter.last_layer >= 0 && c.adapter.last_layer < c.adapter.first_layer)
       violate(at("adapter.last_layer"), cat("adapter.last_layer ", c.adapter.last_layer,
                                             " is below first_layer ", c.adapter.first_layer));

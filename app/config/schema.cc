@@ -29,6 +29,10 @@ nlohmann::ordered_json schema_of(const ConfigKey& key) {
       schema["type"] = "array";
       schema["items"] = {{"enum", key.choices}};
       break;
+    case ConfigType::texts:
+      schema["type"] = "array";
+      schema["items"] = {{"type", "string"}};
+      break;
     case ConfigType::duration:
       schema["type"] = {"number", "string"};
       break;
@@ -62,6 +66,8 @@ std::string ConfigKey::expected() const {
       return "one of " + joined(choices);
     case ConfigType::words:
       return "a list of " + joined(choices);
+    case ConfigType::texts:
+      return "a list of texts";
     case ConfigType::duration:
       return "seconds or a time such as 3h50m";
     case ConfigType::integer:

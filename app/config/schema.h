@@ -22,6 +22,7 @@ enum class ConfigType {
   real,
   duration,  // seconds, or text such as 3h50m
   words,     // list of `choices`
+  texts,     // list of any text
 };
 
 // The place of a key in a RunConfig; which alternative follows from the key's type.

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include "adapters/store.h"
+#include "app/inspect/inspect.h"
+#include "app/logging.h"
+#include "app/nearest.h"
+#include "io/text.h"
+
+namespace scgraft {
+namespace {
+
+using nlohmann::json;
+
+std::string first_of(const std::vector<std::string>& words, size_t count) {
+  std::vector<std::string> few(
+      words.begin(), words.begin() + static_cast<ptrdiff_t>(std::min(words.size(), count)));
+  for (std::string& word : few) word = escaped(word, 40);
+  return joined(few) + (words.size() > count ? fmt::format(", ... ({})", words.size()) : "");
+}
+
+// Scalar metrics on one line.
+std::string brief(const json& metrics) {
+  std::string text;
+  for (const auto& [name, value] : metrics.items())
+    if (value.is_number())
+      text += fmt::format("{}{} {:.4g}", text.empty() ? "" : ", ", name, value.get<double>());
+  return text;
+}
+
+}  // namespace
+
+void inspect_adapter(Session& session, const std::string& path) {
+  const auto timer = session.time("io");
+  const LoadedBundle loaded = load_adapter(path);
+  const AdapterBundle& bundle = loaded.bundle;
+  const AdapterOptions& options = bundle.options;
+  int64_t parameters = 0;
+  for (const TensorInfo& info : loaded.tensors.tensors()) parameters += info.numel();
+
+  json& result = session.result();
+  result = {{"kind", "adapter"},
+            {"type", bundle.has_adapter ? json(options.type) : json()},
+            {"base",
+             {{"path", bundle.base_path},
+              {"fingerprint", bundle.base_fingerprint},
+              {"kind", bundle.base_kind}}},
+            {"labels", bundle.labels},
+            {"label_counts", bundle.label_counts},
+            {"parameters", parameters},
+            {"tensors", static_cast<int64_t>(loaded.tensors.tensors().size())},
+            {"trained", loaded.saved},
+            {"genes", static_cast<int64_t>(bundle.genes.size())},
+            {"metrics", bundle.metrics},
+            {"preprocess", bundle.preprocess},
+            {"recorded", loaded.recorded}};
+  std::string text = cat(escaped(path), ": adapter\n");
+  if (bundle.has_adapter) {
+    result["options"] = {{"r", options.rank},
+                         {"lora_alpha", options.alpha},
+                         {"lora_dropout", options.dropout},
+                         {"target_modules", options.targets},
+                         {"first_layer", options.first_layer},
+                         {"last_layer", options.last_layer}};
+    text += fmt::format("  type        {}, r {}, alpha {:g}, on {}\n", options.type, options.rank,
+                        options.alpha, joined(options.targets));
+  } else {
+    text += "  type        none: fully trained tensors only\n";
+  }
+  text +=
+      fmt::format("  parameters  {} in {} tensors\n", parameters, loaded.tensors.tensors().size());
+  text += fmt::format(
+      "  base        {} {}{}\n", bundle.base_kind, escaped(bundle.base_path),
+      bundle.base_fingerprint.empty() ? "" : " (" + bundle.base_fingerprint.substr(0, 12) + ")");
+  if (!bundle.labels.empty())
+    text += fmt::format("  labels      {}: {}\n", bundle.labels.size(), first_of(bundle.labels, 8));
+  if (!loaded.saved.empty()) text += fmt::format("  trained     {}\n", first_of(loaded.saved, 4));
+  if (const std::string metrics = brief(bundle.metrics); !metrics.empty())
+    text += fmt::format("  metrics     {}\n", metrics);
+  session.print(printable(text));
+}
+
+}  // namespace scgraft

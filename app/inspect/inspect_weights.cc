@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <map>
+
+#include "app/inspect/inspect.h"
+#include "app/logging.h"
+#include "io/checkpoint.h"
+#include "io/json.h"
+#include "io/text.h"
+#include "runtime/error.h"
+#include "runtime/log.h"
+
+namespace scgraft {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+bool names_contain(const Checkpoint& file, std::string_view part) {
+  for (const TensorInfo& info : file.tensors())
+    if (info.name.find(part) != std::string::npos) return true;
+  return false;
+}
+
+// The model family that the tensors' names belong to.
+std::string kind_of(const Checkpoint& file) {
+  if (file.contains("encoder.embedding.weight") &&
+      names_contain(file, "transformer_encoder.layers"))
+    return "scgpt";
+  return "unknown";
+}
+
+// How attention projections are stored: fused names of published checkpoints.
+std::string layout_of(const Checkpoint& file) {
+  if (names_contain(file, "self_attn._impl.Wqkv")) return "_impl.Wqkv";
+  if (names_contain(file, "self_attn.Wqkv")) return "Wqkv";
+  if (names_contain(file, "self_attn.in_proj_weight")) return "in_proj";
+  return "other";
+}
+
+// Null for weights of a type that this program cannot read.
+json fingerprint_of(const Checkpoint& file) {
+  try {
+    return file.fingerprint();
+  } catch (const ModelError& error) {
+    if (error.code() != "E-TENSOR-DTYPE" && error.code() != "E-TENSOR-RANK") throw;
+    log_warning("W-FINGERPRINT", "no fingerprint: ", error.what());
+    return nullptr;
+  }
+}
+
+}  // namespace
+
+void inspect_weights(Session& session, const std::string& path) {
+  const auto timer = session.time("io");
+  const Checkpoint file = open_checkpoint(path);
+  int64_t parameters = 0;
+  std::map<std::string, int64_t> dtypes;
+  for (const TensorInfo& info : file.tensors()) {
+    parameters += info.numel();
+    ++dtypes[info.dtype ? std::string(name_of(*info.dtype)) : info.dtype_name];
+  }
+  json& result = session.result();
+  result = {
+      {"kind", "checkpoint"},      {"model", kind_of(file)},
+      {"file", file.file()},       {"section", file.section()},
+      {"layout", layout_of(file)}, {"tensors", static_cast<int64_t>(file.tensors().size())},
+      {"parameters", parameters},  {"bytes", static_cast<int64_t>(fs::file_size(file.file()))},
+      {"dtypes", dtypes},          {"fingerprint", fingerprint_of(file)}};
+  const fs::path args = fs::path(path) / "args.json";
+  if (fs::is_directory(path) && fs::exists(args))
+    result["config"] = read_json(args.string(), FileKind::model);
+
+  std::string types;
+  for (const auto& [type, count] : dtypes)
+    types += fmt::format("{}{} x {}", types.empty() ? "" : ", ", count, type);
+  std::string text = cat(escaped(path), ": weights of a model (", kind_of(file), ")\n");
+  text += fmt::format("  file         {}{}\n", escaped(file.file()),
+                      file.section().empty() ? "" : ", section " + escaped(file.section()));
+  text += fmt::format("  tensors      {} ({})\n", file.tensors().size(), types);
+  text += fmt::format("  parameters   {}\n", parameters);
+  text += fmt::format("  layout       {}\n", layout_of(file));
+  text += fmt::format("  fingerprint  {}\n", result["fingerprint"].is_null()
+                                                 ? "none"
+                                                 : result["fingerprint"].get<std::string>());
+  session.print(printable(text));
+}
+
+}  // namespace scgraft

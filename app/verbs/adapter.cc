@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "adapters/store.h"
+#include "app/add_verb.h"
+#include "app/inspect/inspect.h"
+#include "app/table.h"
+#include "app/verbs.h"
+#include "io/checkpoint.h"
+#include "io/json.h"
+#include "io/output_folder.h"
+#include "io/text.h"
+#include "model/scgpt/load.h"
+#include "runtime/error.h"
+
+namespace scgraft {
+namespace {
+
+struct Options {
+  std::string adapter;
+  std::string model;
+  bool allow_base_mismatch = false;
+};
+
+void verify(Session& session, const std::string& folder) {
+  Table table({"file", "state"});
+  nlohmann::json files = nlohmann::json::array();
+  std::string first;
+  for (const FileCheck& check : verify_adapter(folder)) {
+    table.add({check.file, check.ok() ? "OK" : "FAIL " + check.fault});
+    files.push_back({{"file", check.file}, {"ok", check.ok()}, {"fault", check.fault}});
+    if (!check.ok() && first.empty()) first = cat(escaped(check.file), ": ", check.fault);
+  }
+  session.result() = {{"files", files}, {"intact", first.empty()}};
+  session.print(table.text());
+  if (first.empty()) {
+    load_adapter(folder);  // what the files say together
+    return;
+  }
+  ModelError error(cat(escaped(folder), ": the adapter is damaged: ", first), "E-ADAPTER-DAMAGED");
+  error.set_hint("copy the adapter again from where it came");
+  error.set_where(folder, first);
+  throw error;
+}
+
+void merge(Session& session, const Options& options) {
+  const LoadedBundle loaded = load_adapter(options.adapter);
+  ScgptLoadOptions load;
+  load.new_head_classes = static_cast<int64_t>(loaded.bundle.labels.size());
+  const std::string& base = options.model.empty() ? loaded.bundle.base_path : options.model;
+  if (base.empty()) {
+    ConfigError error(cat(escaped(options.adapter), " does not say which model it was made for"),
+                      "E-USAGE");
+    error.set_hint("--model DIR");
+    throw error;
+  }
+  ScgptModel model = load_scgpt(base, load);
+  const std::unique_ptr<Adapter> adapter =
+      attach_adapter(loaded, *model.network, model.fingerprint, options.allow_base_mismatch);
+  if (adapter != nullptr && !adapter->merge_into(*model.network)) {
+    ModelError error(cat(escaped(options.adapter), ": an adapter of type ", adapter->kind(),
+                         " cannot be merged into the weights"),
+                     "E-ADAPTER");
+    error.set_hint("use it attached: --adapter");
+    throw error;
+  }
+  const std::string& output = session.flags().output;
+  OutputFolder folder(output, session.overwrite());
+  save_scgpt(folder / "", model);
+  if (!loaded.bundle.labels.empty())
+    write_json(folder / "labels.json", {{"classes", loaded.bundle.labels}}, Overwrite::refuse);
+  folder.commit();
+  session.add_output(output);
+  session.result() = {{"base", base},
+                      {"adapter", options.adapter},
+                      {"fingerprint", open_checkpoint(output).fingerprint()},
+                      {"labels", loaded.bundle.labels}};
+  session.print(fmt::format("{}: {} with {} merged in\n", output, base, options.adapter));
+}
+
+}  // namespace
+
+void add_adapter(CLI::App& root, Session& session) {
+  CLI::App& parent = add_verb(
+      root, session,
+      {"adapter",
+       "Show, verify and merge adapters",
+       {"scgraft adapter show runs/pbmc/adapter", "scgraft adapter verify runs/pbmc/adapter"}});
+  auto options = std::make_shared<Options>();
+
+  CLI::App& show = add_verb(
+      parent, session,
+      {"show",
+       "Say what an adapter is",
+       {"scgraft adapter show runs/pbmc/adapter", "scgraft adapter show runs/pbmc/adapter --json"}},
+      [&session, options] { inspect_adapter(session, options->adapter); });
+  CLI::App& check = add_verb(parent, session,
+                             {"verify",
+                              "Compare an adapter's files with its manifest",
+                              {"scgraft adapter verify runs/pbmc/adapter",
+                               "scgraft adapter verify runs/pbmc/adapter --json"}},
+                             [&session, options] { verify(session, options->adapter); });
+  CLI::App& merged =
+      add_verb(parent, session,
+               {"merge",
+                "Write the base model with the adapter inside its weights",
+                {"scgraft adapter merge runs/pbmc/adapter -o models/pbmc",
+                 "scgraft adapter merge runs/pbmc/adapter --model models/scgpt -o models/pbmc"}},
+               [&session, options] { merge(session, *options); });
+  for (CLI::App* verb : {&show, &check, &merged})
+    verb->add_option("DIR", options->adapter, "Adapter directory")->required();
+  merged.add_option("--model", options->model, "Base model, when it is not where it was")
+      ->type_name("DIR");
+  merged.add_flag("--allow-base-mismatch", options->allow_base_mismatch,
+                  "Merge into another base than the adapter was made for");
+  add_common_flags(show, session.flags(), {});
+  add_common_flags(check, session.flags(), {});
+  add_common_flags(merged, session.flags(), {.output_required = true});
+}
+
+}  // namespace scgraft

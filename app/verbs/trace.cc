@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "training/trace.h"
+
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "app/add_verb.h"
+#include "app/verbs.h"
+#include "io/npz.h"
+#include "runtime/error.h"
+
+namespace scgraft {
+namespace {
+
+struct Options {
+  std::string model;
+  std::string inputs;
+  std::vector<std::string> gradient;  // empty with the flag given: the loss without a name
+  bool wants_gradient = false;
+};
+
+void trace(Session& session, const Options& options) {
+  TraceOptions settings;
+  settings.product = session.product_type();
+  if (options.wants_gradient)
+    settings.gradient = options.gradient.empty() ? std::string() : options.gradient.front();
+  std::map<std::string, Tensor> inputs;
+  {
+    const auto timer = session.time("io");
+    inputs = read_npz(options.inputs);
+  }
+  std::map<std::string, Tensor> arrays;
+  {
+    const auto timer = session.time("compute");
+    arrays = trace_checkpoint(session.context(), options.model, inputs, settings);
+  }
+  std::map<std::string, ConstTensorView> views;
+  for (const auto& [name, array] : arrays) views.emplace(name, array.view());
+  const std::string& output = session.flags().output;
+  write_npz(output, views, session.overwrite());
+  session.add_output(output);
+  std::vector<std::string> names;
+  for (const auto& [name, array] : arrays) names.push_back(name);
+  session.result() = {{"arrays", names}};
+  session.print(fmt::format("{}: {} arrays\n", output, names.size()));
+}
+
+}  // namespace
+
+void add_trace(CLI::App& root, Session& session) {
+  auto options = std::make_shared<Options>();
+  CLI::App& verb =
+      add_verb(root, session,
+               {"trace",
+                "Write every activation of a checkpoint on given tokens",
+                {"scgraft trace --model models/scgpt --inputs tokens.npz -o out.npz",
+                 "scgraft trace --model models/scgpt --inputs tokens.npz -o grads.npz --grad cls"}},
+               [&session, options] { trace(session, *options); });
+  verb.add_option("--model", options->model, "Checkpoint folder")->required()->type_name("DIR");
+  verb.add_option("--inputs", options->inputs,
+                  "src, values and src_key_padding_mask; labels for losses")
+      ->required()
+      ->type_name("FILE.npz");
+  CLI::Option* gradient =
+      verb.add_option("--grad", options->gradient,
+                      "Also gradients: of the adapter's loss, or of the one named (cls, multi)")
+          ->expected(0, 1)
+          ->type_name("[NAME]");
+  add_common_flags(verb, session.flags(), {.output_required = true, .compute = true});
+  verb.parse_complete_callback([options, gradient] {
+    options->wants_gradient = gradient->count() > 0;
+    // CLI11 gives a flag without a value an empty text.
+    if (options->gradient == std::vector<std::string>{""}) options->gradient.clear();
+  });
+}
+
+}  // namespace scgraft
