@@ -9,8 +9,8 @@
 
 namespace scgraft {
 
-// Shows what a training run tells: progress on stderr, and numbers in the run folder's metrics.jsonl
-// and metrics.csv. Signals and --max-time end the run with its state saved.
+// Shows what a training run tells: progress on stderr, and numbers in the run folder's
+// metrics.jsonl and metrics.csv. Signals and --max-time end the run with its state saved.
 class RunReporter {
  public:
   // folder: of the run; empty: no files are written.

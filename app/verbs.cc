@@ -10,6 +10,9 @@ std::span<const VerbEntry> verbs() {
       {add_simulate},  //
       {add_pretrain},  //
       {add_train},     //
+      {add_annotate},  //
+      {add_embed},     //
+      {add_eval},      //
       {add_convert},   //
       {add_adapter},   //
       {add_config},    //

@@ -19,8 +19,11 @@ struct VerbEntry {
 std::span<const VerbEntry> verbs();
 
 void add_adapter(CLI::App& root, Session& session);
+void add_annotate(CLI::App& root, Session& session);
 void add_config(CLI::App& root, Session& session);
 void add_convert(CLI::App& root, Session& session);
+void add_embed(CLI::App& root, Session& session);
+void add_eval(CLI::App& root, Session& session);
 void add_inspect(CLI::App& root, Session& session);
 void add_pretrain(CLI::App& root, Session& session);
 void add_simulate(CLI::App& root, Session& session);

@@ -43,7 +43,7 @@ class Annotator {
 
   const std::vector<std::string>& labels() const { return loaded_.bundle.labels; }
   const AdapterBundle& bundle() const { return loaded_.bundle; }
-  const ScgptModel& model() const { return model_; }
+  ScgptModel& model() { return model_; }
   // SHA-256 of its manifest.
   const std::string& adapter_fingerprint() const { return fingerprint_; }
 

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/core.h>
+
+#include <memory>
+#include <optional>
+
+#include "app/add_verb.h"
+#include "app/run_reporter.h"
+#include "app/verbs.h"
+#include "io/h5ad_writer.h"
+#include "training/annotator.h"
+
+namespace scgraft {
+namespace {
+
+struct Options {
+  std::string file, model, adapter, gene_key, layer = "auto";
+  std::string key_added = "X_scGPT";
+  int64_t max_genes = 0;
+  bool allow_base_mismatch = false;
+};
+
+void run(Session& session, const Options& options) {
+  if (options.model.empty() && options.adapter.empty())
+    throw ConfigError("nothing to embed with: give --model DIR, or --adapter DIR", "E-MISSING");
+  const H5ad file = H5ad::open(options.file);
+  std::optional<Annotator> annotator;
+  std::optional<ScgptModel> frozen;
+  Preparation preparation;
+  if (!options.adapter.empty()) {
+    annotator.emplace(options.adapter,
+                      AnnotatorOptions{.model = options.model,
+                                       .allow_base_mismatch = options.allow_base_mismatch,
+                                       .product = session.product_type()});
+    preparation = Preparation::from_json(annotator->bundle().preprocess, "preprocess.json");
+  } else {
+    frozen.emplace(load_scgpt(options.model, {.pretraining_heads = false}));
+    frozen->network->set_precision(session.product_type());
+    preparation.n_bins = frozen->config.n_bins;
+    preparation.max_length = frozen->config.max_seq_len;
+  }
+  preparation.layer = options.layer;
+  if (!options.gene_key.empty()) preparation.gene_key = options.gene_key;
+  if (options.max_genes > 0) preparation.max_length = options.max_genes + 1;
+  ScgptModel& model = annotator ? annotator->model() : *frozen;
+
+  H5adWriter writer(options.file, session.flags().output, session.overwrite(),
+                    {.overwrite_slots = session.flags().force});
+  RunReporter reporter(session, "");
+  const Embeddings embeddings =
+      embed_file(session.context(), file, model, preparation, reporter.events());
+  reporter.finish();
+  const Tensor& values = embeddings.values;
+  writer.add_obsm(options.key_added, values.dim(1),
+                  {values.as<float>(), static_cast<size_t>(values.numel())});
+  writer.add_uns(options.key_added, {{"command_line", session.command_line()},
+                                     {"base_fingerprint", model.fingerprint},
+                                     {"slot", embeddings.slot.slot},
+                                     {"genes", embeddings.genes.columns()},
+                                     {"genes_matched", embeddings.genes.matched},
+                                     {"cells_without_genes", embeddings.without_genes}});
+  writer.commit();
+  session.add_output(session.flags().output);
+  session.result() = {{"key", options.key_added},
+                      {"cells", values.dim(0)},
+                      {"dim", values.dim(1)},
+                      {"without_genes", embeddings.without_genes},
+                      {"genes_matched", embeddings.genes.matched},
+                      {"genes", embeddings.genes.columns()},
+                      {"slot", embeddings.slot.slot}};
+  session.print(
+      fmt::format("{}: {} cells in obsm[\"{}\"], {} numbers each, {} of {} genes known, from {}\n",
+                  session.flags().output, values.dim(0), options.key_added, values.dim(1),
+                  embeddings.genes.matched, embeddings.genes.columns(), embeddings.slot.slot));
+}
+
+}  // namespace
+
+void add_embed(CLI::App& root, Session& session) {
+  auto options = std::make_shared<Options>();
+  CLI::App& verb = add_verb(root, session,
+                            {"embed",
+                             "Put a cell embedding into a file",
+                             {"scgraft embed cells.h5ad --model scgpt-human -o out.h5ad",
+                              "scgraft embed cells.h5ad --adapter runs/pbmc/adapter -o out.h5ad"}},
+                            [&session, options] { run(session, *options); });
+  verb.add_option("FILE", options->file, "cells (.h5ad)")->required();
+  verb.add_option("--model", options->model, "folder of the frozen model");
+  verb.add_option("--adapter", options->adapter, "adapter directory");
+  verb.add_option("--key-added", options->key_added, "name of the new obsm entry")
+      ->capture_default_str();
+  verb.add_option("--gene-key", options->gene_key, "var column with the gene names");
+  verb.add_option("--layer", options->layer, "auto, X, raw or a layer's name")
+      ->capture_default_str();
+  verb.add_option("--max-genes", options->max_genes,
+                  "genes of a cell at most; default: what the model was trained with");
+  verb.add_flag("--allow-base-mismatch", options->allow_base_mismatch,
+                "use an adapter that was made for another model");
+  add_common_flags(verb, session.flags(),
+                   {.output = true, .output_required = true, .compute = true});
+}
+
+}  // namespace scgraft
