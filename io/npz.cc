@@ -59,6 +59,7 @@ class NpyReader {
     if (dtype == DType::boolean)
       for (const std::byte b : elements)
         if (static_cast<uint8_t>(b) > 1) fail("has a bool that is neither 0 nor 1");
+    if (elements.empty()) return Tensor(shape, dtype);
     if (*header.fortran_order && shape.rank() > 1) return transposed(elements, shape, dtype);
     return tensor_over(std::move(owner), elements, shape, dtype);
   }
