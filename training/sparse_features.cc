@@ -22,8 +22,8 @@ double checked_total(const SparseRows& rows, int64_t row, FeatureInput input) {
       DataError error(cat("cell ", rows.first_row + row, " has the value ", v, ", ",
                           input == FeatureInput::counts ? "counts of 0 or more" : "finite values",
                           " were wanted"),
-                      "E-VALUE");
-      error.set_hint("choose another matrix of the file: raw or the name of a layer");
+                      std::isfinite(v) ? "E-VALUES-NEGATIVE" : "E-VALUES-NONFINITE");
+      error.set_hint("choose another matrix of the file with --layer; scgraft inspect lists them");
       throw error;
     }
     total += v;

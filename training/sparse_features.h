@@ -36,7 +36,8 @@ struct SparseFeatures {
   //
   // The total of a cell is over all genes of the chunk, dropped ones too. The first chunk sets
   // `columns` where it is 0.
-  // Throws DataError("E-VALUE") for a value that is not finite and for a negative count.
+  // Throws DataError for a value that is not finite (E-VALUES-NONFINITE) and for a negative count
+  // (E-VALUES-NEGATIVE).
   void append(const SparseRows& rows, std::span<const int64_t> wanted, FeatureInput input,
               std::span<const int32_t> column_of = {});
 

@@ -78,12 +78,13 @@ TEST(SparseFeatures, RefusesValuesAndColumnsThatDoNotFit) {
   SparseRows bad = chunk();
   bad.value[2] = -4;
   SparseFeatures x;
-  expect_file_error(ExitCode::data, "E-VALUE", "cell 12 has the value -4, counts of 0 or more",
+  expect_file_error(ExitCode::data, "E-VALUES-NEGATIVE",
+                    "cell 12 has the value -4, counts of 0 or more",
                     [&] { x.append(bad, all, FeatureInput::counts); });
   SparseFeatures scaled;
   scaled.append(bad, all, FeatureInput::log1p);  // negative values are fine where nothing is logged
   bad.value[0] = std::numeric_limits<float>::infinity();
-  expect_file_error(ExitCode::data, "E-VALUE", "cell 10 has the value inf",
+  expect_file_error(ExitCode::data, "E-VALUES-NONFINITE", "cell 10 has the value inf",
                     [&] { scaled.append(bad, all, FeatureInput::log1p); });
   SparseFeatures other;
   other.columns = 4;
