@@ -35,6 +35,8 @@ def same_array(a, b, where):
 def same(a, b, where):
     if isinstance(a, pd.DataFrame):
         pd.testing.assert_frame_equal(a, b, obj=where)
+    elif isinstance(a, pd.api.extensions.ExtensionArray):
+        pd.testing.assert_extension_array_equal(a, b)
     elif isinstance(a, dict) or hasattr(a, "items"):
         assert set(a) == set(b), (where, set(a), set(b))
         for key in a:
