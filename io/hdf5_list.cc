@@ -4,6 +4,7 @@
 #include <hdf5.h>
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "io/text.h"
@@ -119,8 +120,10 @@ void GrowingList::append(std::span<const std::string> texts) {
   std::vector<const char*> pointers;
   pointers.reserve(texts.size());
   for (const std::string& text : texts) {
-    require<DataError>(text.find('\0') == std::string::npos, "the text ", escaped(text, 60),
-                       " holds a zero byte, HDF5 cannot keep it");
+    if (text.find('\0') != std::string::npos)
+      throw DataError(
+          cat("the text ", escaped(text, 60), " holds a zero byte, HDF5 cannot keep it"),
+          "E-H5AD-TEXT");
     pointers.push_back(text.c_str());
   }
   write(text_type().get(), static_cast<int64_t>(pointers.size()), pointers.data());

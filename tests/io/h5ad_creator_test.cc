@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 
+#include "tests/io/file_size_limit.h"
 #include "tests/io/h5ad_fixture.h"
 
 namespace scgraft {
@@ -213,6 +214,20 @@ TEST(H5adCreator, RefusesPiecesThatDoNotFit) {
     out.append_var(table);
   });
   EXPECT_TRUE(std::filesystem::is_empty(folder / ""));
+}
+
+TEST(H5adCreator, AFullDiskLeavesNothing) {
+  TemporaryFolder folder;
+  for (const rlim_t limit : {rlim_t{100}, rlim_t{20000}, rlim_t{300000}}) {
+    try {
+      const FileSizeLimit full(limit);
+      create(folder / "a.h5ad", 20000, 500);
+      ADD_FAILURE() << "nothing was thrown at " << limit;
+    } catch (const StorageError& error) {
+      EXPECT_EQ(error.file(), folder / "a.h5ad");
+    }
+    EXPECT_TRUE(std::filesystem::is_empty(folder / "")) << limit;
+  }
 }
 
 TEST(H5adCreator, RefusesAnExistingFile) {

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "tests/io/file_size_limit.h"
 #include "tests/io/h5ad_fixture.h"
 #include "tests/testing/op_test.h"
 
@@ -127,6 +128,8 @@ TEST(H5adWriter, KeepsWhatItDoesNotKnow) {
   EXPECT_EQ(file.root().child("mystery/answer").read_all<int64_t>()[0], 42);
   EXPECT_THAT(file.root().child("uns/title").read_strings(), ElementsAre("mine"));
   EXPECT_EQ(dense(file, "X"), dense(in, "X"));
+  // No space that was set aside for the copy is left in the file.
+  EXPECT_LT(std::filesystem::file_size(file.path()), std::filesystem::file_size(in.path()) + 20000);
   EXPECT_EQ(file.obs().read("label").text(1), "b");
 }
 
@@ -214,6 +217,32 @@ TEST(H5adWriter, RefusesLinksIntoOtherFiles) {
   expect_data_error("E-HDF5-LINK", "link into another file",
                     [&] { H5adWriter(in, folder / "out.h5ad", Overwrite::refuse); });
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder / ""), {}), 1);
+}
+
+TEST(H5adWriter, AFullDiskLeavesTheOldFile) {
+  TemporaryFolder folder;
+  const std::string in = write_h5ad(folder / "in.h5ad", 1000, 50, [](hdf5::OutNode& root) {
+    const int64_t shape[] = {1000, 50};
+    root.add_array<float>("X", shape, std::vector<float>(50000, 1.f));
+  });
+  write_file(folder / "out.h5ad", "old", Overwrite::refuse);
+  int failed = 0;
+  const auto size = std::filesystem::file_size(in);
+  for (const rlim_t limit : {rlim_t{100}, rlim_t{5000}, rlim_t{size / 2}, rlim_t{size + 100},
+                             rlim_t{size + size / 16 + (1 << 20) + 1000}}) {
+    try {
+      const FileSizeLimit full(limit);
+      H5adWriter out(in, folder / "out.h5ad", Overwrite::replace);
+      out.add_obsm("X_new", 1000, std::vector<float>(1000000, 2.f));
+      out.commit();
+    } catch (const StorageError& error) {
+      EXPECT_EQ(error.file(), folder / "out.h5ad");
+      ++failed;
+    }
+    EXPECT_TRUE(bytes_of(folder / "out.h5ad") == "old") << limit;
+    EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder / ""), {}), 2) << limit;
+  }
+  EXPECT_EQ(failed, 5);
 }
 
 // Every column of a real file of every age comes through, old categoricals among them.
