@@ -8,6 +8,17 @@ namespace scgraft {
 
 // Working memory of bin_values(), kept between cells.
 struct BinningScratch {
+  // A value that occurs, and the two edge counts that decide its bin.
+  struct Distinct {
+    float value;
+    int32_t count;
+    float left;
+    float right;
+  };
+  std::vector<Distinct> distinct;
+  std::vector<int32_t> order;  // of `distinct`, by value
+  std::vector<int32_t> slots;  // hash table: place in `distinct`, -1
+  std::vector<int32_t> which;  // place in `distinct` of every value
   std::vector<float> sorted;
   std::vector<double> edges;
 };

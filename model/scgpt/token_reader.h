@@ -16,8 +16,8 @@ namespace scgraft {
 
 // Reads the cells of an .h5ad file as tokens, chunk by chunk, in memory of a chunk:
 //   1. genes that the model does not know are dropped,
-//   2. counts: every cell is divided by (its total over known genes / target_sum) and log1p is
-//      taken; log1p-normalised values are used as they are,
+//   2. every cell is divided by (its total over known genes / target_sum) and log1p is taken;
+//      values that are log1p-normalised already are used as they are,
 //   3. genes are restricted to `genes`, or to the highly variable ones,
 //   4. non-zero values are binned by quantiles of the cell (binning.h),
 //   5. <cls> is put in front, and a longer cell is sampled down to max_length.

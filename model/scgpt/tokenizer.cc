@@ -43,8 +43,15 @@ void tokenise(int32_t cls_id, std::span<const int32_t> genes, std::span<const fl
 }
 
 void sample_genes(uint64_t seed, int64_t cell, int32_t n, int32_t k, std::vector<int32_t>& kept) {
-  draw(RandomStream(seed, RandomUse::gene_sampling, static_cast<uint32_t>(cell)), n, k, kept);
-  std::sort(kept.begin(), kept.end());
+  // The smaller side is drawn: those to keep, or those to leave out.
+  const bool leave_out = k > n / 2;
+  draw(RandomStream(seed, RandomUse::gene_sampling, static_cast<uint32_t>(cell)), n,
+       leave_out ? n - k : k, kept);
+  std::vector<uint8_t> drawn(static_cast<size_t>(n), 0);
+  for (const int32_t gene : kept) drawn[static_cast<size_t>(gene)] = 1;
+  kept.clear();
+  for (int32_t gene = 0; gene < n; ++gene)
+    if ((drawn[static_cast<size_t>(gene)] != 0) != leave_out) kept.push_back(gene);
 }
 
 void mask_values(std::span<const float> values, const MaskOptions& options, int64_t epoch,
