@@ -12,7 +12,6 @@ namespace scgraft {
 namespace {
 
 using ::testing::HasSubstr;
-using ::testing::Not;
 
 class ConfigTest : public ::testing::Test {
  protected:
@@ -135,21 +134,18 @@ TEST_F(ConfigTest, AllViolationsAreReportedAtOnce) {
 TEST_F(ConfigTest, LimitsHoldBeforeAnythingIsBuilt) {
   EXPECT_THAT(fault(std::string((1 << 20) + 1, '#')), HasSubstr("1048576 bytes"));
   EXPECT_EQ(fault(std::string(1 << 20, '#')), "");
-  EXPECT_THAT(fault("a: " + std::string(40, '[') + std::string(40, ']')),
+  EXPECT_THAT(fault(cat("a: ", std::string(40, '['), std::string(40, ']'))),
               HasSubstr("nested deeper than 32"));
-  EXPECT_THAT(fault("a: " + std::string(100'000, '[')), Not(HasSubstr("E-BUG")));
+  EXPECT_THAT(fault(cat("a: ", std::string(100'000, '['))), HasSubstr("nested deeper than 32"));
   std::string bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n";
   for (int i = 1; i < 9; ++i) {
-    const std::string last = "*a" + std::to_string(i - 1);
-    bomb += "a" + std::to_string(i) + ": &a" + std::to_string(i) + " [";
-    for (int k = 0; k < 10; ++k) bomb += (k > 0 ? ", " : "") + last;
-    bomb += "]\n";
+    std::string list = cat("*a", i - 1);
+    for (int k = 1; k < 10; ++k) list = cat(list, ", *a", i - 1);
+    bomb = cat(bomb, "a", i, ": &a", i, " [", list, "]\n");
   }
   EXPECT_THAT(fault(bomb), HasSubstr("more than 100000 values"));
   std::string deep = "a0: &a0 [x]\n";
-  for (int i = 1; i < 40; ++i)
-    deep += "a" + std::to_string(i) + ": &a" + std::to_string(i) + " [*a" + std::to_string(i - 1) +
-            "]\n";
+  for (int i = 1; i < 40; ++i) deep = cat(deep, "a", i, ": &a", i, " [*a", i - 1, "]\n");
   EXPECT_THAT(fault(deep), HasSubstr("nested deeper than 32"));
 }
 
