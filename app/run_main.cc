@@ -27,6 +27,7 @@ void require_written(std::ostream& out) {
 }
 
 int run(const std::vector<std::string>& arguments, std::ostream& out, Session& session) {
+  session.set_command_line(arguments);
   if (const auto text = parse_command_line(arguments, session)) {
     out << *text;  // --help, --version
     require_written(out);

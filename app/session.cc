@@ -59,4 +59,9 @@ void Session::start() {
 
 void Session::run_verb() { body_(); }
 
+void Session::set_command_line(const std::vector<std::string>& arguments) {
+  command_line_ = "scgraft";
+  for (const std::string& argument : arguments) command_line_ += " " + argument;
+}
+
 }  // namespace scgraft

@@ -65,6 +65,9 @@ class Session {
   void start();
   void run_verb();
   const std::string& verb() const { return verb_; }
+  // As typed, for the record; set by run_main().
+  void set_command_line(const std::vector<std::string>& arguments);
+  const std::string& command_line() const { return command_line_; }
 
   // For runs that end well but not with 0, e.g. stopped on purpose (75) or by a signal (128 + n).
   void set_exit_code(int code) { exit_code_ = code; }
@@ -84,6 +87,7 @@ class Session {
   std::map<std::string, double> times_;
   Clock::time_point begin_ = Clock::now();
   std::string verb_;
+  std::string command_line_;
   std::function<void()> body_;
   int exit_code_ = 0;
 };

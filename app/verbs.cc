@@ -8,6 +8,8 @@ std::span<const VerbEntry> verbs() {
   static constexpr VerbEntry kVerbs[] = {
       {add_inspect},   //
       {add_simulate},  //
+      {add_pretrain},  //
+      {add_train},     //
       {add_convert},   //
       {add_adapter},   //
       {add_config},    //

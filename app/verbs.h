@@ -22,8 +22,10 @@ void add_adapter(CLI::App& root, Session& session);
 void add_config(CLI::App& root, Session& session);
 void add_convert(CLI::App& root, Session& session);
 void add_inspect(CLI::App& root, Session& session);
+void add_pretrain(CLI::App& root, Session& session);
 void add_simulate(CLI::App& root, Session& session);
 void add_trace(CLI::App& root, Session& session);
+void add_train(CLI::App& root, Session& session);
 void add_version(CLI::App& root, Session& session);
 
 }  // namespace scgraft

@@ -257,15 +257,15 @@ Simulator::Study Simulator::make_study(SimulatedFile file) const {
 
   std::vector<float> common = base();
   RandomStream everywhere = stream(Draw::shift, 0);
-  for (float& v : common) v += static_cast<float>(shift * 0.3 * everywhere.normal());
+  for (float& v : common) v += static_cast<float>(shift * 0.15 * everywhere.normal());
   RandomStream mix = stream(Draw::proportions, 0);
   double sum = 0;
   for (int t = 0; t < options_.types; ++t) {
-    std::vector<float> eta = type_effects(t, 1 - 0.4 * shift);
+    std::vector<float> eta = type_effects(t, 1 - 0.25 * shift);
     RandomStream own = stream(Draw::type_shift, t);
     for (size_t g = 0; g < n; ++g) {
-      const bool chosen = own.below(6) == 0;
-      const double effect = 0.5 * own.normal();
+      const bool chosen = own.below(10) == 0;
+      const double effect = 0.25 * own.normal();
       eta[g] += common[g] + static_cast<float>(chosen ? shift * effect : 0);
     }
     study.type.push_back(std::move(eta));
@@ -310,6 +310,7 @@ void Simulator::draw_cell(SimulatedFile file, int64_t cell, std::vector<float>& 
   const double cycling = random.uniform() < 0.15 ? 0.5 + random.uniform() : 0;
   const double stress = std::exp(0.6 * random.normal()) - 1;
   const double answer = 0.5 + random.uniform();
+  const bool infected = random.uniform() < 0.2;
 
   const auto t = static_cast<size_t>(out.type);
   const std::vector<float>&type = s.type[t], &donor = s.donor[static_cast<size_t>(out.donor)];
@@ -320,8 +321,8 @@ void Simulator::draw_cell(SimulatedFile file, int64_t cell, std::vector<float>& 
   cycle_.add_to(eta, cycling);
   stress_.add_to(eta, stress);
   for (const Program& program : nuisance_) program.add_to(eta, random.normal());
-  if (file == SimulatedFile::shifted)
-    interferon_.add_to(eta, options_.shift * answer * types()[t].interferon);
+  const double strength = file == SimulatedFile::shifted ? options_.shift : infected ? 0.3 : 0;
+  interferon_.add_to(eta, strength * answer * types()[t].interferon);
 
   softmax(eta, eta);
   const auto share = static_cast<float>(s.ambient_share), scale = static_cast<float>(depth);

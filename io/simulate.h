@@ -43,9 +43,9 @@ struct SimulatedCells {
 // Cell c of type t, lineage l, donor d has the log expression, gene by gene,
 //
 //   eta = base + L[l] + signal * a * T[t] + signal * q(t) z_c B[pair] + signal * z_c A[pair]
-//       + sum_k y_ck N[k] + D[d] + E[batch]                                                atlas
-//       + shift * (u_c r_t I + S[t] + S0)                                                  shifted
+//       + sum_k y_ck N[k] + D[d] + E[batch] + h_c u_c r_t I + s (S[t] + S0)
 //
+//   s        0 in the atlas, `shift` in the shifted file
 //   base     by gene class: normal with the class's mean and spread (log scale)
 //   L, T     2.2 on the markers of the lineage (more for platelets and plasma cells);
 //            0.9 on those of the type, and normal(0, 0.25) on a twelfth of the other genes
@@ -56,9 +56,10 @@ struct SimulatedCells {
 //   N, y     nuisance programs shared by all types: cell cycle (15 % of the cells, 0.5 to 1.5),
 //            stress (log-normal), and four programs of 60 genes, normal(0, 0.35), with normal y
 //   D, E     normal(0, 0.15) per donor, normal(0, 0.1) per batch; donor d is in batch d mod 2
-//   a        1 in the atlas, 1 - 0.4 shift in the shifted file: markers of the type fade
-//   I, r, u  interferon genes, 0.8 to 2.6 each; r_t of the type (monocytes most); u_c in [0.5, 1.5]
-//   S, S0    normal(0, 0.5) on a sixth of the genes of each type; normal(0, 0.3) on all genes
+//   a        1 - 0.25 s; markers of the type fade
+//   I, h     interferon genes, 0.8 to 2.6 each; h_c = s in the shifted file, in the atlas 0.3 in
+//            one cell of five and else 0; r_t of the type (monocytes most), u_c in [0.5, 1.5]
+//   S, S0    normal(0, 0.25) on a tenth of the genes of each type; normal(0, 0.15) on all genes
 //
 // and the counts are, with p = softmax(eta) over the genes and q the mean p of the file's types
 // without any cell's own part,
@@ -67,7 +68,7 @@ struct SimulatedCells {
 //   count = Poisson(mu), and 0 with probability 0.3 exp(-mu)
 //
 //   depth    log-normal, median 2200 and spread 0.35; in the shifted file 1300 and 0.45
-//   m        free RNA of other cells: 0.03; in the shifted file 0.03 + 0.09 shift
+//   m        free RNA of other cells: 0.03 + 0.09 s
 //   types    drawn with probabilities proportional to exp(0.5 normal); in the shifted file to
 //            exp(0.9 normal), drawn anew
 //

@@ -11,10 +11,19 @@ enum class Activation {
   sigmoid,     // 1 / (1 + exp(-x))
 };
 
-// y = f(x) element by element. x, y: any equal shape, f32 or f64; y may be x.
+// y = f(x) element by element; NaN stays NaN.
+//
+//   x, y  any equal shape, f32 or f64; y overwritten; y may be x
+//
+// Throws ShapeError or TypeError when something does not fit.
+// Source: torch.nn.ReLU, LeakyReLU (slope 0.01) and Sigmoid.
 void activation(Context& ctx, Activation kind, ConstTensorView x, TensorView y);
 
-// dx = f'(x) dy, with f' taken from the output y. Overwrites dx; dx may be dy.
+// dx = f'(x) dy, with f' taken from the output y; 0 where relu is at 0.
+//
+//   y, dy, dx  any equal shape, f32 or f64; dx overwritten; dx may be dy
+//
+// Throws as activation() does.
 void activation_backward(Context& ctx, Activation kind, ConstTensorView y, ConstTensorView dy,
                          TensorView dx);
 

@@ -10,7 +10,12 @@ namespace scgraft {
 
 // Euclidean norm of a flat gradient: squares are summed in f64 over fixed blocks of 4096 elements,
 // then the block sums in order.
-//   gradient [n] f32 or f64;  norm [1] f64, overwritten (NaN or Inf when the gradient has one)
+//
+//   gradient  [n]  f32 or f64
+//   norm      [1]  f64, overwritten (NaN or Inf when the gradient has one)
+//
+// Throws ShapeError or TypeError when something does not fit.
+// Source: torch.nn.utils.clip_grad_norm_.
 void gradient_norm(Context& ctx, ConstTensorView gradient, TensorView norm);
 
 struct AdamWOptions {
@@ -40,7 +45,8 @@ struct AdamWSegment {
 //   parameter, m, v [n]  f32 or f64, updated in place;  gradient [n] read only
 //   norm [1] f64         from gradient_norm; when it is not finite nothing is changed
 //   segments             in order, disjoint; elements outside all of them keep their values
-// Throws ShapeError or TypeError when something does not fit, ConfigError for an option out of range.
+// Throws ShapeError or TypeError when something does not fit, ConfigError for an option out of
+// range.
 // Returns false when the update was skipped because the norm is not finite.
 // Source: Loshchilov & Hutter 2019; torch.optim.AdamW.
 bool adamw(Context& ctx, TensorView parameter, ConstTensorView gradient, TensorView m, TensorView v,

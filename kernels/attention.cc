@@ -61,8 +61,9 @@ Problem check(const char* op, Context& ctx, const ConstTensorView& q, const Cons
                        other->dtype(), "; convert one of them first");
   const AttentionDropout rate(dropout.p);
   if (dropout.active()) {
-    require(dropout.p < 1 && rate.threshold < 256, op,
-            ": the dropout probability must be below 255.5/256, got ", dropout.p);
+    require<ConfigError>(
+        dropout.p < 1 && rate.threshold < 256, op,
+        ": the dropout probability must be below 255.5/256, got ", dropout.p);
     require(keys.ids.size() + 1 == keys.offsets.size(), op, ": dropout needs the id of each of the ",
             keys.cells(), " cells in the key packing, got ", keys.ids.size());
     require(heads <= 4096 && dropout.site < (1u << 20), op,

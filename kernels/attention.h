@@ -22,21 +22,23 @@ namespace scgraft {
 //   lse  [query tokens, heads]             type of q: L, overwritten; kept for the backward pass
 //
 // A query whose cell has no keys gets o = 0 and L = -inf.
-// Throws ShapeError or TypeError when something does not fit.
+// Throws ShapeError or TypeError when something does not fit, ConfigError when the dropout keeps
+// nothing at its resolution of 1/256.
 // Source: softmax attention of the original Transformer; tiling as in FlashAttention.
 void attention(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorView v,
                const Packing& queries, const Packing& keys, int64_t heads, Dropout dropout,
                TensorView o, TensorView lse);
 
-// Gradients of attention. Overwrites dq, dk, dv; an empty view means that gradient is not wanted and
-// costs nothing. With p_ij = exp(s_ij - L_i), z_ij the dropout factor (0 or 1/keep) and
+// Gradients of attention. Overwrites dq, dk, dv; an empty view means that gradient is not wanted
+// and costs nothing. With p_ij = exp(s_ij - L_i), z_ij the dropout factor (0 or 1/keep) and
 // D_i = do_i . o_i:
 //
 //   dv_j = sum_i z_ij p_ij do_i        ds_ij = p_ij (z_ij do_i . v_j - D_i)
 //   dq_i = scale sum_j ds_ij k_j       dk_j  = scale sum_i ds_ij q_i
 //
 //   dout [query tokens, heads * head_dim]   o, lse: as the forward pass left them
-// One unit of work owns a (cell, head), so that sums have one fixed order.
+// One unit of work owns a (cell, head), so that sums have one fixed order. Throws as attention()
+// does.
 void attention_backward(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorView v,
                         ConstTensorView o, ConstTensorView lse, ConstTensorView dout,
                         const Packing& queries, const Packing& keys, int64_t heads,

@@ -9,12 +9,20 @@ namespace scgraft {
 // Inner product of every token with a vector of its cell:  y[t] = x[t] . c[cell of t].
 //
 //   x  [tokens, dim], c [cells, dim]   f32 or f64
-//   y  [tokens]                        overwritten
+//   y  [tokens]                        type of x, overwritten
+//
+// Throws ShapeError or TypeError when something does not fit.
+// Source: the "inner product" decoder of scGPT, one gene at a time.
 void cell_dot(Context& ctx, ConstTensorView x, ConstTensorView c, const Packing& packing,
               TensorView y);
 
-// dx[t] = dy[t] c[cell],  dc[b] = sum over the tokens of b of dy[t] x[t], in order.
-// Overwrites dx and dc; an empty view means that gradient is not wanted.
+// dx[t] = dy[t] c[cell of t],  dc[b] = sum over the tokens t of cell b of dy[t] x[t].
+//
+//   dy  [tokens]        type of x
+//   dx  [tokens, dim]   overwritten; empty when not wanted
+//   dc  [cells, dim]    overwritten; empty when not wanted; summed as sum_cell_rows() does
+//
+// Throws as cell_dot() does.
 void cell_dot_backward(Context& ctx, ConstTensorView x, ConstTensorView c, ConstTensorView dy,
                        const Packing& packing, TensorView dx, TensorView dc);
 

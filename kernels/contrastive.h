@@ -15,7 +15,9 @@ namespace scgraft {
 //   loss      [1]           type of x1, overwritten (not scaled)
 //   dx1, dx2  [cells, dim]  accumulated: += scale * gradient; empty when not wanted; may be the
 //                           same view when x1 and x2 are the same rows
-// Norms are floored at 1e-8. Source: scGPT's CCE objective, temperature 0.5.
+// Norms are floored at 1e-8.
+// Throws ShapeError or TypeError when something does not fit, ConfigError when the temperature is
+// not above 0. Source: scGPT's CCE objective, temperature 0.5.
 void contrastive(Context& ctx, ConstTensorView x1, ConstTensorView x2, double temperature,
                  double scale, TensorView loss, TensorView dx1, TensorView dx2);
 

@@ -16,8 +16,9 @@ namespace scgraft {
 //   loss     [rows]           overwritten (not scaled)
 //   dlogits  [rows, classes]  overwritten; empty when not wanted; may be logits
 // The caller divides by the sum of w over the whole batch (scale = 1 / that sum), which makes this
-// torch.nn.CrossEntropyLoss(weight=w).
-// Throws ShapeError when a label is >= classes.
+// the weighted mean of the source.
+// Throws ShapeError or TypeError when something does not fit or a label is >= classes.
+// Source: torch.nn.CrossEntropyLoss.
 void cross_entropy(Context& ctx, ConstTensorView logits, ConstTensorView labels,
                    ConstTensorView weight, double scale, TensorView loss, TensorView dlogits);
 

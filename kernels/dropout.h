@@ -29,8 +29,9 @@ struct Dropout {
 };
 
 inline PhiloxKey dropout_key(const RandomState& state) {
-  return {static_cast<uint32_t>(state.seed) ^ (static_cast<uint32_t>(state.seed >> 32) * 0x9E3779B9u),
-          state.step};
+  const auto low = static_cast<uint32_t>(state.seed);
+  const auto high = static_cast<uint32_t>(state.seed >> 32);
+  return {low ^ (high * 0x9E3779B9u), state.step};
 }
 
 // 16-bit threshold and scale of hidden dropout.

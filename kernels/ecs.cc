@@ -2,10 +2,10 @@
 #include "kernels/ecs.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "kernels/ordered_sum.h"
 #include "kernels/require_tensor.h"
+#include "kernels/unit_rows.h"
 #include "runtime/parallel.h"
 
 namespace scgraft {
@@ -27,12 +27,8 @@ void ecs_cpu(Context& ctx, Array<const T, 2> x, double threshold, double scale, 
   T* norm = scratch.take({cells}, dtype).template as<T>();
   T* row_loss = scratch.take({cells}, dtype).template as<T>();
 
-  parallel_for(ctx, cells, [&](int64_t i) {
-    T length = std::sqrt(ordered_dot(x.row(i), x.row(i), dim));
-    if (length < T(kFloor)) length = T(kFloor);
-    norm[i] = length;
-    for (int64_t d = 0; d < dim; ++d) unit(i, d) = x(i, d) / length;
-  });
+  parallel_for(ctx, cells,
+               [&](int64_t i) { norm[i] = unit_row(x.row(i), dim, kFloor, unit.row(i)); });
 
   const T limit = static_cast<T>(threshold);
   // Each pair stands in the mean twice.
@@ -53,11 +49,7 @@ void ecs_cpu(Context& ctx, Array<const T, 2> x, double threshold, double scale, 
       for (int64_t d = 0; d < dim; ++d) g[d] += w * other[d];
     }
     row_loss[i] = sum;
-    if (dx == nullptr) return;
-    const T* own = unit.row(i);
-    const T along = norm[i] > T(kFloor) ? ordered_dot(own, g, dim) : T(0);
-    T* to = dx->row(i);
-    for (int64_t d = 0; d < dim; ++d) to[d] += (g[d] - own[d] * along) / norm[i];
+    if (dx != nullptr) add_unit_gradient(unit.row(i), g, norm[i], kFloor, dim, dx->row(i));
   });
 
   T total = 0;

@@ -13,7 +13,9 @@ namespace scgraft {
 //   x     [cells, dim]  f32 or f64
 //   loss  [1]           type of x, overwritten
 //   dx    [cells, dim]  accumulated: += scale * dloss/dx; empty when not wanted
-// Norms are floored at 1e-12. Source: scGPT's ECS objective (unit diagonal replaced by 0).
+// Norms are floored at 1e-12.
+// Throws ShapeError or TypeError when something does not fit.
+// Source: scGPT's ECS objective (unit diagonal replaced by 0).
 void ecs(Context& ctx, ConstTensorView x, double threshold, double scale, TensorView loss,
          TensorView dx);
 

@@ -11,9 +11,13 @@ namespace scgraft {
 //
 //   a   [rows_a, dim], b [rows_b, dim]   f32 or f64; b may be empty (y[t] = a[ia[t]])
 //   ia, ib  [tokens]                     i32, inside the tables (checked where batches are built)
-//   y   [tokens, dim]                    overwritten
+//   y   [tokens, dim]                    type of a, overwritten
+//   packing  of the tokens; needs cell ids when dropout is active
+//
 // The tables hold each distinct row once: row-wise functions (norms, small networks) run on them
 // before the tokens exist.
+// Throws ShapeError or TypeError when something does not fit, ConfigError when p is not in [0, 1).
+// Source: gene plus value embedding, as expression transformers start.
 void embedding_sum(Context& ctx, ConstTensorView a, ConstTensorView ia, ConstTensorView b,
                    ConstTensorView ib, Dropout dropout, const Packing& packing, TensorView y);
 
@@ -25,8 +29,12 @@ struct RowUses {
   ConstTensorView tokens;
 };
 
-// dtable[r] = sum over the uses of row r of drop'(dy[token]), in token order. Overwrites dtable
-// [rows, dim]. Pass Dropout{} for table a and the forward dropout for table b.
+// dtable[r] = sum over the uses of row r of drop'(dy[token]), in token order.
+//
+//   dy      [tokens, dim]  f32 or f64
+//   dtable  [rows, dim]    type of dy, overwritten; a row without uses gets zeros
+//
+// Pass Dropout{} for table a and the forward dropout for table b. Throws as embedding_sum() does.
 void embedding_sum_backward(Context& ctx, ConstTensorView dy, const RowUses& uses, Dropout dropout,
                             const Packing& packing, TensorView dtable);
 

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/l2_normalize.h"
 
-#include <cmath>
-
-#include "kernels/ordered_sum.h"
 #include "kernels/require_tensor.h"
 #include "kernels/rows.h"
+#include "kernels/unit_rows.h"
 
 namespace scgraft {
 namespace {
@@ -29,14 +27,8 @@ template <class T>
 void l2_normalize_cpu(Context& ctx, Array<const T, 2> x, Array<T, 2> y, T* norm) {
   const int64_t dim = x.dim(1);
   for_each_row(ctx, x.dim(0), [&](int64_t r) {
-    const T* from = x.row(r);
-    T* to = y.row(r);
-    // Not std::max: a row with a NaN must come out as NaN.
-    T length = std::sqrt(ordered_dot(from, from, dim));
-    if (length < T(kFloor)) length = T(kFloor);
+    const T length = unit_row(x.row(r), dim, kFloor, y.row(r));
     if (norm != nullptr) norm[r] = length;
-#pragma omp simd
-    for (int64_t d = 0; d < dim; ++d) to[d] = from[d] / length;
   });
 }
 
@@ -48,8 +40,7 @@ void l2_normalize_backward_cpu(Context& ctx, Array<const T, 2> y, const T* norm,
     const T* out = y.row(r);
     const T* gradient = dy.row(r);
     T* to = dx.row(r);
-    // At the floor the divisor is a constant, and nothing is projected out.
-    const T along = norm[r] > T(kFloor) ? ordered_dot(out, gradient, dim) : T(0);
+    const T along = along_unit(out, gradient, norm[r], kFloor, dim);
     const T inverse = T(1) / norm[r];
 #pragma omp simd
     for (int64_t d = 0; d < dim; ++d) to[d] = (gradient[d] - out[d] * along) * inverse;

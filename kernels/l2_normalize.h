@@ -5,13 +5,21 @@
 
 namespace scgraft {
 
-// y[r] = x[r] / max(|x[r]|, 1e-12).   x, y [rows, dim] f32 or f64; y may be x.
-//   norm [rows]  the |x[r]| used, type of x; empty when no backward pass follows
+// y[r] = x[r] / max(|x[r]|, 1e-12); a row with a NaN becomes NaN.
+//
+//   x, y  [rows, dim]  f32 or f64; y overwritten; y may be x
+//   norm  [rows]       the divisor, type of x, overwritten; empty when no backward pass follows
+//
+// Throws ShapeError or TypeError when something does not fit.
 // Source: torch.nn.functional.normalize.
 void l2_normalize(Context& ctx, ConstTensorView x, TensorView y, TensorView norm);
 
 // dx = (dy - y (y . dy)) / norm, or dy / norm for a row whose norm is at the floor of 1e-12.
-// Overwrites dx; dx may be dy.
+//
+//   y, norm  as the forward pass left them
+//   dy, dx   [rows, dim]  type of y; dx overwritten; dx may be dy
+//
+// Throws as l2_normalize() does.
 void l2_normalize_backward(Context& ctx, ConstTensorView y, ConstTensorView norm,
                            ConstTensorView dy, TensorView dx);
 

@@ -14,12 +14,13 @@ namespace scgraft {
 //
 //   x, branch  [rows, dim]  f32 or f64; branch may be empty (z = x)
 //   packing    of the rows, for the dropout coordinates; may be null when nothing is dropped
-//   gamma, beta [dim]
+//   gamma, beta [dim]       type of x, as is everything below
 //   y          [rows, dim]  overwritten; y may be x or branch
 //   rstd       [rows]       overwritten; empty when no backward pass follows
 //   xhat       [rows, dim]  overwritten; empty when the backward pass works from y
 //
-// Throws ShapeError or TypeError when something does not fit.
+// Throws ShapeError or TypeError when something does not fit or eps is negative, ConfigError when
+// the dropout is not in [0, 1).
 // Source: torch.nn.LayerNorm.
 void layer_norm(Context& ctx, ConstTensorView x, ConstTensorView branch, Dropout dropout,
                 const Packing* packing, ConstTensorView gamma, ConstTensorView beta, double eps,
@@ -34,11 +35,13 @@ struct LayerNormSaved {
 
 // With g = gamma * dy:  dz = rstd * (g - mean(g) - xhat * mean(g * xhat)).
 //
-//   dy       [rows, dim]
+//   dy       [rows, dim]  f32 or f64
 //   dx       [rows, dim]  overwritten with dz; may be dy; empty when not wanted
 //   dbranch  [rows, dim]  overwritten with drop'(dz); empty when not wanted or the same as dx
-//   dgamma, dbeta [dim]   accumulated (+=): sum over rows of dy * xhat and of dy; empty when frozen.
+//   dgamma, dbeta [dim]   accumulated (+=): sums over rows of dy * xhat and dy; empty when frozen.
 //            With a packing the rows of a cell are summed first, then cells are added in order.
+//
+// Throws as layer_norm() does.
 void layer_norm_backward(Context& ctx, ConstTensorView dy, const LayerNormSaved& saved,
                          ConstTensorView gamma, ConstTensorView beta, Dropout dropout,
                          const Packing* packing, TensorView dx, TensorView dbranch,

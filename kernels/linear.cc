@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/linear.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <cstring>
 #include <oneapi/dnnl/dnnl.hpp>
@@ -11,12 +9,12 @@
 
 #include "kernels/dropout_rows.h"
 #include "kernels/linear_simd.h"
+#include "kernels/linear_weight_impl.h"
 #include "kernels/require_tensor.h"
 #include "kernels/rows.h"
 #include "runtime/cpu.h"
 
 namespace scgraft {
-
 namespace {
 
 const LinearTiles& tiles() {
@@ -26,124 +24,7 @@ const LinearTiles& tiles() {
   return v3::linear_tiles;
 }
 
-dnnl::engine& engine() {
-  static dnnl::engine instance(dnnl::engine::kind::cpu, 0);
-  return instance;
-}
-
 using Memory = dnnl::memory;
-
-}  // namespace
-
-// One product of kPanelRows rows, run by one thread; panels are what runs in parallel.
-struct PackedWeight::Impl {
-  struct Product {
-    dnnl::matmul primitive;
-    Memory::desc scratchpad;
-  };
-
-  int64_t in = 0;
-  int64_t out = 0;
-  PackedFor use = PackedFor::forward;
-  DType dtype = DType::f32;
-  ConstTensorView raw;  // the weight itself: the definition multiplies with it
-
-  Memory packed;  // [in, out] in the library's order; empty in reference mode
-  Memory::desc x_desc, y_desc, bias_desc;
-  Product plain, with_bias, accumulating;
-  size_t scratchpad_bytes = 0;
-
-  // Copies the raw weight into the library's order.
-  void reorder() {
-    const auto type = raw.dtype() == DType::bf16 ? Memory::data_type::bf16 : Memory::data_type::f32;
-    const Memory::desc desc({in, out}, type,
-                            use == PackedFor::forward ? Memory::dims{1, in} : Memory::dims{out, 1});
-    Memory source(desc, engine(), const_cast<void*>(raw.data()));
-    dnnl::stream stream(engine());
-    dnnl::reorder(source, packed).execute(stream, source, packed);
-    stream.wait();
-  }
-
-  // W^T or W, whichever this product multiplies with.
-  double raw_at(int64_t k, int64_t n) const {
-    const int64_t i = use == PackedFor::forward ? n * in + k : k * out + n;
-    if (raw.dtype() == DType::f64) return raw.as<double>()[i];
-    if (raw.dtype() == DType::bf16) return static_cast<float>(raw.as<bf16>()[i]);
-    const float value = raw.as<float>()[i];
-    return dtype == DType::bf16 ? static_cast<float>(bf16(value)) : value;
-  }
-};
-
-PackedWeight::PackedWeight() = default;
-PackedWeight::~PackedWeight() = default;
-PackedWeight::PackedWeight(PackedWeight&&) noexcept = default;
-PackedWeight& PackedWeight::operator=(PackedWeight&&) noexcept = default;
-
-int64_t PackedWeight::in() const { return impl_->in; }
-int64_t PackedWeight::out() const { return impl_->out; }
-int64_t PackedWeight::nbytes() const {
-  return impl_->packed ? static_cast<int64_t>(impl_->packed.get_desc().get_size()) : 0;
-}
-
-void PackedWeight::pack(Context& ctx, ConstTensorView weight, PackedFor use, DType dtype) {
-  ctx.require_here("linear", weight);
-  require(weight.rank() == 2, "linear: weight must be [out, in], got ", weight.shape());
-  const bool forward = use == PackedFor::forward;
-  if (impl_ != nullptr && impl_->packed && impl_->use == use && impl_->dtype == dtype &&
-      impl_->raw.shape() == weight.shape() && impl_->raw.dtype() == weight.dtype()) {
-    impl_->raw = weight;
-    impl_->reorder();
-    return;
-  }
-  auto impl = std::make_unique<Impl>();
-  impl->in = weight.dim(forward ? 1 : 0);
-  impl->out = weight.dim(forward ? 0 : 1);
-  impl->use = use;
-  impl->dtype = dtype;
-  impl->raw = weight;
-  if (ctx.reference() || weight.dtype() == DType::f64) {
-    impl_ = std::move(impl);
-    return;
-  }
-  require<TypeError>(dtype == DType::f32 || dtype == DType::bf16,
-                     "linear: weights are multiplied in f32 or bf16, got ", dtype);
-
-  // The library fixes its thread count when a primitive is made.
-  const int threads = omp_get_max_threads();
-  omp_set_num_threads(1);
-  const auto type = dtype == DType::bf16 ? Memory::data_type::bf16 : Memory::data_type::f32;
-  const int64_t k = impl->in;
-  const int64_t n = impl->out;
-  impl->x_desc = Memory::desc({kPanelRows, k}, type, Memory::format_tag::ab);
-  impl->y_desc = Memory::desc({kPanelRows, n}, Memory::data_type::f32, Memory::format_tag::ab);
-  impl->bias_desc = Memory::desc({1, n}, Memory::data_type::f32, Memory::format_tag::ab);
-  Memory::desc w_desc({k, n}, type, Memory::format_tag::any);
-  auto make = [&](bool bias, bool sum) {
-    dnnl::primitive_attr attr;
-    attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    if (sum) {
-      dnnl::post_ops ops;
-      ops.append_sum(1.0f);
-      attr.set_post_ops(ops);
-    }
-    const auto desc = bias ? dnnl::matmul::desc(impl->x_desc, w_desc, impl->bias_desc, impl->y_desc)
-                           : dnnl::matmul::desc(impl->x_desc, w_desc, impl->y_desc);
-    dnnl::matmul::primitive_desc pd(desc, attr, engine());
-    w_desc = pd.weights_desc();  // the first choice of layout holds for all three
-    impl->scratchpad_bytes = std::max(impl->scratchpad_bytes, pd.scratchpad_desc().get_size());
-    return Impl::Product{dnnl::matmul(pd), pd.scratchpad_desc()};
-  };
-  impl->plain = make(false, false);
-  impl->with_bias = make(true, false);
-  impl->accumulating = make(false, true);
-
-  impl->packed = Memory(w_desc, engine());
-  impl->reorder();
-  omp_set_num_threads(threads);
-  impl_ = std::move(impl);
-}
-
-namespace {
 
 void check_terms(const char* op, Context& ctx, std::span<const LowRank> terms, int64_t in,
                  int64_t out, DType dtype) {
@@ -297,14 +178,15 @@ void run_panels(Context& ctx, ConstTensorView x, const PackedWeight::Impl& w, Co
       std::copy(out_rows, out_rows + count * w.out, product_out);
       std::fill(product_out + count * w.out, product_out + kPanelRows * w.out, 0.0f);
     }
-    dnnl::stream stream(engine());
+    dnnl::stream stream(dnnl_engine());
     std::unordered_map<int, Memory> args = {
-        {DNNL_ARG_SRC, Memory(w.x_desc, engine(), const_cast<void*>(product_in))},
+        {DNNL_ARG_SRC, Memory(w.x_desc, dnnl_engine(), const_cast<void*>(product_in))},
         {DNNL_ARG_WEIGHTS, w.packed},
-        {DNNL_ARG_DST, Memory(w.y_desc, engine(), product_out)},
-        {DNNL_ARG_SCRATCHPAD, Memory(product.scratchpad, engine(), s.library.data())}};
+        {DNNL_ARG_DST, Memory(w.y_desc, dnnl_engine(), product_out)},
+        {DNNL_ARG_SCRATCHPAD, Memory(product.scratchpad, dnnl_engine(), s.library.data())}};
     if (!bias.empty() && !accumulate)
-      args.emplace(DNNL_ARG_BIAS, Memory(w.bias_desc, engine(), const_cast<void*>(bias.data())));
+      args.emplace(DNNL_ARG_BIAS,
+                   Memory(w.bias_desc, dnnl_engine(), const_cast<void*>(bias.data())));
     product.primitive.execute(stream, args);
     if (!whole) std::copy(product_out, product_out + count * w.out, out_rows);
 

@@ -1,43 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-#include <memory>
 #include <span>
 
 #include "kernels/dropout.h"
+#include "kernels/linear_weight.h"
 #include "kernels/packing.h"
 #include "runtime/context.h"
-#include "runtime/tensor.h"
+#include "runtime/tensor_view.h"
 
 namespace scgraft {
-
-// A frozen weight in the order a matrix product wants it, made once.
-//   weight [out, in] f32, bf16 or f64
-enum class PackedFor {
-  forward,         // y = x W^T
-  backward_input,  // dx = dy W
-};
-class PackedWeight {
- public:
-  PackedWeight();
-  ~PackedWeight();
-  PackedWeight(PackedWeight&&) noexcept;
-  PackedWeight& operator=(PackedWeight&&) noexcept;
-
-  // dtype: bf16 rounds an f32 weight and multiplies in bf16 with f32 sums; otherwise the weight's.
-  // In reference contexts and for f64 the weight itself is kept as a view: it must stay alive.
-  void pack(Context& ctx, ConstTensorView weight, PackedFor use, DType dtype);
-
-  bool empty() const { return impl_ == nullptr; }
-  int64_t in() const;   // columns of what is multiplied
-  int64_t out() const;  // columns of the product
-  int64_t nbytes() const;
-
-  struct Impl;
-  const Impl& impl() const { return *impl_; }
-
- private:
-  std::unique_ptr<Impl> impl_;
-};
 
 // A trainable low-rank term beside a frozen product (LoRA):
 //
@@ -55,20 +26,28 @@ struct LowRank {
 
 // y = x W^T + bias + low-rank terms.
 //
-//   x     [rows, in]   f32 or f64
-//   weight packed for `forward`
-//   bias  [out] type of x, or empty
-//   terms added in order; packing gives the dropout coordinates and may be null without dropout
-//   y     [rows, out]  overwritten
+//   x       [rows, in]   f32 or f64
+//   weight  packed for `forward`
+//   bias    [out]        type of x, or empty
+//   terms   added in order, each from x
+//   packing of the rows; may be null without dropout, needs cell ids with it
+//   y       [rows, out]  type of x, overwritten
+//
 // Work is cut in fixed panels of kPanelRows rows: a row's result does not depend on which other
-// rows are there. Throws ShapeError or TypeError when something does not fit.
+// rows are there.
+// Throws ShapeError or TypeError when something does not fit, ConfigError when a dropout is not in
+// [0, 1).
+// Source: torch.nn.Linear; Hu et al. 2021 for the terms.
 void linear(Context& ctx, ConstTensorView x, const PackedWeight& weight, ConstTensorView bias,
             std::span<const LowRank> terms, const Packing* packing, TensorView y);
 
 // dx = dy W + the low-rank terms' share:  scale * drop'((dy B) A).
 //
-//   dy     [rows, out]   weight packed for `backward_input`
-//   dx     [rows, in]    overwritten, or added to when `accumulate`
+//   dy      [rows, out]  f32 or f64
+//   weight  packed for `backward_input`
+//   dx      [rows, in]   type of dy, overwritten, or added to when `accumulate`
+//
+// terms and packing as in linear(), and so are errors.
 void linear_backward_input(Context& ctx, ConstTensorView dy, const PackedWeight& weight,
                            std::span<const LowRank> terms, const Packing* packing, bool accumulate,
                            TensorView dx);
@@ -78,15 +57,21 @@ void linear_backward_input(Context& ctx, ConstTensorView dy, const PackedWeight&
 //
 //   da += scale * G^T drop(x)   [rank, in]        db += scale * dy^T U   [out, rank]
 //
+//   x   [rows, in], dy [rows, out]   f32 or f64; everything else has their type
+//
 // Panels of one cell are summed in order, and cells are added in order: the sums do not depend on
 // threads or on how a batch is cut into chunks of cells. packing: of the rows, required.
+// Throws as linear() does.
 void low_rank_backward(Context& ctx, ConstTensorView x, ConstTensorView dy, const LowRank& term,
                        const Packing& packing, TensorView da, TensorView db);
 
 // Gradients of a trainable weight and bias, accumulated (+=); an empty view is not wanted.
 //
 //   dweight += dy^T x  [out, in]       dbias += sum over rows of dy  [out]
-// packing as in low_rank_backward.
+//
+//   x   [rows, in], dy [rows, out]   f32 or f64; the gradients have their type
+//
+// packing and the order of sums as in low_rank_backward(). Throws as linear() does.
 void linear_backward_weight(Context& ctx, ConstTensorView x, ConstTensorView dy,
                             const Packing& packing, TensorView dweight, TensorView dbias);
 

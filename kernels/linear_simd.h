@@ -20,7 +20,7 @@ struct LinearTiles {
 namespace v3 {
 extern const LinearTiles linear_tiles;
 }
-namespace v4 {
+namespace v4 {  // x86-64 only
 extern const LinearTiles linear_tiles;
 }
 

@@ -13,10 +13,12 @@ namespace scgraft {
 //
 //   x, target [tokens]  f32 or f64
 //   mask      [tokens]  u8, not 0 = counts
-//   loss      [cells]   overwritten (not scaled)
+//   loss      [cells]   type of x, overwritten (not scaled)
 //   dx        [tokens]  overwritten; empty when not wanted; may be x
 // The caller divides by the number of masked tokens of the whole batch (scale = 1 / that number;
-// nothing masked: loss 0, scale 0).
+// nothing masked: loss 0, scale 0). A token that does not count may hold anything, NaN included.
+// Throws ShapeError or TypeError when something does not fit.
+// Source: scGPT's masked mean squared error.
 void masked_mse(Context& ctx, ConstTensorView x, ConstTensorView target, ConstTensorView mask,
                 const Packing& packing, double scale, TensorView loss, TensorView dx);
 

@@ -16,11 +16,21 @@ enum class Pooling {
 //
 //   x       [tokens, dim]  f32 or f64
 //   weight  [tokens]       type of x; only for Pooling::weighted, else empty
-//   y       [cells, dim]   overwritten; a cell without tokens gets zeros
+//   y       [cells, dim]   type of x, overwritten; a cell without tokens gets zeros
+//
+// Throws ShapeError or TypeError when something does not fit.
+// Source: scGPT's cell embeddings ("cls", "avg-pool", and "w-pool" before it is normalised), over
+// the tokens that exist.
 void pool(Context& ctx, Pooling kind, ConstTensorView x, ConstTensorView weight,
           const Packing& packing, TensorView y);
 
-// Gradient by x; overwrites all of dx [tokens, dim].
+// Gradient by x:  dx[t] = dy[cell of t] times 1 or 0 (cls), 1 / length of the cell (mean), or
+// weight[t] (weighted).
+//
+//   dy  [cells, dim]   f32 or f64
+//   dx  [tokens, dim]  type of dy, overwritten
+//
+// Throws as pool() does.
 void pool_backward(Context& ctx, Pooling kind, ConstTensorView dy, ConstTensorView weight,
                    const Packing& packing, TensorView dx);
 

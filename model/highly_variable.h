@@ -31,10 +31,11 @@ struct HvgOptions {
 //               totals either
 // Returns the chosen columns, ascending. Ties go to the earlier column with seurat_v3; with
 // cell_ranger all columns that tie with the last one are chosen, as scanpy does.
-// Throws ConfigError (E-HVG) when no count is given, DataError as RowReader does and where values
-// are negative or not finite.
+//   file        name for messages
+// Throws ConfigError (E-HVG) when no count is given, DataError as RowReader and
+// require_expression() do, and E-HVG-CELLS for fewer than two cells.
 // Source: scanpy.pp.highly_variable_genes; Stuart et al. 2019; Zheng et al. 2017.
 std::vector<int32_t> highly_variable(RowReader& reader, std::span<const uint8_t> candidates,
-                                     const HvgOptions& options);
+                                     const HvgOptions& options, const std::string& file);
 
 }  // namespace scgraft

@@ -6,9 +6,9 @@
 #include <filesystem>
 #include <limits>
 #include <map>
-#include <unordered_map>
 
 #include "io/sha256.h"
+#include "training/labelled_data.h"
 #include "training/predict.h"
 
 namespace scgraft {
@@ -29,32 +29,6 @@ void finish_embedding(TensorView embedding, const std::vector<uint8_t>& empty) {
   }
 }
 
-// The column of the training data that a column of this file has, by gene name; -1: none.
-std::vector<int32_t> columns_of(const std::vector<std::string>& genes,
-                                const std::vector<std::string>& training) {
-  std::unordered_map<std::string_view, int32_t> at;
-  for (size_t i = 0; i < training.size(); ++i) at.emplace(training[i], static_cast<int32_t>(i));
-  std::vector<int32_t> out(genes.size(), -1);
-  std::vector<uint8_t> taken(training.size(), 0);
-  for (size_t i = 0; i < genes.size(); ++i) {
-    const auto found = at.find(genes[i]);
-    if (found == at.end() || taken[static_cast<size_t>(found->second)] != 0) continue;
-    out[i] = found->second;
-    taken[static_cast<size_t>(found->second)] = 1;
-  }
-  return out;
-}
-
-std::vector<std::string> gene_names(const H5ad& file, const std::string& slot,
-                                    const std::string& gene_key) {
-  const Frame& var = file.var_of(file.slot(slot));
-  if (gene_key.empty()) return var.index();
-  const Column column = var.read(gene_key);
-  std::vector<std::string> out;
-  for (int64_t i = 0; i < column.size(); ++i) out.push_back(column.text(i));
-  return out;
-}
-
 // Fills the summary of row `i` from its probabilities.
 void summarise(Annotation& out, int64_t i, bool empty) {
   const auto p = out.probabilities.as<float, 2>();
@@ -62,8 +36,7 @@ void summarise(Annotation& out, int64_t i, bool empty) {
   if (empty) {
     for (int64_t c = 0; c < p.dim(1); ++c) p(i, c) = std::numeric_limits<float>::quiet_NaN();
     out.label[at] = out.second[at] = -1;
-    out.confidence[at] = out.margin[at] = out.entropy[at] =
-        std::numeric_limits<float>::quiet_NaN();
+    out.confidence[at] = out.margin[at] = out.entropy[at] = std::numeric_limits<float>::quiet_NaN();
     ++out.without_genes;
     return;
   }
@@ -125,7 +98,8 @@ Annotation Annotator::annotate(Context& ctx, const H5ad& file, const std::string
   out.embedding = Tensor({reader.cells(), model_.network->dim()}, DType::f32);
   std::vector<int32_t> column_of;
   if (baselines_) {
-    column_of = columns_of(gene_names(file, out.slot.slot, preparation.gene_key), loaded_.bundle.genes);
+    column_of =
+        gene_columns(gene_names(file, out.slot.slot, preparation.gene_key), loaded_.bundle.genes);
     out.logistic.resize(cells);
     out.neighbours.resize(cells);
   }

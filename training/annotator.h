@@ -31,7 +31,7 @@ struct Annotation {
 };
 
 struct AnnotatorOptions {
-  std::string model;               // backbone folder; empty: the one the adapter names
+  std::string model;  // backbone folder; empty: the one the adapter names
   bool allow_base_mismatch = false;
   DType product = DType::f32;
 };

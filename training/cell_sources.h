@@ -41,7 +41,7 @@ class MaskedCells : public CellSource {
   const TokenStore& store_;
   std::span<const int64_t> cells_;
   MaskOptions options_;
-  std::vector<std::vector<float>> values_;    // of the cells of one view
+  std::vector<std::vector<float>> values_;  // of the cells of one view
   std::vector<std::vector<uint8_t>> masked_;
 };
 

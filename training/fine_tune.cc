@@ -46,7 +46,7 @@ Parts split_cells(const CellSelection& cells, const RunConfig& config) {
     parts.test = split_once(labels, cells.group, config.data.test_fraction, seed).validation;
     for (const int64_t i : parts.test) labels[static_cast<size_t>(i)] = -1;
   }
-  if (config.data.val_fraction > 0) {
+  if (config.data.val.empty() && config.data.val_fraction > 0) {
     // Of all cells, so that the parts have the sizes that were asked for.
     const double fraction = config.data.val_fraction / (1 - config.data.test_fraction);
     Split split = split_once(labels, cells.group, fraction, seed + 1);
@@ -103,8 +103,8 @@ class FineTune {
   Preparation preparation_;
   CellData data_;
   std::unique_ptr<Adapter> adapter_;
-  std::vector<Parameter*> trained_;   // everything with a gradient
-  std::vector<Parameter*> saved_;     // of the backbone and the head, not of the adapter
+  std::vector<Parameter*> trained_;  // everything with a gradient
+  std::vector<Parameter*> saved_;    // of the backbone and the head, not of the adapter
   std::unique_ptr<CellClassification> objective_;
   std::optional<Baselines> baselines_;
   FineTuneResult result_;
@@ -120,7 +120,15 @@ void FineTune::open_model() {
 
 void FineTune::read() {
   preparation_ = preparation_of(config_, model_.config);
-  data_ = read_cells(ctx_, file_, model_, preparation_, cells_.rows, events_);
+  read_cells(ctx_, file_, model_, preparation_, cells_.rows, events_, data_);
+  if (config_.data.val.empty()) return;
+  const H5ad file = H5ad::open(config_.data.val);
+  const CellSelection more = select_labelled_cells(file, config_.data, cells_.labels);
+  for (const int32_t label : more.label) {
+    parts_.validation.push_back(static_cast<int64_t>(cells_.label.size()));
+    cells_.label.push_back(label);
+  }
+  read_cells(ctx_, file, model_, preparation_, more.rows, events_, data_);
 }
 
 Tensor FineTune::embeddings(std::span<const int64_t> cells) {
@@ -180,8 +188,7 @@ void FineTune::graft() {
     adapter_->attach(net);
     for (Parameter* p : adapter_->parameters()) trained_.push_back(p);
   }
-  const std::vector<int64_t> counts =
-      class_counts(gather(cells_.label, parts_.train), classes());
+  const std::vector<int64_t> counts = class_counts(gather(cells_.label, parts_.train), classes());
   objective_ = std::make_unique<CellClassification>(
       net, head, class_weights(parse_class_weighting(config_.train.class_weights), counts));
   for (const Parameter* p : trained_) result_.trained_parameters += p->value.numel();
@@ -218,20 +225,21 @@ void FineTune::learn() {
         events_.epoch({.epoch = epoch, .step = steps, .loss = loss, .metrics = &metrics});
       return loss;
     };
-  result_.training = train(ctx_, *objective_, train_cells, block,
-                           {.epochs = t.epochs,
-                            .max_steps = t.max_steps,
-                            .batch_size = t.micro_batch_size,
-                            .accumulation = t.gradient_accumulation_steps,
-                            .schedule = parse_schedule(t.lr_scheduler),
-                            .learning_rate = t.learning_rate,
-                            .warmup_ratio = t.warmup_ratio,
-                            .weight_decay = t.weight_decay,
-                            .max_grad_norm = t.max_grad_norm,
-                            .early_stopping_patience = t.early_stopping_patience,
-                            .max_seconds = t.max_seconds,
-                            .seed = static_cast<uint64_t>(t.seed)},
-                           [&] { model_.network->parameters_updated(); }, callbacks);
+  result_.training = train(
+      ctx_, *objective_, train_cells, block,
+      {.epochs = t.epochs,
+       .max_steps = t.max_steps,
+       .batch_size = t.micro_batch_size,
+       .accumulation = t.gradient_accumulation_steps,
+       .schedule = parse_schedule(t.lr_scheduler),
+       .learning_rate = t.learning_rate,
+       .warmup_ratio = t.warmup_ratio,
+       .weight_decay = t.weight_decay,
+       .max_grad_norm = t.max_grad_norm,
+       .early_stopping_patience = t.early_stopping_patience,
+       .max_seconds = t.max_seconds,
+       .seed = static_cast<uint64_t>(t.seed)},
+      [&] { model_.network->parameters_updated(); }, callbacks);
 }
 
 void FineTune::score_model() {
@@ -240,9 +248,9 @@ void FineTune::score_model() {
   ClassPrediction prediction;
   prediction.probabilities = Tensor({source.size(), classes()}, DType::f32);
   for_each_group(source, 0, [&](std::span<const CellView> views, int64_t begin) {
-    predict_cells(ctx_, *objective_, views,
-                  prediction.probabilities.view().rows(
-                      begin, begin + static_cast<int64_t>(views.size())));
+    predict_cells(
+        ctx_, *objective_, views,
+        prediction.probabilities.view().rows(begin, begin + static_cast<int64_t>(views.size())));
   });
   prediction.label = most_probable_classes(prediction.probabilities.view());
   result_.scores["model"] = score(prediction);
@@ -256,8 +264,8 @@ void FineTune::save(const std::string& command_line, bool overwrite) {
        {"train_cells", result_.train_cells},
        {"validation_cells", result_.validation_cells},
        {"test_cells", result_.test_cells},
-       {"split", config_.data.split_by.empty() ? "stratified by label"
-                                               : "by " + config_.data.split_by},
+       {"split",
+        config_.data.split_by.empty() ? "stratified by label" : "by " + config_.data.split_by},
        {"trained_parameters", result_.trained_parameters},
        {"total_parameters", result_.total_parameters},
        {"steps", result_.training.steps},
@@ -296,13 +304,13 @@ void FineTune::save(const std::string& command_line, bool overwrite) {
 FineTuneResult FineTune::run(const std::string& command_line, bool overwrite) {
   cells_ = select_labelled_cells(file_, config_.data);
   parts_ = split_cells(cells_, config_);
+  open_model();
+  read();
   result_.labels = cells_.labels;
   result_.train_cells = static_cast<int64_t>(parts_.train.size());
   result_.validation_cells = static_cast<int64_t>(parts_.validation.size());
   result_.test_cells = static_cast<int64_t>(parts_.test.size());
   result_.scored_part = parts_.test.empty() ? "validation" : "test";
-  open_model();
-  read();
   score_baselines();
   score_frozen();
   graft();

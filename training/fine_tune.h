@@ -39,8 +39,8 @@ struct FineTuneResult {
 // frozen model's embeddings) are fitted on the same training cells and scored on the same cells.
 // command_line goes into the adapter's provenance.
 //
-// Throws ConfigError (before any work), DataError, ModelError, StorageError, NumericalError. Nothing
-// is written to the adapter's folder unless all of it is.
+// Throws ConfigError (before any work), DataError, ModelError, StorageError, NumericalError.
+// Nothing is written to the adapter's folder unless all of it is.
 FineTuneResult fine_tune(Context& ctx, const RunConfig& config, const std::string& command_line,
                          bool overwrite, const RunEvents& events);
 

@@ -2,6 +2,7 @@
 #include "training/labelled_data.h"
 
 #include <algorithm>
+#include <unordered_map>
 
 #include "io/text.h"
 #include "model/scgpt/token_reader.h"
@@ -12,7 +13,8 @@ namespace {
 
 std::string listed(const std::vector<std::string>& names) {
   std::string text;
-  for (size_t i = 0; i < names.size() && i < 12; ++i) text += (i > 0 ? ", " : "") + escaped(names[i]);
+  for (size_t i = 0; i < names.size() && i < 12; ++i)
+    text += (i > 0 ? ", " : "") + escaped(names[i]);
   if (names.size() > 12) text += cat(" and ", names.size() - 12, " more");
   return text;
 }
@@ -29,9 +31,9 @@ std::vector<uint8_t> rows_of_subset(const H5ad& file, const std::string& subset)
   const Categorical column = as_categorical(file.obs().read(subset.substr(0, equals)));
   const auto at = std::find(column.categories.begin(), column.categories.end(), value);
   if (at == column.categories.end()) {
-    DataError error(cat("no cell has ", escaped(subset), "; the values are ",
-                        listed(column.categories)),
-                    "E-SUBSET");
+    DataError error(
+        cat("no cell has ", escaped(subset), "; the values are ", listed(column.categories)),
+        "E-SUBSET");
     error.set_where(file.path(), "obs/" + subset.substr(0, equals));
     throw error;
   }
@@ -40,7 +42,8 @@ std::vector<uint8_t> rows_of_subset(const H5ad& file, const std::string& subset)
   return keep;
 }
 
-CellSelection select_labelled_cells(const H5ad& file, const RunConfig::Data& data) {
+CellSelection select_labelled_cells(const H5ad& file, const RunConfig::Data& data,
+                                    const std::vector<std::string>& classes) {
   const Categorical column = as_categorical(file.obs().read(data.label_key));
   const std::vector<uint8_t> in_subset = rows_of_subset(file, data.subset);
   std::vector<int64_t> count(column.categories.size(), 0);
@@ -58,28 +61,40 @@ CellSelection select_labelled_cells(const H5ad& file, const RunConfig::Data& dat
     ++count[static_cast<size_t>(column.codes[i])];
   }
   std::vector<int32_t> label_of(count.size(), -1);
+  out.labels = classes;
   std::string rare;
   for (size_t c = 0; c < count.size(); ++c) {
     if (count[c] == 0) continue;
-    label_of[c] = static_cast<int32_t>(out.labels.size());
-    out.labels.push_back(column.categories[c]);
+    if (classes.empty()) {
+      label_of[c] = static_cast<int32_t>(out.labels.size());
+      out.labels.push_back(column.categories[c]);
+    } else {
+      const auto at = std::find(classes.begin(), classes.end(), column.categories[c]);
+      if (at != classes.end()) label_of[c] = static_cast<int32_t>(at - classes.begin());
+    }
     if (count[c] < 10)
       rare += cat(rare.empty() ? "" : ", ", escaped(column.categories[c]), " (", count[c], ")");
   }
-  if (out.labels.size() < 2) {
-    DataError error(cat("obs/", escaped(data.label_key), " of ", file.path(), " gives ",
-                        out.labels.size(), " classes over ", out.rows.size(),
-                        " cells; annotation needs two or more"),
-                    "E-LABELS");
+  std::vector<int64_t> rows;
+  for (size_t i = 0; i < code.size(); ++i) {
+    if (label_of[static_cast<size_t>(code[i])] < 0) continue;
+    rows.push_back(out.rows[i]);
+    out.label.push_back(label_of[static_cast<size_t>(code[i])]);
+  }
+  out.rows = std::move(rows);
+  if (out.labels.size() < 2 || out.rows.empty()) {
+    DataError error(
+        cat("obs/", escaped(data.label_key), " of ", file.path(), " gives ", out.labels.size(),
+            " classes over ", out.rows.size(), " cells; annotation needs two classes or more"),
+        "E-LABELS");
     error.set_where(file.path(), "obs/" + data.label_key);
     error.set_hint("name another column with --label-key; the file has " +
                    listed(file.obs().columns()));
     throw error;
   }
-  if (!rare.empty())
+  if (!rare.empty() && classes.empty())
     log_warning("W-LABEL-RARE", "few cells to learn from: ", rare,
                 ". Leave classes out with -s data.exclude_labels=[...]");
-  for (const int32_t c : code) out.label.push_back(label_of[static_cast<size_t>(c)]);
   if (!data.split_by.empty()) {
     const Categorical groups = as_categorical(file.obs().read(data.split_by));
     for (const int64_t row : out.rows) out.group.push_back(groups.codes[static_cast<size_t>(row)]);
@@ -99,19 +114,40 @@ Preparation preparation_of(const RunConfig& config, const ScgptConfig& model) {
   return p;
 }
 
-CellData read_cells(Context& ctx, const H5ad& file, const ScgptModel& model,
-                    Preparation& preparation, std::span<const int64_t> rows,
-                    const RunEvents& events) {
-  CellData out;
+std::vector<std::string> gene_names(const H5ad& file, const std::string& slot,
+                                    const std::string& gene_key) {
+  const Frame& var = file.var_of(file.slot(slot));
+  if (gene_key.empty()) return var.index();
+  const Column column = var.read(gene_key);
+  std::vector<std::string> names;
+  for (int64_t i = 0; i < column.size(); ++i) names.push_back(column.text(i));
+  return names;
+}
+
+std::vector<int32_t> gene_columns(const std::vector<std::string>& genes,
+                                  const std::vector<std::string>& known) {
+  std::unordered_map<std::string_view, int32_t> at;
+  for (size_t i = 0; i < known.size(); ++i) at.emplace(known[i], static_cast<int32_t>(i));
+  std::vector<int32_t> out(genes.size(), -1);
+  for (size_t i = 0; i < genes.size(); ++i) {
+    const auto found = at.find(genes[i]);
+    if (found == at.end()) continue;
+    out[i] = found->second;
+    at.erase(found);
+  }
+  return out;
+}
+
+void read_cells(Context& ctx, const H5ad& file, const ScgptModel& model, Preparation& preparation,
+                std::span<const int64_t> rows, const RunEvents& events, CellData& out) {
   TokenReader reader(ctx, file, model.vocabulary, model.cls_id(), preparation);
   if (preparation.hvg != "none") preparation.genes = reader.genes();
-  const Frame& var = file.var_of(file.slot(reader.slot().slot));
-  if (preparation.gene_key.empty()) {
-    out.genes = var.index();
-  } else {
-    const Column names = var.read(preparation.gene_key);
-    for (int64_t i = 0; i < names.size(); ++i) out.genes.push_back(names.text(i));
-  }
+  std::vector<std::string> genes = gene_names(file, reader.slot().slot, preparation.gene_key);
+  std::vector<int32_t> column_of;
+  if (out.genes.empty())
+    out.genes = std::move(genes);
+  else
+    column_of = gene_columns(genes, out.genes);
   TokenisedCells cells;
   SparseRows normalised;
   auto wanted = rows.begin();
@@ -121,10 +157,9 @@ CellData read_cells(Context& ctx, const H5ad& file, const ScgptModel& model,
     const std::span<const int64_t> part(wanted, stop);
     wanted = stop;
     out.tokens.append(cells, part);
-    out.expression.append(normalised, part, FeatureInput::log1p);
+    out.expression.append(normalised, part, FeatureInput::log1p, column_of);
     events.tell("read", end, reader.cells());
   }
-  return out;
 }
 
 }  // namespace scgraft

@@ -22,9 +22,11 @@ struct CellSelection {
 };
 
 // The cells that have a label, lie in data.subset and do not carry an excluded label.
+// With `classes`, these are the labels, and cells with another one are left out.
 // Logs W-LABEL-RARE for classes with fewer than ten cells. Throws DataError: E-NO-COLUMN,
 // E-LABELS (fewer than two classes are left), E-SUBSET (no cell is left, or no such value).
-CellSelection select_labelled_cells(const H5ad& file, const RunConfig::Data& data);
+CellSelection select_labelled_cells(const H5ad& file, const RunConfig::Data& data,
+                                    const std::vector<std::string>& classes = {});
 
 // The rows a "COLUMN=VALUE" filter keeps: 1 per row of the table. Throws ConfigError (E-SUBSET) for
 // another form, DataError (E-NO-COLUMN, E-SUBSET naming the values there are).
@@ -33,15 +35,23 @@ std::vector<uint8_t> rows_of_subset(const H5ad& file, const std::string& subset)
 // How the expression of a run is prepared, from its configuration and the model's.
 Preparation preparation_of(const RunConfig& config, const ScgptConfig& model);
 
-// The selected cells as tokens, and as features for the baselines over all genes of the file. Where
-// genes were chosen by their variation, they become preparation.genes, for data that comes later.
+// Names of the genes of a slot: the index of its var table, or a column of it.
+std::vector<std::string> gene_names(const H5ad& file, const std::string& slot,
+                                    const std::string& gene_key);
+
+// For each of `genes`, its number in `known`; -1 when it is not there or came before.
+std::vector<int32_t> gene_columns(const std::vector<std::string>& genes,
+                                  const std::vector<std::string>& known);
+
+// Cells as tokens, and as features for the baselines over all genes of the first file.
 struct CellData {
   TokenStore tokens;          // [cells]
   SparseFeatures expression;  // [cells, genes], log1p
   std::vector<std::string> genes;
 };
-CellData read_cells(Context& ctx, const H5ad& file, const ScgptModel& model,
-                    Preparation& preparation, std::span<const int64_t> rows,
-                    const RunEvents& events);
+// Adds the cells in these rows of a file. Where genes are chosen by their variation, the choice of
+// the first file becomes preparation.genes, for data that comes later.
+void read_cells(Context& ctx, const H5ad& file, const ScgptModel& model, Preparation& preparation,
+                std::span<const int64_t> rows, const RunEvents& events, CellData& out);
 
 }  // namespace scgraft

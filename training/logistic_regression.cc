@@ -8,13 +8,14 @@
 #include "kernels/ordered_sum.h"
 #include "runtime/error.h"
 #include "runtime/log.h"
-#include "runtime/parallel.h"
 #include "training/lbfgs.h"
+#include "training/parallel_blocks.h"
 
 namespace scgraft {
 namespace {
 
-constexpr int64_t kTaskSize = 64;
+// Operations of one exponential, about.
+constexpr int64_t kExponential = 20;
 // Largest element of the gradient of the loss per cell; classes do not change below it.
 constexpr double kGradientTolerance = 1e-6;
 constexpr int kMaxIterations = 500;
@@ -29,15 +30,6 @@ void check_labels(const SparseFeatures& x, std::span<const int32_t> labels, int3
   for (const int32_t label : labels)
     require(label >= 0 && label < classes, "logistic regression: label ", label,
             ", classes are 0 to ", classes - 1);
-}
-
-// Calls body(i) for 0 <= i < n, a block of them per task.
-template <class Body>
-void in_blocks(Context& ctx, int64_t n, Body&& body) {
-  parallel_for(ctx, (n + kTaskSize - 1) / kTaskSize, [&](int64_t task) {
-    const int64_t end = std::min(n, (task + 1) * kTaskSize);
-    for (int64_t i = task * kTaskSize; i < end; ++i) body(i);
-  });
 }
 
 // Turns logits into probabilities in place; returns log(sum of exp(logits)).
@@ -59,8 +51,8 @@ LogisticLoss::LogisticLoss(Context& ctx, const SparseFeatures& x, std::span<cons
   const auto columns = static_cast<size_t>(x.columns);
   const auto n = static_cast<double>(x.rows());
   mean_.resize(columns);
-  deviation_.resize(columns);
-  in_blocks(ctx, x.columns, [&](int64_t column) {
+  scale_.resize(columns);
+  parallel_blocks(ctx, x.columns, 1 + x.rows() / 4, [&](int64_t column) {
     const auto values = by_column_.values_of(column);
     double sum = 0;
     for (const float v : values) sum += v;
@@ -68,10 +60,10 @@ LogisticLoss::LogisticLoss(Context& ctx, const SparseFeatures& x, std::span<cons
     double squares = (n - static_cast<double>(values.size())) * mean * mean;
     for (const float v : values) squares += (v - mean) * (v - mean);
     const double deviation = std::sqrt(squares / n);
-    // A constant column shows rounding errors of its mean, which must not be blown up to 1.
+    // A constant column shows rounding errors of its mean, which must not be blown up.
     const bool varies = deviation > n * std::numeric_limits<double>::epsilon() * std::abs(mean);
     mean_[static_cast<size_t>(column)] = mean;
-    deviation_[static_cast<size_t>(column)] = varies ? deviation : 1.0;
+    scale_[static_cast<size_t>(column)] = varies ? 1 / deviation : 0.0;
   });
   weight_.resize(columns * static_cast<size_t>(classes_));
   bias_.resize(static_cast<size_t>(classes_));
@@ -85,7 +77,7 @@ void LogisticLoss::unscale(std::span<const double> parameters, std::span<double>
   std::copy_n(w + x_.columns * classes_, classes, bias.begin());
   for (size_t c = 0; c < mean_.size(); ++c)
     for (size_t k = 0; k < classes; ++k) {
-      weight[c * classes + k] = w[c * classes + k] / deviation_[c];
+      weight[c * classes + k] = w[c * classes + k] * scale_[c];
       bias[k] -= weight[c * classes + k] * mean_[c];
     }
 }
@@ -98,7 +90,7 @@ double LogisticLoss::operator()(std::span<const double> parameters, std::span<do
   unscale(parameters, weight_, bias_);
   multiply<double>(ctx_, x_, weight_, classes_, errors_);
   std::vector<double> losses(static_cast<size_t>(n));
-  in_blocks(ctx_, n, [&](int64_t i) {
+  parallel_blocks(ctx_, n, kExponential * classes_, [&](int64_t i) {
     double* z = errors_.data() + i * classes_;
     for (size_t k = 0; k < classes; ++k) z[k] += bias_[k];
     const auto label = static_cast<size_t>(labels_[static_cast<size_t>(i)]);
@@ -114,11 +106,11 @@ double LogisticLoss::operator()(std::span<const double> parameters, std::span<do
     for (size_t k = 0; k < classes; ++k) dbias[k] += errors_[static_cast<size_t>(i) * classes + k];
   multiply<double>(ctx_, by_column_, errors_, classes_, gradient.first(n_weights));
   const double scale = 1.0 / static_cast<double>(n);
-  in_blocks(ctx_, x_.columns, [&](int64_t column) {
+  parallel_blocks(ctx_, x_.columns, 4 * classes_, [&](int64_t column) {
     const auto c = static_cast<size_t>(column);
     for (size_t k = 0; k < classes; ++k) {
       double& d = gradient[c * classes + k];
-      d = scale * ((d - mean_[c] * dbias[k]) / deviation_[c] + parameters[c * classes + k] / c_);
+      d = scale * ((d - mean_[c] * dbias[k]) * scale_[c] + parameters[c * classes + k] / c_);
     }
   });
   for (double& d : dbias) d *= scale;
@@ -179,7 +171,7 @@ Tensor LogisticRegression::probabilities(Context& ctx, const SparseFeatures& x) 
   Tensor out({x.rows(), classes}, DType::f32);
   const auto p = out.as<float, 2>();
   const float* b = bias.as<float>();
-  in_blocks(ctx, x.rows(), [&](int64_t i) {
+  parallel_blocks(ctx, x.rows(), kExponential * n_present, [&](int64_t i) {
     double* z = logits.data() + i * n_present;
     for (int64_t k = 0; k < n_present; ++k) z[k] += b[k];
     softmax(z, n_present);

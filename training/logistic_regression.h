@@ -12,7 +12,7 @@ namespace scgraft {
 
 // The loss that multinomial logistic regression minimises, per cell.
 //
-//   z_i  = W s_i + b,   s_i = (x_i - mean) / deviation of each column (1 where it is constant)
+//   z_i  = W s_i + b,   s_i = (x_i - mean) / deviation of each column, 0 where it is constant
 //   loss = (1/n) * ( sum over i of -log softmax(z_i)[label_i]  +  |W|^2 / (2 C) )
 //
 // The minimum is that of features that are only divided by their deviation, as b is not penalised:
@@ -41,11 +41,11 @@ class LogisticLoss {
   std::vector<int32_t> labels_;
   int64_t classes_;
   double c_;
-  std::vector<double> mean_;       // [columns]
-  std::vector<double> deviation_;  // [columns]
-  std::vector<double> weight_;     // [columns, classes] on features as they are
-  std::vector<double> bias_;       // [classes]
-  std::vector<double> errors_;     // [rows, classes] logits, then d loss_i / d z
+  std::vector<double> mean_;    // [columns]
+  std::vector<double> scale_;   // [columns] 1 / deviation, 0 where constant
+  std::vector<double> weight_;  // [columns, classes] on features as they are
+  std::vector<double> bias_;    // [classes]
+  std::vector<double> errors_;  // [rows, classes] logits, then d loss_i / d z
 };
 
 // A fitted multinomial logistic regression.

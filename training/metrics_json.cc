@@ -18,8 +18,8 @@ void set_number(nlohmann::json& object, const std::string& name, double value) {
 
 nlohmann::json metrics_json(const ClassificationMetrics& metrics,
                             std::span<const std::string> labels) {
-  require(labels.size() == metrics.classes.size(), "metrics_json: ", labels.size(),
-          " labels for ", metrics.classes.size(), " classes");
+  require(labels.size() == metrics.classes.size(), "metrics_json: ", labels.size(), " labels for ",
+          metrics.classes.size(), " classes");
   nlohmann::json out = {{"cells", metrics.cells}};
   set_number(out, "accuracy", metrics.accuracy);
   set_number(out, "balanced_accuracy", metrics.balanced_accuracy);

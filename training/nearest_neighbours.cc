@@ -33,21 +33,6 @@ Tensor unit_rows(ConstTensorView rows) {
   return out;
 }
 
-struct Votes {
-  int64_t count = 0;
-  double cosine = 0;
-};
-
-// The class that wins a vote; see the rules in the header.
-int32_t winner(const std::vector<Votes>& votes) {
-  size_t best = 0;
-  for (size_t c = 1; c < votes.size(); ++c)
-    if (std::pair(votes[c].count, votes[c].cosine) >
-        std::pair(votes[best].count, votes[best].cosine))
-      best = c;
-  return static_cast<int32_t>(best);
-}
-
 }  // namespace
 
 NearestNeighbours::NearestNeighbours(Context& ctx, ConstTensorView rows,
@@ -85,7 +70,7 @@ ClassPrediction NearestNeighbours::predict(Context& ctx, ConstTensorView rows) c
   parallel_for(ctx, (n + kQueriesPerTask - 1) / kQueriesPerTask, [&](int64_t task) {
     std::vector<float> cosine(static_cast<size_t>(known));
     std::vector<int64_t> order(static_cast<size_t>(known));
-    std::vector<Votes> votes(static_cast<size_t>(classes_));
+    std::vector<int64_t> votes(static_cast<size_t>(classes_));
     const int64_t end = std::min(n, (task + 1) * kQueriesPerTask);
     for (int64_t i = task * kQueriesPerTask; i < end; ++i) {
       for (int64_t j = 0; j < known; ++j)
@@ -96,16 +81,15 @@ ClassPrediction NearestNeighbours::predict(Context& ctx, ConstTensorView rows) c
         const float cb = cosine[static_cast<size_t>(b)];
         return ca != cb ? ca > cb : a < b;
       });
-      std::fill(votes.begin(), votes.end(), Votes());
+      std::fill(votes.begin(), votes.end(), 0);
       for (int64_t j = 0; j < k; ++j) {
         const auto row = static_cast<size_t>(order[static_cast<size_t>(j)]);
-        Votes& vote = votes[static_cast<size_t>(labels_[row])];
-        ++vote.count;
-        vote.cosine += cosine[row];
+        ++votes[static_cast<size_t>(labels_[row])];
       }
-      out.label[static_cast<size_t>(i)] = winner(votes);
+      out.label[static_cast<size_t>(i)] =
+          static_cast<int32_t>(std::max_element(votes.begin(), votes.end()) - votes.begin());
       for (int32_t c = 0; c < classes_; ++c)
-        p(i, c) = static_cast<float>(votes[static_cast<size_t>(c)].count) / static_cast<float>(k);
+        p(i, c) = static_cast<float>(votes[static_cast<size_t>(c)]) / static_cast<float>(k);
     }
   });
   return out;

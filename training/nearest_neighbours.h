@@ -12,9 +12,9 @@ namespace scgraft {
 // Classifies a cell by the labels of the k known cells whose embeddings make the smallest angle
 // with its own. A row of zeros has cosine 0 with everything.
 //
-// Rules for ties: of equally near cells the earlier row is nearer; of classes with as many votes
-// wins the one with the larger sum of cosines, then the lower one.
-// Probabilities are the shares of the votes, so the label may be one of several largest ones.
+// Of equally near cells the earlier row is nearer; of classes with as many votes the lowest wins.
+// Probabilities are the shares of the votes.
+// Source: scikit-learn's KNeighborsClassifier(metric="cosine"), which breaks ties the same way.
 class NearestNeighbours {
  public:
   //   rows        [n, dim] f32, n > 0; copied

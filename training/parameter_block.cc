@@ -39,13 +39,10 @@ ParameterBlock::ParameterBlock(std::vector<Parameter*> parameters, double weight
 }
 
 TensorView ParameterBlock::flat_values() const { return {values_->data(), {numel_}, dtype_}; }
-TensorView ParameterBlock::flat_gradients() const {
-  return {gradients_->data(), {numel_}, dtype_};
-}
+TensorView ParameterBlock::flat_gradients() const { return {gradients_->data(), {numel_}, dtype_}; }
 
 void ParameterBlock::zero_gradients() {
-  if (numel_ > 0)
-    std::memset(gradients_->data(), 0, static_cast<size_t>(numel_ * size_of(dtype_)));
+  if (numel_ > 0) std::memset(gradients_->data(), 0, static_cast<size_t>(numel_ * size_of(dtype_)));
 }
 
 double ParameterBlock::gradient_norm(Context& ctx) {

@@ -22,15 +22,9 @@ ScgptModel fresh_model(const H5ad& file, const RunConfig& config, const std::str
   model.config.dropout = 0;  // a small model on few cells underfits; args.json can say otherwise
   model.config.max_seq_len = config.data.max_genes + 1;
   const SlotChoice slot = choose_slot(file, config.data.layer);
-  const Frame& var = file.var_of(file.slot(slot.slot));
   model.vocabulary.append_specials();
-  if (config.data.gene_key.empty()) {
-    for (const std::string& gene : var.index()) model.vocabulary.append(gene);
-  } else {
-    const Column genes = var.read(config.data.gene_key);
-    for (int64_t i = 0; i < genes.size(); ++i)
-      if (!genes.is_missing(i)) model.vocabulary.append(genes.text(i));
-  }
+  for (const std::string& gene : gene_names(file, slot.slot, config.data.gene_key))
+    if (!gene.empty()) model.vocabulary.append(gene);
   model.config.vocab = model.vocabulary.size();
   model.config.check(preset);
   model.network = std::make_unique<ScgptNetwork>(
@@ -46,8 +40,8 @@ PretrainResult pretrain(Context& ctx, const RunConfig& config, const PretrainOpt
   const RunConfig::Train& t = config.train;
   const auto seed = static_cast<uint64_t>(t.seed);
   const H5ad file = H5ad::open(config.data.train);
-  ScgptModel model = options.start.empty() ? fresh_model(file, config, options.preset)
-                                           : load_scgpt(options.start);
+  ScgptModel model =
+      options.start.empty() ? fresh_model(file, config, options.preset) : load_scgpt(options.start);
   for (Parameter* p : model.network->parameters().all())
     if (p->value.is_shared()) p->value = p->value.clone();  // a mapped file is read-only
 
@@ -56,7 +50,8 @@ PretrainResult pretrain(Context& ctx, const RunConfig& config, const PretrainOpt
   for (size_t i = 0; i < keep.size(); ++i)
     if (keep[i] != 0) rows.push_back(static_cast<int64_t>(i));
   Preparation preparation = preparation_of(config, model.config);
-  const CellData data = read_cells(ctx, file, model, preparation, rows, events);
+  CellData data;
+  read_cells(ctx, file, model, preparation, rows, events, data);
 
   Split split;
   if (config.data.val_fraction > 0) {
@@ -93,8 +88,9 @@ PretrainResult pretrain(Context& ctx, const RunConfig& config, const PretrainOpt
                                   .max_grad_norm = t.max_grad_norm,
                                   .max_seconds = t.max_seconds,
                                   .seed = seed};
-  result.training = train(ctx, objective, train_cells, block, trainer,
-                          [&] { model.network->parameters_updated(); }, callbacks);
+  result.training = train(
+      ctx, objective, train_cells, block, trainer, [&] { model.network->parameters_updated(); },
+      callbacks);
   result.validation_loss =
       split.validation.empty()
           ? std::nan("")
@@ -105,8 +101,9 @@ PretrainResult pretrain(Context& ctx, const RunConfig& config, const PretrainOpt
   if (!losses.empty()) {
     result.first_loss = losses.front();
     const size_t tail = std::max<size_t>(1, losses.size() / 10);
-    result.last_loss = std::accumulate(losses.end() - static_cast<int64_t>(tail), losses.end(), 0.0) /
-                       static_cast<double>(tail);
+    result.last_loss =
+        std::accumulate(losses.end() - static_cast<int64_t>(tail), losses.end(), 0.0) /
+        static_cast<double>(tail);
   }
   save_scgpt(config.output_dir, model);
   return result;

@@ -26,6 +26,7 @@ struct RunConfig {
 
   struct Data {
     std::string train;          // .h5ad
+    std::string val;            // .h5ad; empty: val_fraction of the training file
     double val_fraction = 0.1;  // share of the cells that chooses the epoch
     double test_fraction = 0;   // share of the cells that is only measured at the end
     std::string split_by;       // obs column whose groups stay together; empty: by label
@@ -40,7 +41,7 @@ struct RunConfig {
   } data;
 
   struct Train {
-    std::string trainable = "adapter";  // adapter | head | full
+    std::string trainable = "adapter";  // adapter | head | all
     int64_t epochs = 10;
     int64_t max_steps = 0;          // 0: as many as the epochs have
     int64_t micro_batch_size = 32;  // cells

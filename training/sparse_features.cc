@@ -7,13 +7,12 @@
 #include <utility>
 
 #include "runtime/error.h"
-#include "runtime/parallel.h"
+#include "training/parallel_blocks.h"
 
 namespace scgraft {
 namespace {
 
 constexpr double kTargetTotal = 1e4;
-constexpr int64_t kRowsPerTask = 32;
 
 // The sum of a row, after a look at every value.
 double checked_total(const SparseRows& rows, int64_t row, FeatureInput input) {
@@ -138,20 +137,18 @@ void multiply(Context& ctx, const SparseFeatures& x, std::span<const T> dense, i
               static_cast<int64_t>(y.size()) == x.rows() * width,
           "multiply: ", x.rows(), " x ", x.columns, " times width ", width, ", got ", dense.size(),
           " factors and ", y.size(), " results");
-  const int64_t tasks = (x.rows() + kRowsPerTask - 1) / kRowsPerTask;
-  parallel_for(ctx, tasks, [&](int64_t task) {
-    const int64_t end = std::min(x.rows(), (task + 1) * kRowsPerTask);
-    for (int64_t r = task * kRowsPerTask; r < end; ++r) {
-      double* out = y.data() + r * width;
-      std::fill(out, out + width, 0.0);
-      const auto columns = x.columns_of(r);
-      const auto values = x.values_of(r);
-      for (size_t k = 0; k < columns.size(); ++k) {
-        const T* row = dense.data() + columns[k] * width;
-        const double v = values[k];
+  const auto stored = static_cast<int64_t>(x.column.size());
+  const int64_t work = (stored / std::max<int64_t>(1, x.rows()) + 1) * width;
+  parallel_blocks(ctx, x.rows(), work, [&](int64_t r) {
+    double* out = y.data() + r * width;
+    std::fill(out, out + width, 0.0);
+    const auto columns = x.columns_of(r);
+    const auto values = x.values_of(r);
+    for (size_t k = 0; k < columns.size(); ++k) {
+      const T* row = dense.data() + columns[k] * width;
+      const double v = values[k];
 #pragma omp simd
-        for (int64_t j = 0; j < width; ++j) out[j] += v * static_cast<double>(row[j]);
-      }
+      for (int64_t j = 0; j < width; ++j) out[j] += v * static_cast<double>(row[j]);
     }
   });
 }

@@ -69,9 +69,9 @@ Case read_case(const std::map<std::string, Tensor>& inputs, double mask_value) {
   const Tensor* weights = optional_input(inputs, "class_weight");
   require<DataError>(src.rank() == 2, "src must be [batch, seq], got ", src.shape());
   for (const Tensor* t : {&values, &padding, targets})
-    require<DataError>(t == nullptr || t->shape() == src.shape(), "values, src_key_padding_mask and ",
-                       "target_values must be ", src.shape(), " like src, got ",
-                       t == nullptr ? Shape{} : t->shape());
+    require<DataError>(t == nullptr || t->shape() == src.shape(),
+                       "values, src_key_padding_mask and ", "target_values must be ", src.shape(),
+                       " like src, got ", t == nullptr ? Shape{} : t->shape());
   c.batch = src.dim(0);
   c.seq = src.dim(1);
   require<DataError>(labels == nullptr || labels->shape() == Shape{c.batch},
@@ -173,12 +173,13 @@ double Tracer::classification(ConstTensorView logits, bool weighted, TensorView 
   for (int32_t label : case_.labels) {
     require<DataError>(label < logits.dim(1), "celltype_labels holds ", label, ", the head has ",
                        logits.dim(1), " classes");
-    weight += weighted ? static_cast<double>(case_.class_weight.at(static_cast<size_t>(label))) : 1.0;
+    weight +=
+        weighted ? static_cast<double>(case_.class_weight.at(static_cast<size_t>(label))) : 1.0;
   }
   ConstTensorView weights;
   if (weighted) {
-    weights = view_of(case_.class_weight.data(),
-                      Shape{static_cast<int64_t>(case_.class_weight.size())});
+    weights =
+        view_of(case_.class_weight.data(), Shape{static_cast<int64_t>(case_.class_weight.size())});
     require<DataError>(weights.numel() == logits.dim(1), "class_weight has ", weights.numel(),
                        " entries, the head has ", logits.dim(1), " classes");
   }
@@ -225,7 +226,8 @@ void Tracer::run(const std::optional<std::string>& gradient) {
     const TensorView flat = y.reshape({tokens});
     out_["out_mlm_output"] = padded(case_, flat, 0);
     if (has_targets()) {
-      masked_mse(ctx_, flat, batch_.targets(), batch_.masked(), packing, mse_scale, cell_loss, flat);
+      masked_mse(ctx_, flat, batch_.targets(), batch_.masked(), packing, mse_scale, cell_loss,
+                 flat);
       out_["loss_mse"] = scalar(sum(cell_loss) * mse_scale);
       if (multi) net_.decoder()->backward(ctx_, saved, y, packing, dx);
     }

@@ -11,10 +11,12 @@ namespace scgraft {
 
 struct TraceOptions {
   // Also gradients of a loss, under "grad.<parameter>":
-  //   ""       class-weighted cross entropy (needs labels and class weights), by what the adapter of
+  //   ""       class-weighted cross entropy (needs labels and class weights), by what the adapter
+  //   of
   //            the folder trains, or by everything when there is none
   //   "cls"    plain cross entropy, by everything
-  //   "multi"  masked MSE of both decoders + weighted cross entropy + 10 ECS + 10 CCE, by everything
+  //   "multi"  masked MSE of both decoders + weighted cross entropy + 10 ECS + 10 CCE, by
+  //   everything
   std::optional<std::string> gradient;
   DType product = DType::f32;  // type in which frozen weights are multiplied
 };

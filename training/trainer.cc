@@ -22,8 +22,7 @@ std::vector<int64_t> shuffled(int64_t n, uint64_t seed, int64_t epoch) {
   std::iota(order.begin(), order.end(), 0);
   RandomStream stream(seed, RandomUse::shuffle, static_cast<uint32_t>(epoch));
   for (int64_t i = n - 1; i > 0; --i)
-    std::swap(order[static_cast<size_t>(i)],
-              order[stream.below(static_cast<uint64_t>(i) + 1)]);
+    std::swap(order[static_cast<size_t>(i)], order[stream.below(static_cast<uint64_t>(i) + 1)]);
   return order;
 }
 
@@ -120,9 +119,9 @@ TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, Param
         error.set_hint("lower train.learning_rate, or look for damaged cells with scgraft inspect");
         throw error;
       }
-      block.update(ctx, {.learning_rate = rate,
-                         .max_norm = options.max_grad_norm,
-                         .step = result.steps + 1});
+      block.update(
+          ctx,
+          {.learning_rate = rate, .max_norm = options.max_grad_norm, .step = result.steps + 1});
       after_update();
       ++result.steps;
       const double seconds = seconds_since(step_start);

@@ -16,35 +16,36 @@ class CellSource {
   virtual ~CellSource() = default;
   virtual int64_t size() const = 0;
   // What the cells look like in an epoch (masks are drawn anew); replaces `views`.
-  virtual void view(std::span<const int64_t> cells, int64_t epoch, std::vector<CellView>& views) = 0;
+  virtual void view(std::span<const int64_t> cells, int64_t epoch,
+                    std::vector<CellView>& views) = 0;
 };
 
 struct TrainerOptions {
   int64_t epochs = 10;
-  int64_t max_steps = 0;                 // 0: as many as the epochs have
-  int64_t batch_size = 32;               // cells of a micro batch
-  int64_t accumulation = 1;              // micro batches of a step
-  int64_t chunk_tokens = 2048;           // tokens worked on at once; bounds memory, changes nothing else
+  int64_t max_steps = 0;        // 0: as many as the epochs have
+  int64_t batch_size = 32;      // cells of a micro batch
+  int64_t accumulation = 1;     // micro batches of a step
+  int64_t chunk_tokens = 2048;  // tokens worked on at once; bounds memory, changes nothing else
   ScheduleKind schedule = ScheduleKind::cosine;
   double learning_rate = 1e-4;
   double warmup_ratio = 0.05;
   double weight_decay = 0.01;
   double max_grad_norm = 1.0;
-  int64_t early_stopping_patience = 0;   // epochs without a better validation loss; 0: never
-  double max_seconds = 0;                // stop after this time; 0: never
+  int64_t early_stopping_patience = 0;  // epochs without a better validation loss; 0: never
+  double max_seconds = 0;               // stop after this time; 0: never
   uint64_t seed = 0;
 };
 
 // One optimizer step, as it is reported.
 struct StepReport {
   int64_t epoch = 0;
-  int64_t step = 0;         // 1-based
+  int64_t step = 0;  // 1-based
   int64_t total_steps = 0;
-  double loss = 0;          // mean over the step
+  double loss = 0;  // mean over the step
   double learning_rate = 0;
   double gradient_norm = 0;
-  int64_t cells = 0;        // of this step
-  double seconds = 0;       // of this step
+  int64_t cells = 0;   // of this step
+  double seconds = 0;  // of this step
 };
 
 struct TrainerCallbacks {
@@ -59,7 +60,7 @@ enum class StopReason { finished, early_stopping, time_limit, requested };
 struct TrainerResult {
   StopReason reason = StopReason::finished;
   int64_t steps = 0;
-  int64_t best_epoch = -1;     // -1 without validation
+  int64_t best_epoch = -1;  // -1 without validation
   double best_validation = 0;
   double seconds = 0;
   double seconds_per_step = 0;  // median

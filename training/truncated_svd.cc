@@ -8,7 +8,6 @@
 
 #include "kernels/ordered_sum.h"
 #include "runtime/error.h"
-#include "runtime/parallel.h"
 #include "runtime/random.h"
 
 namespace scgraft {
@@ -31,7 +30,7 @@ Matrix transposed(const Matrix& m, int64_t rows, int64_t columns) {
 // Gram-Schmidt, each column twice, which is as good as reflections. Columns that depend on
 // earlier ones become zero, so that a matrix of low rank gives zeros and not noise.
 // Own loops and not Eigen's QR: its products run on threads and change with their number.
-Eigen::MatrixXd orthonormalise(Context& ctx, Matrix& m, int64_t rows, int64_t width) {
+Eigen::MatrixXd orthonormalise(Matrix& m, int64_t rows, int64_t width) {
   Matrix q = transposed(m, rows, width);  // [width, rows]: columns lie together
   Eigen::MatrixXd r = Eigen::MatrixXd::Zero(width, width);
   std::vector<double> along(static_cast<size_t>(width));
@@ -39,9 +38,8 @@ Eigen::MatrixXd orthonormalise(Context& ctx, Matrix& m, int64_t rows, int64_t wi
     double* own = q.data() + j * rows;
     const double before = std::sqrt(ordered_dot(own, own, rows));
     for (int pass = 0; pass < 2; ++pass) {
-      parallel_for(ctx, j, [&](int64_t i) {
+      for (int64_t i = 0; i < j; ++i)
         along[static_cast<size_t>(i)] = ordered_dot(q.data() + i * rows, own, rows);
-      });
       for (int64_t i = 0; i < j; ++i) {
         const double a = along[static_cast<size_t>(i)];
         const double* other = q.data() + i * rows;
@@ -88,11 +86,11 @@ TruncatedSvd fit_truncated_svd(Context& ctx, const SparseFeatures& x, int64_t co
   Matrix left(static_cast<size_t>(rows * width));      // [rows, width]
   for (int i = 0; i <= kPowerIterations; ++i) {
     multiply<double>(ctx, x, right, width, left);
-    orthonormalise(ctx, left, rows, width);
+    orthonormalise(left, rows, width);
     multiply<double>(ctx, by_column, left, width, right);
   }
   // X^T Q = P R and R = A S B^T give X ~ (Q B) S (P A)^T.
-  const Eigen::MatrixXd r = orthonormalise(ctx, right, columns, width);
+  const Eigen::MatrixXd r = orthonormalise(right, columns, width);
   const Eigen::JacobiSVD<Eigen::MatrixXd> small(r, Eigen::ComputeFullU);
 
   TruncatedSvd svd;

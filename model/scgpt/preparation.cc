@@ -17,7 +17,7 @@ constexpr const char* kFormat = "scgraft-preprocess";
 constexpr int64_t kVersion = 1;
 
 void check(bool condition, const char* field, const std::string& wanted) {
-  require<ConfigError>(condition, "preparation: ", field, " must be ", wanted);
+  if (!condition) throw ConfigError(cat("preparation: ", field, " must be ", wanted), "E-PREPARE");
 }
 
 [[noreturn]] void refuse(const std::string& file, const std::string& message,

@@ -94,7 +94,7 @@ void TokenReader::choose_variable_genes() {
   std::vector<uint8_t> known(use_.size());
   for (size_t column = 0; column < use_.size(); ++column) known[column] = use_[column] >= 0;
   std::vector<int32_t> chosen(use_.size(), -1);
-  for (const int32_t column : highly_variable(reader_, known, options))
+  for (const int32_t column : highly_variable(reader_, known, options, file_))
     chosen[static_cast<size_t>(column)] = use_[static_cast<size_t>(column)];
   use_ = std::move(chosen);
 }

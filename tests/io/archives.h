@@ -58,9 +58,9 @@ inline std::string zip_of(const std::vector<ArchiveEntry>& entries) {
 // Pieces of a pickle of protocol 2, as PyTorch writes them.
 namespace pickled {
 inline std::string text(std::string_view value) {
-  return "X" + le<uint32_t>(value.size()) + std::string(value);
+  return std::string("X").append(le<uint32_t>(value.size())).append(value);
 }
-inline std::string integer(int32_t value) { return "J" + le(value); }
+inline std::string integer(int32_t value) { return std::string("J").append(le(value)); }
 inline std::string global(std::string_view module, std::string_view name) {
   return "c" + std::string(module) + "\n" + std::string(name) + "\n";
 }

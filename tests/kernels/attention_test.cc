@@ -86,9 +86,50 @@ INSTANTIATE_OP_TEST(AttentionTest);
 Context definition() { return Context(Device::cpu(), {.threads = 2, .reference = true}); }
 
 TEST_P(AttentionTest, SingleKeyReturnsItsValue) {
-  Call c = call(Cells({1}), 2, 3);
+  for (int64_t head_dim : {1, 3, 8, 64}) {
+    Call c = call(Cells({1, 33, 2}), Cells({1, 1, 1}), 2, head_dim);
+    c.forward(ctx());
+    const std::vector<double> v = values_of(c.v.view());
+    std::vector<double> want;
+    const auto dim = 2 * head_dim;
+    for (size_t cell = 0; cell < 3; ++cell)
+      for (int32_t i = c.queries.offsets[cell]; i < c.queries.offsets[cell + 1]; ++i) {
+        const auto row = v.begin() + static_cast<int64_t>(cell) * dim;
+        want.insert(want.end(), row, row + dim);
+      }
+    expect_close(c.o.view(), want);
+  }
+}
+
+// With every value 1 the output is the sum of the weights; with dropout it is not.
+TEST_P(AttentionTest, WeightsOfEveryRowSumToOne) {
+  const Cells cells({1, 2, 3, 31, 33, 257});
+  Call c = call(cells, 2, 16);
+  c.v = tensor(c.v.shape(), std::vector<double>(static_cast<size_t>(c.v.numel()), 1.0));
   c.forward(ctx());
-  expect_close(c.o.view(), c.v.view());
+  expect_close(c.o.view(), std::vector<double>(static_cast<size_t>(c.o.numel()), 1.0), 257);
+}
+
+// The log-sum-exp that is kept is the one of the scores, so exp(score - L) sums to one as well.
+TEST_P(AttentionTest, LseIsTheLogOfTheSumOfScores) {
+  const int64_t n = 33, head_dim = 8;
+  Call c = call(Cells({33}), 2, head_dim);
+  c.forward(ctx());
+  const std::vector<double> q = values_of(c.q.view()), k = values_of(c.k.view());
+  std::vector<double> want;
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t head = 0; head < 2; ++head) {
+      double sum = 0;
+      for (int64_t j = 0; j < n; ++j) {
+        double score = 0;
+        for (int64_t d = 0; d < head_dim; ++d)
+          score += q[static_cast<size_t>(i * 16 + head * head_dim + d)] *
+                   k[static_cast<size_t>(j * 16 + head * head_dim + d)];
+        sum += std::exp(score / std::sqrt(static_cast<double>(head_dim)));
+      }
+      want.push_back(std::log(sum));
+    }
+  expect_close(c.lse.view(), want, n);
 }
 
 TEST_P(AttentionTest, EqualScoresAverageTheValues) {
@@ -141,9 +182,10 @@ TEST_P(AttentionTest, NoCellsIsNoWork) {
 
 TEST_P(AttentionTest, AgreesWithTheDefinitionInDoublePrecision) {
   if (is_f64()) GTEST_SKIP() << "the definition in double precision is the other side";
-  const Cells cells({0, 1, 2, 3, 31, 33, 64, 65, 257});
-  for (int64_t head_dim : {8, 16, 64, 80})
+  for (int64_t head_dim : {1, 2, 3, 8, 16, 31, 33, 64, 80})
     for (float p : {0.0f, 0.3f}) {
+      // The long cell only with the width of real models: the definition takes its time.
+      const Cells cells({0, 1, 2, 3, 31, 33, 64, 65, head_dim == 64 ? 257 : 17});
       SCOPED_TRACE(cat("head_dim ", head_dim, ", dropout ", p));
       Call c = call(cells, 2, head_dim, p);
       Call want = c.converted(DType::f64);
@@ -283,6 +325,38 @@ TEST_P(AttentionTest, OrderOfKeysDoesNotMatter) {
   expect_close(other.dq.view(), c.dq.view(), n);
   expect_close(other.dk.view(), reversed(c.dk).view(), n);
   expect_close(other.dv.view(), reversed(c.dv).view(), n);
+  // All tokens in another order: the same rows in that order, which is what makes a cell a set.
+  Call moved{c.queries, c.keys, c.heads, c.dropout, reversed(c.q), reversed(c.k), reversed(c.v),
+             reversed(c.dout), {}, {}, {}, {}, {}};
+  moved.forward(ctx());
+  moved.backward(ctx());
+  expect_close(moved.o.view(), reversed(c.o).view(), n);
+  expect_close(moved.dq.view(), reversed(c.dq).view(), n);
+  expect_close(moved.dk.view(), reversed(c.dk).view(), n);
+  expect_close(moved.dv.view(), reversed(c.dv).view(), n);
+}
+
+// One batch of two cells or two batches of one.
+TEST_P(AttentionTest, ABatchOfTwoEqualsTwoBatchesOfOne) {
+  Call both = call(Cells({65, 3}, 7), 2, 16, 0.2f);
+  both.forward(ctx());
+  both.backward(ctx());
+  for (size_t cell = 0; cell < 2; ++cell) {
+    const int32_t begin = both.keys.offsets[cell], end = both.keys.offsets[cell + 1];
+    const auto rows = [&](const Tensor& t) {
+      return tensor_of({end - begin, t.dim(1)}, t.dtype(), values_of(t.view().rows(begin, end)));
+    };
+    const Cells own({end - begin}, both.keys.ids[cell]);
+    Call one{own, own, 2, both.dropout, rows(both.q), rows(both.k), rows(both.v), rows(both.dout),
+             {}, {}, {}, {}, {}};
+    one.forward(ctx());
+    one.backward(ctx());
+    expect_same_bits(one.o.view(), both.o.view().rows(begin, end));
+    expect_same_bits(one.lse.view(), both.lse.view().rows(begin, end));
+    expect_same_bits(one.dq.view(), both.dq.view().rows(begin, end));
+    expect_same_bits(one.dk.view(), both.dk.view().rows(begin, end));
+    expect_same_bits(one.dv.view(), both.dv.view().rows(begin, end));
+  }
 }
 
 // With equal scores and one-hot values the output spells the mask out.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/linear.h"
 
-#include "tests/testing/op_test.h"
+#include "tests/kernels/packed_cells.h"
 
 namespace scgraft {
 namespace {
@@ -43,18 +43,123 @@ TEST_P(LinearTest, AddsLowRankTerms) {
   expect_close(y.view(), {3 - 1, 4 - 2.5});
 }
 
+// Rows, widths and dropout included, in both directions: B = 0 makes the input's gradient that of
+// the frozen product too.
 TEST_P(LinearTest, ZeroBLeavesTheFrozenResultBitForBit) {
-  const Tensor x = random({37, 40});
-  const Tensor w = random({24, 40});
-  const Tensor bias = random({24});
-  const Tensor a = random({4, 40});
-  const Tensor b = zeros({24, 4});
-  Tensor frozen = poisoned({37, 24});
-  Tensor adapted = poisoned({37, 24});
-  const LowRank term{a.view(), b.view(), 2.0, {}};
-  linear(ctx(), x.view(), packed(w), bias.view(), {}, nullptr, frozen.view());
-  linear(ctx(), x.view(), packed(w), bias.view(), {&term, 1}, nullptr, adapted.view());
-  expect_same_bits(adapted.view(), frozen.view());
+  for (int64_t rows : {1, 37, 65})
+    for (int64_t in : {3, 40, 257})
+      for (float p : {0.0f, 0.3f}) {
+        SCOPED_TRACE(cat("rows ", rows, ", in ", in, ", dropout ", p));
+        const PackedCells cells = awkward_cells(rows);
+        const Packing packing = cells.packing();
+        const Tensor x = random({rows, in}), w = random({24, in}), bias = random({24});
+        const Tensor a = random({4, in}), b = zeros({24, 4});
+        const LowRank term{a.view(), b.view(), 2.0, {.p = p, .site = 1030}};
+        Tensor frozen = poisoned({rows, 24}), adapted = poisoned({rows, 24});
+        linear(ctx(), x.view(), packed(w), bias.view(), {}, nullptr, frozen.view());
+        linear(ctx(), x.view(), packed(w), bias.view(), {&term, 1}, &packing, adapted.view());
+        expect_same_bits(adapted.view(), frozen.view());
+        const PackedWeight back = packed(w, PackedFor::backward_input);
+        Tensor dx = poisoned({rows, in}), dx_adapted = poisoned({rows, in});
+        linear_backward_input(ctx(), frozen.view(), back, {}, nullptr, false, dx.view());
+        linear_backward_input(ctx(), frozen.view(), back, {&term, 1}, &packing, false,
+                              dx_adapted.view());
+        expect_same_bits(dx_adapted.view(), dx.view());
+      }
+}
+
+// drop(x) inside the operation is the documented mask times x in front of it, in the result and in
+// all three gradients.
+TEST_P(LinearTest, DropoutOfATermIsTheDocumentedMask) {
+  ctx().random() = {.seed = 77, .step = 5};
+  const Dropout dropout{.p = 0.4f, .site = 1031};
+  const int64_t rows = 140, in = 521, out = 9, rank = 3;
+  const PackedCells cells = awkward_cells(rows);
+  const Packing packing = cells.packing();
+  const std::vector<double> mask = hidden_mask(ctx(), dropout, cells, in);
+  const Tensor x = random({rows, in}), dy = random({rows, out}), a = random({rank, in}),
+               b = random({out, rank}), w = zeros({out, in});
+  const Tensor masked = tensor({rows, in}, product(values_of(x.view()), mask));
+  const LowRank drops{a.view(), b.view(), 0.5, dropout};
+  const LowRank plain{a.view(), b.view(), 0.5, {}};
+
+  Tensor y = poisoned({rows, out}), y_want = poisoned({rows, out});
+  linear(ctx(), x.view(), packed(w), {}, {&drops, 1}, &packing, y.view());
+  linear(ctx(), masked.view(), packed(w), {}, {&plain, 1}, nullptr, y_want.view());
+  expect_close(y.view(), y_want.view());
+
+  const PackedWeight back = packed(w, PackedFor::backward_input);
+  Tensor dx = poisoned({rows, in}), dx_plain = poisoned({rows, in});
+  linear_backward_input(ctx(), dy.view(), back, {&drops, 1}, &packing, false, dx.view());
+  linear_backward_input(ctx(), dy.view(), back, {&plain, 1}, nullptr, false, dx_plain.view());
+  expect_close(dx.view(), product(values_of(dx_plain.view()), mask));
+
+  Tensor da = zeros({rank, in}), db = zeros({out, rank});
+  Tensor da_want = zeros({rank, in}), db_want = zeros({out, rank});
+  low_rank_backward(ctx(), x.view(), dy.view(), drops, packing, da.view(), db.view());
+  low_rank_backward(ctx(), masked.view(), dy.view(), plain, packing, da_want.view(),
+                    db_want.view());
+  expect_close(da.view(), da_want.view());
+  expect_close(db.view(), db_want.view());
+}
+
+// The adapter and the weight it would be merged into are the same function.
+TEST_P(LinearTest, ATermEqualsTheMergedWeight) {
+  const int64_t in = 33, out = 31, rank = 4;
+  const Tensor x = random({65, in}), w = random({out, in}), a = random({rank, in}),
+               b = random({out, rank});
+  std::vector<double> merged = values_of(w.view());
+  const std::vector<double> va = values_of(a.view()), vb = values_of(b.view());
+  for (int64_t i = 0; i < out; ++i)
+    for (int64_t j = 0; j < in; ++j)
+      for (int64_t r = 0; r < rank; ++r)
+        merged[static_cast<size_t>(i * in + j)] += 0.25 * vb[static_cast<size_t>(i * rank + r)] *
+                                                   va[static_cast<size_t>(r * in + j)];
+  const LowRank term{a.view(), b.view(), 0.25, {}};
+  Tensor y = poisoned({65, out}), want = poisoned({65, out});
+  linear(ctx(), x.view(), packed(w), {}, {&term, 1}, nullptr, y.view());
+  linear(ctx(), x.view(), packed(tensor({out, in}, merged)), {}, {}, nullptr, want.view());
+  expect_close(y.view(), want.view(), in + rank);
+}
+
+TEST_P(LinearTest, AwkwardWidthsAndRanksAgreeWithTheDefinition) {
+  Context definition = reference_context();
+  const PackedCells cells({33, 0, 2}, {4, 5, 6});
+  const Packing packing = cells.packing();
+  for (int64_t in : {1, 2, 3, 31, 33, 257})
+    for (int64_t out : {1, 2, 3, 31, 33, 257})
+      for (int64_t rank : {1, 2, 3, 31, 33}) {
+        if (in != 33 && out != 33 && rank != 3) continue;  // each axis alone, and every pair of two
+        SCOPED_TRACE(cat("in ", in, ", out ", out, ", rank ", rank));
+        const Tensor x = random({35, in}), dy = random({35, out}), w = random({out, in});
+        const Tensor a = random({rank, in}), b = random({out, rank});
+        const LowRank term{a.view(), b.view(), 0.5, {.p = 0.25f, .site = 1030}};
+        const int64_t k = in + out + rank;
+        PackedWeight plain;
+        Tensor y = poisoned({35, out}), y_want = poisoned({35, out});
+        plain.pack(definition, w.view(), PackedFor::forward, w.dtype());
+        linear(ctx(), x.view(), packed(w), {}, {&term, 1}, &packing, y.view());
+        linear(definition, x.view(), plain, {}, {&term, 1}, &packing, y_want.view());
+        expect_close(y.view(), y_want.view(), k);
+        Tensor dx = poisoned({35, in}), dx_want = poisoned({35, in});
+        plain.pack(definition, w.view(), PackedFor::backward_input, w.dtype());
+        linear_backward_input(ctx(), dy.view(), packed(w, PackedFor::backward_input), {&term, 1},
+                              &packing, false, dx.view());
+        linear_backward_input(definition, dy.view(), plain, {&term, 1}, &packing, false,
+                              dx_want.view());
+        expect_close(dx.view(), dx_want.view(), k);
+        Tensor da = zeros({rank, in}), da_want = zeros({rank, in});
+        Tensor db = zeros({out, rank}), db_want = zeros({out, rank});
+        low_rank_backward(ctx(), x.view(), dy.view(), term, packing, da.view(), db.view());
+        low_rank_backward(definition, x.view(), dy.view(), term, packing, da_want.view(),
+                          db_want.view());
+        expect_close(da.view(), da_want.view(), 35 * k);
+        expect_close(db.view(), db_want.view(), 35 * k);
+        Tensor dw = zeros({out, in}), dw_want = zeros({out, in});
+        linear_backward_weight(ctx(), x.view(), dy.view(), packing, dw.view(), {});
+        linear_backward_weight(definition, x.view(), dy.view(), packing, dw_want.view(), {});
+        expect_close(dw.view(), dw_want.view(), 35);
+      }
 }
 
 TEST_P(LinearTest, MatchesTheDefinitionOnAwkwardSizes) {
@@ -147,27 +252,91 @@ TEST_P(LinearTest, ARowDoesNotDependOnItsNeighbours) {
   }
 }
 
+// Everything a step computes, on one thread and on several.
+TEST_P(LinearTest, ThreadCountDoesNotChangeABit) {
+  const int64_t rows = 300, in = 130, out = 70, rank = 8;
+  const PackedCells cells = awkward_cells(rows);
+  const Packing packing = cells.packing();
+  const Tensor x = random({rows, in}), dy = random({rows, out}), w = random({out, in}),
+               bias = random({out}), a = random({rank, in}), b = random({out, rank});
+  const LowRank term{a.view(), b.view(), 0.5, {.p = 0.2f, .site = 1030}};
+  struct Result {
+    Tensor y, dx, da, db, dw, dbias;
+  };
+  const auto step = [&](int threads) {
+    Context some(Device::cpu(), {.threads = threads, .reference = GetParam().reference});
+    Result r{poisoned({rows, out}), poisoned({rows, in}), zeros({rank, in}),
+             zeros({out, rank}),    zeros({out, in}),     zeros({out})};
+    PackedWeight p;
+    p.pack(some, w.view(), PackedFor::forward, dtype());
+    linear(some, x.view(), p, bias.view(), {&term, 1}, &packing, r.y.view());
+    PackedWeight back;
+    back.pack(some, w.view(), PackedFor::backward_input, dtype());
+    linear_backward_input(some, dy.view(), back, {&term, 1}, &packing, false, r.dx.view());
+    low_rank_backward(some, x.view(), dy.view(), term, packing, r.da.view(), r.db.view());
+    linear_backward_weight(some, x.view(), dy.view(), packing, r.dw.view(), r.dbias.view());
+    EXPECT_EQ(some.scratch().used(), 0);
+    return r;
+  };
+  const Result want = step(1);
+  for (int threads : {2, 3, 8}) {
+    const Result got = step(threads);
+    expect_same_bits(got.y.view(), want.y.view());
+    expect_same_bits(got.dx.view(), want.dx.view());
+    expect_same_bits(got.da.view(), want.da.view());
+    expect_same_bits(got.db.view(), want.db.view());
+    expect_same_bits(got.dw.view(), want.dw.view());
+    expect_same_bits(got.dbias.view(), want.dbias.view());
+  }
+}
+
+// One batch of two cells or two batches of one, low-rank term and its dropout included.
+TEST_P(LinearTest, ABatchOfTwoEqualsTwoBatchesOfOne) {
+  const PackedCells both({50, 87}, {70, 71});
+  const Packing packing = both.packing();
+  const Tensor x = random({137, 48}), dy = random({137, 32}), w = random({32, 48}),
+               a = random({4, 48}), b = random({32, 4});
+  const LowRank term{a.view(), b.view(), 1.5, {.p = 0.3f, .site = 1030}};
+  const PackedWeight forward = packed(w), back = packed(w, PackedFor::backward_input);
+  Tensor y = poisoned({137, 32}), dx = poisoned({137, 48});
+  linear(ctx(), x.view(), forward, {}, {&term, 1}, &packing, y.view());
+  linear_backward_input(ctx(), dy.view(), back, {&term, 1}, &packing, false, dx.view());
+  for (size_t cell = 0; cell < 2; ++cell) {
+    const int64_t begin = both.offsets[cell], end = both.offsets[cell + 1];
+    const PackedCells one({static_cast<int32_t>(end - begin)}, {both.ids[cell]});
+    const Packing own = one.packing();
+    Tensor y1 = poisoned({end - begin, 32}), dx1 = poisoned({end - begin, 48});
+    linear(ctx(), x.view().rows(begin, end), forward, {}, {&term, 1}, &own, y1.view());
+    linear_backward_input(ctx(), dy.view().rows(begin, end), back, {&term, 1}, &own, false,
+                          dx1.view());
+    expect_same_bits(y1.view(), y.view().rows(begin, end));
+    expect_same_bits(dx1.view(), dx.view().rows(begin, end));
+  }
+}
+
 // Chunks of cells accumulated one after another give the bits of one call.
 TEST_P(LinearTest, GradientsDoNotDependOnHowTheBatchIsCut) {
   const std::vector<int32_t> offsets = {0, 20, 90, 97};
+  const std::vector<int64_t> ids = {5, 6, 7};
   const Tensor x = random({97, 16}), dy = random({97, 8}), a = random({4, 16}), b = random({8, 4});
-  const LowRank term{a.view(), b.view(), 1.5, {}};
-  Tensor da = zeros({4, 16}), db = zeros({8, 4}), dw = zeros({8, 16});
-  Tensor da2 = zeros({4, 16}), db2 = zeros({8, 4}), dw2 = zeros({8, 16});
-  const Packing whole = Packing::over(offsets);
+  const LowRank term{a.view(), b.view(), 1.5, {.p = 0.3f, .site = 1030}};
+  Tensor da = zeros({4, 16}), db = zeros({8, 4}), dw = zeros({8, 16}), dbias = zeros({8});
+  Tensor da2 = zeros({4, 16}), db2 = zeros({8, 4}), dw2 = zeros({8, 16}), dbias2 = zeros({8});
+  const Packing whole = Packing::over(offsets, ids);
   low_rank_backward(ctx(), x.view(), dy.view(), term, whole, da.view(), db.view());
-  linear_backward_weight(ctx(), x.view(), dy.view(), whole, dw.view(), {});
+  linear_backward_weight(ctx(), x.view(), dy.view(), whole, dw.view(), dbias.view());
   for (size_t i = 0; i + 1 < offsets.size(); ++i) {
     const std::vector<int32_t> one = {0, offsets[i + 1] - offsets[i]};
-    const Packing cell = Packing::over(one);
+    const Packing cell = Packing::over(one, std::span(ids).subspan(i, 1));
     const auto xs = x.view().rows(offsets[i], offsets[i + 1]);
     const auto dys = dy.view().rows(offsets[i], offsets[i + 1]);
     low_rank_backward(ctx(), xs, dys, term, cell, da2.view(), db2.view());
-    linear_backward_weight(ctx(), xs, dys, cell, dw2.view(), {});
+    linear_backward_weight(ctx(), xs, dys, cell, dw2.view(), dbias2.view());
   }
   expect_same_bits(da2.view(), da.view());
   expect_same_bits(db2.view(), db.view());
   expect_same_bits(dw2.view(), dw.view());
+  expect_same_bits(dbias2.view(), dbias.view());
 }
 
 TEST_P(LinearTest, Bf16WeightsStayWithinTheirRounding) {
@@ -193,6 +362,40 @@ TEST_P(LinearTest, ErrorsNameTheShapeTheyWanted) {
                [&] { linear(ctx(), good.view(), packed(w), {}, {}, nullptr, wrong.view()); });
   expect_error("packed for the other direction", [&] {
     linear(ctx(), good.view(), packed(w, PackedFor::backward_input), {}, {}, nullptr, y.view());
+  });
+  expect_error("the weight has not been packed",
+               [&] { linear(ctx(), good.view(), PackedWeight(), {}, {}, nullptr, y.view()); });
+  const Tensor a = random({3, 6}), b = random({4, 3}), narrow = random({4, 2}), bias = random({3});
+  const auto run = [&](const LowRank& term, const Packing* packing) {
+    linear(ctx(), good.view(), packed(w), {}, {&term, 1}, packing, y.view());
+  };
+  expect_error("linear: low-rank b must be [4, 3], got [4, 2]",
+               [&] { run({a.view(), narrow.view(), 1, {}}, nullptr); });
+  expect_error("linear: low-rank a must be [rank, 6], got [4, 2]",
+               [&] { run({narrow.view(), b.view(), 1, {}}, nullptr); });
+  const LowRank drops{a.view(), b.view(), 1, {.p = 0.5f, .site = 1030}};
+  expect_error("linear: dropout 0.5 needs the packing of the rows, got none",
+               [&] { run(drops, nullptr); });
+  // Without ids the mask would be a function of the place in the batch.
+  const std::vector<int32_t> offsets = {0, 2};
+  const Packing nameless = Packing::over(offsets);
+  expect_error("linear: dropout needs the id of each of the 1 cells, got 0",
+               [&] { run(drops, &nameless); });
+  expect_error("linear: bias must be [4]", [&] {
+    linear(ctx(), good.view(), packed(w), bias.view(), {}, nullptr, y.view());
+  });
+  const Tensor dy = random({2, 4});
+  Tensor da = zeros({3, 5}), dw = zeros({6, 4});
+  expect_error("low_rank_backward: da must be [3, 6], got [3, 5]", [&] {
+    low_rank_backward(ctx(), good.view(), dy.view(), {a.view(), b.view(), 1, {}}, nameless,
+                      da.view(), {});
+  });
+  expect_error("linear_backward_weight: dweight must be [4, 6], got [6, 4]", [&] {
+    linear_backward_weight(ctx(), good.view(), dy.view(), nameless, dw.view(), {});
+  });
+  const Packing none;
+  expect_error("the packing has no offsets", [&] {
+    linear_backward_weight(ctx(), good.view(), dy.view(), none, {}, {});
   });
 }
 

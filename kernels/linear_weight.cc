@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/linear_weight.h"
+
+#include <omp.h>
+
+#include <algorithm>
+
+#include "kernels/linear_weight_impl.h"
+#include "kernels/packing.h"
+
+namespace scgraft {
+namespace {
+
+// The library fixes the thread count of a primitive when it is made; ours run on one.
+class OneThread {
+ public:
+  OneThread() : threads_(omp_get_max_threads()) { omp_set_num_threads(1); }
+  ~OneThread() { omp_set_num_threads(threads_); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  int threads_;
+};
+
+}  // namespace
+
+dnnl::engine& dnnl_engine() {
+  static dnnl::engine instance(dnnl::engine::kind::cpu, 0);
+  return instance;
+}
+
+void PackedWeight::Impl::reorder() {
+  const auto type = raw.dtype() == DType::bf16 ? Memory::data_type::bf16 : Memory::data_type::f32;
+  const Memory::desc desc({in, out}, type,
+                          use == PackedFor::forward ? Memory::dims{1, in} : Memory::dims{out, 1});
+  Memory source(desc, dnnl_engine(), const_cast<void*>(raw.data()));
+  dnnl::stream stream(dnnl_engine());
+  dnnl::reorder(source, packed).execute(stream, source, packed);
+  stream.wait();
+}
+
+PackedWeight::PackedWeight() = default;
+PackedWeight::~PackedWeight() = default;
+PackedWeight::PackedWeight(PackedWeight&&) noexcept = default;
+PackedWeight& PackedWeight::operator=(PackedWeight&&) noexcept = default;
+
+int64_t PackedWeight::in() const { return impl_->in; }
+int64_t PackedWeight::out() const { return impl_->out; }
+int64_t PackedWeight::nbytes() const {
+  return impl_->packed ? static_cast<int64_t>(impl_->packed.get_desc().get_size()) : 0;
+}
+
+void PackedWeight::pack(Context& ctx, ConstTensorView weight, PackedFor use, DType dtype) {
+  ctx.require_here("linear", weight);
+  require(weight.rank() == 2, "linear: weight must be [out, in], got ", weight.shape());
+  const bool forward = use == PackedFor::forward;
+  if (impl_ != nullptr && impl_->packed && impl_->use == use && impl_->dtype == dtype &&
+      impl_->raw.shape() == weight.shape() && impl_->raw.dtype() == weight.dtype()) {
+    impl_->raw = weight;
+    impl_->reorder();
+    return;
+  }
+  auto impl = std::make_unique<Impl>();
+  impl->in = weight.dim(forward ? 1 : 0);
+  impl->out = weight.dim(forward ? 0 : 1);
+  impl->use = use;
+  impl->dtype = dtype;
+  impl->raw = weight;
+  if (ctx.reference() || weight.dtype() == DType::f64) {
+    impl_ = std::move(impl);
+    return;
+  }
+  require<TypeError>(dtype == DType::f32 || dtype == DType::bf16,
+                     "linear: weights are multiplied in f32 or bf16, got ", dtype);
+
+  const OneThread while_primitives_are_made;
+  const auto type =
+      dtype == DType::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
+  const int64_t k = impl->in;
+  const int64_t n = impl->out;
+  impl->x_desc = dnnl::memory::desc({kPanelRows, k}, type, dnnl::memory::format_tag::ab);
+  impl->y_desc = dnnl::memory::desc({kPanelRows, n}, dnnl::memory::data_type::f32,
+                                    dnnl::memory::format_tag::ab);
+  impl->bias_desc =
+      dnnl::memory::desc({1, n}, dnnl::memory::data_type::f32, dnnl::memory::format_tag::ab);
+  dnnl::memory::desc w_desc({k, n}, type, dnnl::memory::format_tag::any);
+  auto make = [&](bool bias, bool sum) {
+    dnnl::primitive_attr attr;
+    attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    if (sum) {
+      dnnl::post_ops ops;
+      ops.append_sum(1.0f);
+      attr.set_post_ops(ops);
+    }
+    const auto desc = bias ? dnnl::matmul::desc(impl->x_desc, w_desc, impl->bias_desc, impl->y_desc)
+                           : dnnl::matmul::desc(impl->x_desc, w_desc, impl->y_desc);
+    dnnl::matmul::primitive_desc pd(desc, attr, dnnl_engine());
+    w_desc = pd.weights_desc();  // the first choice of layout holds for all three
+    impl->scratchpad_bytes = std::max(impl->scratchpad_bytes, pd.scratchpad_desc().get_size());
+    return Impl::Product{dnnl::matmul(pd), pd.scratchpad_desc()};
+  };
+  impl->plain = make(false, false);
+  impl->with_bias = make(true, false);
+  impl->accumulating = make(false, true);
+
+  impl->packed = dnnl::memory(w_desc, dnnl_engine());
+  impl->reorder();
+  impl_ = std::move(impl);
+}
+
+}  // namespace scgraft

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include "adapters/store.h"
+#include "tests/adapters/tiny_backbone.h"
+#include "tests/io/expect_file_error.h"
+#include "tests/io/files.h"
+
+namespace scgraft {
+namespace {
+
+// What every kind of adapter promises (adapters/adapter.h, adapters/store.h).
+class AdapterProperties : public ::testing::TestWithParam<std::string> {
+ protected:
+  AdapterOptions options() const {
+    AdapterOptions o;
+    o.type = GetParam();
+    o.rank = 3;
+    o.alpha = 6;
+    return o;
+  }
+  // Trains it on the backbone until the outputs have moved well beyond rounding.
+  void train(Adapter& adapter) {
+    make_trainable(adapter.parameters());
+    descend(*network_, cells_.batch(), adapter.parameters(), 4, 0.05);
+    freeze(adapter.parameters());
+  }
+  Tensor output() { return encoded(*network_, cells_.batch()); }
+
+  std::unique_ptr<ScgptNetwork> network_ = tiny_network();
+  TinyBatch cells_;
+};
+INSTANTIATE_TEST_SUITE_P(Kinds, AdapterProperties, ::testing::ValuesIn(adapter_kinds()),
+                         [](const auto& kind) { return kind.param; });
+
+TEST_P(AdapterProperties, FreshLeavesEveryOutputAsItWas) {
+  const Tensor before = output();
+  const auto adapter = make_adapter(options(), *network_, 7);
+  EXPECT_EQ(adapter->kind(), GetParam());
+  adapter->attach(*network_);
+  expect_same_bits(output().view(), before.view());
+}
+
+TEST_P(AdapterProperties, TrainingMovesTheOutputAndNoWeightOfTheBackbone) {
+  const Tensor before = output();
+  const std::string weights = fingerprint(*network_);
+  const auto adapter = make_adapter(options(), *network_, 7);
+  adapter->attach(*network_);
+  train(*adapter);
+  EXPECT_FALSE(same_bits(output(), before)) << "the test has trained nothing";
+  EXPECT_EQ(fingerprint(*network_), weights);
+}
+
+TEST_P(AdapterProperties, DetachedItIsGone) {
+  const Tensor before = output();
+  const auto adapter = make_adapter(options(), *network_, 7);
+  adapter->attach(*network_);
+  train(*adapter);
+  const Tensor with = output();
+  adapter->detach(*network_);
+  expect_same_bits(output().view(), before.view());
+  adapter->attach(*network_);
+  expect_same_bits(output().view(), with.view());
+}
+
+TEST_P(AdapterProperties, MergedEqualsAttachedAndCanBeTakenBack) {
+  const Tensor before = output();
+  const std::string weights = fingerprint(*network_);
+  const auto adapter = make_adapter(options(), *network_, 7);
+  adapter->attach(*network_);
+  train(*adapter);
+  const Tensor with = output();
+  if (!adapter->merge_into(*network_)) {
+    EXPECT_EQ(fingerprint(*network_), weights);
+    GTEST_SKIP() << GetParam() << " cannot be merged";
+  }
+  EXPECT_NE(fingerprint(*network_), weights);
+  // Sums behind one result: projections, output and feed-forward, in two layers.
+  expect_close(output().view(), with.view(), 2 * (16 + 16 + 16 + 24));
+  adapter->unmerge_from(*network_);
+  EXPECT_EQ(fingerprint(*network_), weights);
+  expect_same_bits(output().view(), with.view());
+  adapter->detach(*network_);
+  expect_same_bits(output().view(), before.view());
+}
+
+TEST_P(AdapterProperties, SavedAndLoadedItComputesTheSame) {
+  const auto adapter = make_adapter(options(), *network_, 7);
+  adapter->attach(*network_);
+  train(*adapter);
+  const Tensor with = output();
+  TemporaryFolder folder;
+  AdapterBundle bundle;
+  bundle.base_path = "models/tiny";
+  bundle.base_fingerprint = fingerprint(*network_);
+  save_adapter(folder / "a", bundle, adapter.get(), *network_, {}, Overwrite::refuse);
+
+  const auto other = tiny_network();
+  const Tensor without = encoded(*other, cells_.batch());  // packs the weights first
+  const LoadedBundle loaded = load_adapter(folder / "a");
+  const auto again = attach_adapter(loaded, *other, fingerprint(*other), false);
+  EXPECT_EQ(again->kind(), GetParam());
+  const Tensor got = encoded(*other, cells_.batch());
+  expect_same_bits(got.view(), with.view());
+  again->detach(*other);
+  expect_same_bits(encoded(*other, cells_.batch()).view(), without.view());
+}
+
+TEST_P(AdapterProperties, AnotherBackboneIsRefused) {
+  const auto adapter = make_adapter(options(), *network_, 7);
+  TemporaryFolder folder;
+  AdapterBundle bundle;
+  bundle.base_path = "models/tiny";
+  bundle.base_fingerprint = fingerprint(*network_);
+  save_adapter(folder / "a", bundle, adapter.get(), *network_, {}, Overwrite::refuse);
+  const LoadedBundle loaded = load_adapter(folder / "a");
+
+  const auto other = tiny_network(2);
+  const Tensor before = encoded(*other, cells_.batch());
+  const std::string theirs = fingerprint(*other);
+  for (const std::string& part :
+       {bundle.base_fingerprint.substr(0, 12), theirs.substr(0, 12), bundle.base_path})
+    expect_model_error("E-ADAPTER-BASE", part,
+                       [&] { attach_adapter(loaded, *other, theirs, false); });
+  expect_same_bits(encoded(*other, cells_.batch()).view(), before.view());
+  EXPECT_NE(attach_adapter(loaded, *other, theirs, true), nullptr);
+}
+
+TEST_P(AdapterProperties, OnlyTheLayersAskedForHaveIt) {
+  AdapterOptions one = options();
+  one.first_layer = one.last_layer = 1;
+  const auto adapter = make_adapter(one, *network_, 7);
+  const auto all = make_adapter(options(), *network_, 7);
+  EXPECT_EQ(2 * adapter->parameters().size(), all->parameters().size());
+  for (const Parameter* p : adapter->parameters())
+    EXPECT_EQ(p->name.find("layers.0."), std::string::npos) << p->name;
+  adapter->attach(*network_);
+  train(*adapter);
+
+  // What goes into layer 1 is what it was.
+  std::vector<Tensor> with, without;
+  const auto tapped = [&](std::vector<Tensor>& out) {
+    Context ctx;
+    const Tap tap = [&](const std::string& name, ConstTensorView view) {
+      if (name.find("layer0") == std::string::npos) return;
+      Tensor copy(view.shape(), view.dtype());
+      std::memcpy(copy.view().data(), view.data(), static_cast<size_t>(view.nbytes()));
+      out.push_back(std::move(copy));
+    };
+    Tensor rows({cells_.batch().tokens(), network_->dim()}, DType::f32);
+    network_->encode(ctx, cells_.batch(),
+                     {.training = false, .save = false, .rows = LayerRows::all, .tap = &tap},
+                     rows.view());
+  };
+  tapped(with);
+  const Tensor moved = output();
+  adapter->detach(*network_);
+  tapped(without);
+  ASSERT_FALSE(with.empty());
+  ASSERT_EQ(with.size(), without.size());
+  for (size_t i = 0; i < with.size(); ++i) expect_same_bits(with[i].view(), without[i].view());
+  EXPECT_FALSE(same_bits(moved, output()));
+}
+
+TEST_P(AdapterProperties, WhatDoesNotFitTheBackboneIsRefused) {
+  for (const auto& [first, last] : std::vector<std::pair<int, int>>{{0, 2}, {-1, 1}, {1, 0}}) {
+    AdapterOptions wrong = options();
+    wrong.first_layer = first;
+    wrong.last_layer = last;
+    expect_file_error(ExitCode::usage, "E-CONFIG", "0 to 1",
+                      [&] { make_adapter(wrong, *network_, 1); });
+  }
+}
+
+TEST_P(AdapterProperties, ItsStartDependsOnTheSeedOnly) {
+  const auto a = make_adapter(options(), *network_, 7);
+  const auto b = make_adapter(options(), *network_, 7);
+  const auto c = make_adapter(options(), *network_, 8);
+  bool differs = false;
+  for (size_t i = 0; i < a->parameters().size(); ++i) {
+    EXPECT_EQ(a->parameters()[i]->name, b->parameters()[i]->name);
+    EXPECT_TRUE(same_bits(a->parameters()[i]->value, b->parameters()[i]->value));
+    differs = differs || !same_bits(a->parameters()[i]->value, c->parameters()[i]->value);
+  }
+  EXPECT_TRUE(differs);
+}
+
+TEST(AdapterKinds, AnUnknownOneIsAnsweredWithTheList) {
+  const auto network = tiny_network();
+  AdapterOptions unknown;
+  unknown.type = "lorra";
+  for (const std::string& kind : adapter_kinds())
+    expect_file_error(ExitCode::usage, "E-ADAPTER-TYPE", kind,
+                      [&] { make_adapter(unknown, *network, 1); });
+}
+
+TEST(Lora, TargetsDecideWhereItIs) {
+  const auto network = tiny_network();
+  const std::vector<std::pair<std::string, std::string>> places = {
+      {"q", "self_attn.q_proj"},     {"k", "self_attn.k_proj"}, {"v", "self_attn.v_proj"},
+      {"out", "self_attn.out_proj"}, {"ffn_in", "linear1"},     {"ffn_out", "linear2"}};
+  for (const auto& [target, path] : places) {
+    AdapterOptions options;
+    options.targets = {target};
+    options.rank = 2;
+    options.first_layer = options.last_layer = 1;
+    const auto adapter = make_adapter(options, *network, 1);
+    const auto parameters = adapter->parameters();
+    ASSERT_EQ(parameters.size(), 2u);
+    const std::string base = "base_model.model.transformer_encoder.layers.1." + path;
+    EXPECT_EQ(parameters[0]->name, base + ".lora_A.weight");
+    EXPECT_EQ(parameters[1]->name, base + ".lora_B.weight");
+    EXPECT_EQ(parameters[0]->value.shape(), (Shape{2, target == "ffn_out" ? 24 : 16}));
+    EXPECT_EQ(parameters[1]->value.shape(), (Shape{target == "ffn_in" ? 24 : 16, 2}));
+  }
+  AdapterOptions wrong;
+  wrong.targets = {"q", "gate"};
+  expect_file_error(ExitCode::usage, "E-CONFIG", "ffn_out",
+                    [&] { make_adapter(wrong, *network, 1); });
+  wrong.targets = {};
+  expect_file_error(ExitCode::usage, "E-CONFIG", "ffn_out",
+                    [&] { make_adapter(wrong, *network, 1); });
+}
+
+// y = W x + s B A x, written out, at one site.
+TEST(Lora, AddsItsProductWithTheScaleOfAlpha) {
+  const auto network = tiny_network();
+  AdapterOptions options;
+  options.rank = 2;
+  options.alpha = 3;
+  options.targets = {"out"};
+  const auto adapter = make_adapter(options, *network, 1);
+  for (Parameter* p : adapter->parameters())
+    for (int64_t i = 0; i < p->value.numel(); ++i)
+      p->value.as<float>()[i] = std::cos(static_cast<float>(i) * 0.7f) * 0.2f;
+  adapter->attach(*network);
+  Linear& site = network->linear_site("layers.1.attn.out");
+  Context ctx;
+  Tensor x({4, 16}, DType::f32), with({4, 16}, DType::f32), without({4, 16}, DType::f32);
+  for (int64_t i = 0; i < x.numel(); ++i) x.as<float>()[i] = std::sin(static_cast<float>(i));
+  const std::vector<int32_t> offsets = {0, 4};
+  const std::vector<int64_t> ids = {0};
+  const Packing packing = Packing::over(offsets, ids);
+  site.forward(ctx, std::as_const(x).view(), packing, false, with.view());
+  adapter->detach(*network);
+  site.forward(ctx, std::as_const(x).view(), packing, false, without.view());
+
+  const Parameter* a = adapter->parameters()[2];
+  const Parameter* b = adapter->parameters()[3];
+  ASSERT_NE(a->name.find("layers.1."), std::string::npos);
+  const auto av = a->value.as<float, 2>(), bv = b->value.as<float, 2>();
+  const auto xv = std::as_const(x).as<float, 2>();
+  std::vector<double> want = values_of(std::as_const(without).view());
+  for (int64_t t = 0; t < 4; ++t)
+    for (int64_t o = 0; o < 16; ++o)
+      for (int64_t r = 0; r < 2; ++r)
+        for (int64_t i = 0; i < 16; ++i)
+          want[static_cast<size_t>(t * 16 + o)] +=
+              1.5 * static_cast<double>(bv(o, r)) * av(r, i) * xv(t, i);
+  expect_close(std::as_const(with).view(), want, 16 * 2);
+}
+
+}  // namespace
+}  // namespace scgraft

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <functional>
+
+#include "model/scgpt/preparation.h"
+#include "runtime/error.h"
+#include "tests/testing/op_test.h"
+
+namespace scgraft {
+namespace {
+
+using ::testing::HasSubstr;
+
+Preparation changed() {
+  return {.layer = "counts",
+          .gene_key = "feature_name",
+          .target_sum = 5e3,
+          .hvg = "seurat_v3",
+          .hvg_count = 1200,
+          .n_bins = 11,
+          .max_length = 77,
+          .seed = 1ull << 63,
+          .genes = {"CD3D", "LYZ"}};
+}
+
+void expect_refused(const std::string& part, const std::function<void(nlohmann::json&)>& edit) {
+  nlohmann::json json = changed().to_json();
+  edit(json);
+  try {
+    Preparation::from_json(json, "preprocess.json");
+    ADD_FAILURE() << "accepted: " << json.dump();
+  } catch (const ModelError& error) {
+    EXPECT_EQ(error.code(), "E-PREPARE");
+    EXPECT_THAT(error.what(), HasSubstr(part));
+  }
+}
+
+TEST(ScgptPreparationTest, SurvivesItsFile) {
+  const nlohmann::json json = nlohmann::json::parse(changed().to_json().dump());
+  EXPECT_EQ(Preparation::from_json(json, "preprocess.json").to_json(), changed().to_json());
+  EXPECT_EQ(Preparation::from_json(Preparation().to_json(), "p").to_json(),
+            Preparation().to_json());
+}
+
+TEST(ScgptPreparationTest, WhatIsMissingUnknownOrOfAnotherTypeIsRefused) {
+  expect_refused("\"n_bins\" is missing", [](auto& json) { json.erase("n_bins"); });
+  expect_refused("\"colour\" is not known", [](auto& json) { json["colour"] = 1; });
+  expect_refused("\"seed\" has a value of the wrong type", [](auto& json) { json["seed"] = -1; });
+  expect_refused("\"n_bins\" has a value of the wrong type",
+                 [](auto& json) { json["n_bins"] = 51.5; });
+  expect_refused("\"genes\" has a value of the wrong type",
+                 [](auto& json) { json["genes"][1] = 3; });
+  expect_refused("version 1, got", [](auto& json) { json["version"] = 2; });
+  expect_refused("n_bins must be 3 to 65536", [](auto& json) { json["n_bins"] = 2; });
+  expect_refused("JSON object", [](auto& json) { json = nlohmann::json::array(); });
+}
+
+TEST(ScgptPreparationTest, SettingsThatMakeNoSenseAreRefused) {
+  const auto expect_config = [](const std::string& part, const Preparation& p) {
+    try {
+      p.validate();
+      ADD_FAILURE() << part;
+    } catch (const ConfigError& error) {
+      EXPECT_EQ(error.code(), "E-PREPARE");
+      EXPECT_THAT(error.what(), HasSubstr(part));
+    }
+  };
+  Preparation().validate();
+  expect_config("hvg_count must be at least 1", {.hvg = "seurat_v3"});
+  expect_config("not \"seurat\"", {.hvg = "seurat"});
+  expect_config("target_sum", {.target_sum = 0});
+  expect_config("max_length", {.max_length = 1});
+  expect_config("layer", {.layer = ""});
+}
+
+}  // namespace
+}  // namespace scgraft
