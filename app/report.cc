@@ -102,7 +102,7 @@ std::string error_text(const Error& error, bool colour) {
   if (!error.file().empty() && message.find(printable(error.file())) == std::string::npos)
     text += cat("  in: ", printable(error.file()), "\n");
   if (!error.hint().empty()) text += cat("  try: ", printable(error.hint()), "\n");
-  if (error.exit_code() == ExitCode::bug)
+  if (error.exit_code() == ExitCode::bug && error.code() != "E-MEMORY")
     text += cat("  this is a fault of scgraft ", kVersion, " (", kGitHash,
                 "): please report it with the command and this message\n");
   return text;

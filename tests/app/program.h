@@ -1,40 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <sys/wait.h>
+
+#include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
-#include "app/terminal.h"
+#include "app/run_main.h"
+#include "tests/io/files.h"
 
-namespace scgraft::testing {
+namespace scgraft {
 
 struct Outcome {
   int code = 0;
   std::string out;
   std::string err;
   nlohmann::json json() const { return nlohmann::json::parse(out); }
+  // json()["result"] of a run that must have gone well.
+  nlohmann::json result() const {
+    const nlohmann::json document = json();
+    return document.at("ok").get<bool>() ? document.at("result") : nlohmann::json();
+  }
 };
 
 // The program in this process.
-Outcome run_here(const std::vector<std::string>& arguments, const Terminal& terminal = {});
-// The built program in a process of its own, streams kept apart. extra: text in front of the
-// command, e.g. an assignment of the environment.
-Outcome run_program(const std::vector<std::string>& arguments, const std::string& extra = {});
+inline Outcome run_here(const std::vector<std::string>& arguments, const Terminal& terminal = {}) {
+  std::ostringstream out;
+  std::ostringstream err;
+  const int code = run_main(arguments, out, err, terminal);
+  return {code, out.str(), err.str()};
+}
 
-// A folder of this test that goes away with the object.
-class TemporaryFolder {
- public:
-  TemporaryFolder();
-  ~TemporaryFolder();
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-  std::string write(const std::string& name, const std::string& text) const;
+// The built program in a process of its own. Arguments must not hold quotes.
+inline Outcome run_program(const std::string& arguments, const std::string& environment = {}) {
+  const TemporaryFolder folder;
+  const std::string command = environment + " '" + SCGRAFT_PROGRAM + "' " + arguments + " > '" +
+                              folder / "out" + "' 2> '" + folder / "err" + "'";
+  const int status = std::system(command.c_str());
+  return {WEXITSTATUS(status), read_text(folder / "out"), read_text(folder / "err")};
+}
 
- private:
-  std::string path_;
-};
-
-std::string read_text(const std::string& path);
-
-}  // namespace scgraft::testing
+}  // namespace scgraft

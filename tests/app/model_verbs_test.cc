@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+// convert, adapter and trace.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "io/checkpoint.h"
+#include "io/npz.h"
+#include "model/scgpt/load.h"
+#include "tests/adapters/store_fixture.h"
+#include "tests/app/program.h"
+#include "training/trace.h"
+
+namespace scgraft {
+namespace {
+
+using ::testing::HasSubstr;
+
+class ModelVerbsTest : public StoreTest {
+ protected:
+  // The fixture's network as a folder, with an adapter made for it under path().
+  ModelVerbsTest() {
+    model_.config = network_->config();
+    for (int i = 0; i < 17; ++i) model_.vocabulary.append(cat("GENE", i));
+    model_.vocabulary.append_specials();
+    model_.network = tiny_network();
+    std::filesystem::create_directory(base());
+    save_scgpt(base(), model_);
+    bundle_.base_path = base();
+    bundle_.base_fingerprint = load_scgpt(base()).fingerprint;
+    save(path());
+  }
+  std::string base() const { return folder_ / "base"; }
+  std::string out() const { return folder_ / "out"; }
+
+  ScgptModel model_;
+};
+
+void expect_same_parameters(ScgptNetwork& got, ScgptNetwork& want) {
+  ASSERT_EQ(got.parameters().all().size(), want.parameters().all().size());
+  for (const Parameter* p : want.parameters().all()) {
+    const Parameter* q = got.parameters().find(p->name);
+    ASSERT_NE(q, nullptr) << p->name;
+    expect_same_bits(q->value.view(), p->value.view());
+  }
+}
+
+TEST_F(ModelVerbsTest, ConvertKeepsEveryBitOfAFolder) {
+  const Outcome run = run_here({"convert", base(), "-o", out(), "--json"});
+  ASSERT_EQ(run.code, 0) << run.err;
+  EXPECT_EQ(run.result()["fingerprint"], load_scgpt(base()).fingerprint);
+  EXPECT_GE(run.json()["outputs"].size(), 3U);
+  expect_same_parameters(*load_scgpt(out()).network, *model_.network);
+  EXPECT_EQ(run_here({"convert", base(), "-o", out()}).code, 2) << "overwrote a folder";
+  EXPECT_EQ(run_here({"convert", base(), "-o", out(), "--force"}).code, 0);
+  EXPECT_EQ(run_here({"convert", folder_ / "none", "-o", out()}).code, 10);
+}
+
+TEST_F(ModelVerbsTest, ConvertTurnsPyTorchFilesIntoSafetensors) {
+  SCGRAFT_NEEDS_SHARED("golden/scgpt_base/best_model.pt");
+  const std::string file = shared_path("golden/scgpt_base/best_model.pt");
+  const std::string made = folder_ / "made.safetensors";
+  ASSERT_EQ(run_here({"convert", file, "-o", made}).code, 0);
+  const Checkpoint before = open_checkpoint(file);
+  const Checkpoint after = open_checkpoint(made);
+  EXPECT_EQ(before.fingerprint(), after.fingerprint());
+  EXPECT_EQ(before.tensors().size(), after.tensors().size());
+}
+
+TEST_F(ModelVerbsTest, ShowAndInspectSayTheSameOfAnAdapter) {
+  const Outcome shown = run_here({"adapter", "show", path(), "--json"});
+  ASSERT_EQ(shown.code, 0) << shown.err;
+  EXPECT_EQ(shown.json()["schema"], "scgraft/adapter-show/1");
+  EXPECT_EQ(shown.result()["type"], "lora");
+  EXPECT_EQ(shown.result()["options"]["r"], 2);
+  EXPECT_EQ(shown.result()["labels"].size(), 3U);
+  EXPECT_EQ(shown.result()["base"]["fingerprint"], bundle_.base_fingerprint);
+  EXPECT_EQ(run_here({"inspect", path(), "--json"}).result(), shown.result());
+}
+
+TEST_F(ModelVerbsTest, VerifyFindsADamagedFile) {
+  const Outcome good = run_here({"adapter", "verify", path(), "--json"});
+  ASSERT_EQ(good.code, 0) << good.err;
+  EXPECT_EQ(good.result()["intact"], true);
+  const std::string file = path() + "/adapter_model.safetensors";
+  std::string bytes = read_text(file);
+  bytes.back() = static_cast<char>(bytes.back() ^ 1);
+  put(file, bytes);
+  const Outcome bad = run_here({"adapter", "verify", path()});
+  EXPECT_EQ(bad.code, 11);
+  EXPECT_THAT(bad.err, HasSubstr("E-ADAPTER-DAMAGED"));
+  EXPECT_THAT(bad.err, HasSubstr("adapter_model.safetensors"));
+  EXPECT_EQ(run_here({"adapter", "verify", base()}).code, 11);
+}
+
+TEST_F(ModelVerbsTest, MergePutsTheAdapterIntoTheWeights) {
+  const Outcome run = run_here({"adapter", "merge", path(), "-o", out(), "--json"});
+  ASSERT_EQ(run.code, 0) << run.err;
+  // W + alpha / r B A in the rows of q, the base's rows for k.
+  const std::string module = "base_model.model.transformer_encoder.layers.0.self_attn.q_proj.";
+  const auto values = [&](const std::string& name) {
+    for (const Parameter* p : adapter_->parameters())
+      if (p->name == module + name) return values_of(p->value.view());
+    return std::vector<double>();
+  };
+  const std::vector<double> a = values("lora_A.weight");
+  const std::vector<double> b = values("lora_B.weight");
+  ASSERT_EQ(a.size(), 2U * 16U);
+  const std::string weight = "transformer_encoder.layers.0.self_attn.in_proj_weight";
+  const ScgptModel merged = load_scgpt(out());
+  std::vector<double> want = values_of(model_.network->parameters().find(weight)->value.view());
+  for (size_t row = 0; row < 16; ++row)
+    for (size_t column = 0; column < 16; ++column)
+      for (size_t r = 0; r < 2; ++r)
+        want[row * 16 + column] += 5.0 / 2 * b[row * 2 + r] * a[r * 16 + column];
+  const Parameter* got = merged.network->parameters().find(weight);
+  const std::vector<double> all = values_of(got->value.view());
+  const Tensor q = tensor_of({32, 16}, DType::f32, {all.begin(), all.begin() + 32 * 16});
+  expect_close(q.view(), std::vector<double>(want.begin(), want.begin() + 32 * 16), 3);
+  for (const Parameter* p : head_of(*network_))
+    expect_same_bits(merged.network->parameters().find(p->name)->value.view(), p->value.view());
+}
+
+TEST_F(ModelVerbsTest, MergeRefusesAnotherBase) {
+  model_.network = tiny_network(9);
+  const std::string other = folder_ / "other";
+  std::filesystem::create_directory(other);
+  save_scgpt(other, model_);
+  const Outcome refused = run_here({"adapter", "merge", path(), "--model", other, "-o", out()});
+  EXPECT_EQ(refused.code, 11);
+  EXPECT_THAT(refused.err, HasSubstr("E-ADAPTER-BASE"));
+  EXPECT_FALSE(std::filesystem::exists(out()));
+  const Outcome forced = run_here({"adapter", "merge", path(), "--model", other, "-o", out(),
+                                   "--allow-base-mismatch", "--json"});
+  EXPECT_EQ(forced.code, 0);
+  EXPECT_EQ(forced.json()["warnings"][0]["code"], "W-ADAPTER-BASE");
+}
+
+TEST(TraceVerb, WritesWhatTheLibraryComputes) {
+  SCGRAFT_NEEDS_SHARED("golden/scgpt_base/arrays.npz");
+  const TemporaryFolder folder;
+  const std::string model = shared_path("golden/scgpt_base");
+  const std::string inputs = model + "/arrays.npz";
+  const std::string made = folder / "out.npz";
+  const std::vector<std::string> command = {"trace", "--model", model, "--inputs",
+                                            inputs,  "-o",      made};
+  Context ctx;
+  const std::vector<std::optional<std::string>> gradients = {std::nullopt, "cls"};
+  for (const std::optional<std::string>& gradient : gradients) {
+    std::vector<std::string> arguments = command;
+    arguments.emplace_back("--force");
+    if (gradient) arguments.insert(arguments.end(), {"--grad", *gradient});
+    const Outcome run = run_here(arguments);
+    ASSERT_EQ(run.code, 0) << run.err;
+    TraceOptions options;
+    options.gradient = gradient;
+    const std::map<std::string, Tensor> want =
+        trace_checkpoint(ctx, model, read_npz(inputs), options);
+    const std::map<std::string, Tensor> got = read_npz(made);
+    ASSERT_EQ(got.size(), want.size());
+    for (const auto& [name, array] : want) expect_same_bits(got.at(name).view(), array.view());
+  }
+  EXPECT_EQ(run_here(command).code, 2) << "overwrote a file";
+  std::vector<std::string> unknown = command;
+  unknown.insert(unknown.end(), {"--force", "--grad", "other"});
+  EXPECT_EQ(run_here(unknown).code, 2);
+  std::vector<std::string> unnamed = command;
+  unnamed.insert(unnamed.end(), {"--force", "--grad"});
+  EXPECT_EQ(run_here(unnamed).code, 0);
+}
+
+}  // namespace
+}  // namespace scgraft
