@@ -28,10 +28,10 @@ struct Truth {
   std::vector<int32_t> label;  // [cells], -1: not scored
 
   int32_t number(const std::string& name) {
-    const auto at = std::find(labels.begin(), labels.end(), name);
-    if (at == labels.end()) labels.push_back(name);
-    return static_cast<int32_t>(at == labels.end() ? labels.size() - 1
-                                                   : static_cast<size_t>(at - labels.begin()));
+    const auto at =
+        static_cast<size_t>(std::find(labels.begin(), labels.end(), name) - labels.begin());
+    if (at == labels.size()) labels.push_back(name);
+    return static_cast<int32_t>(at);
   }
   std::vector<int32_t> numbers(const Categorical& column) {
     std::vector<int32_t> of, out;
