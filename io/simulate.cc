@@ -147,6 +147,7 @@ Simulator::Simulator(const SimulateOptions& options) : options_(options) {
   want("genes", options.genes, 300, static_cast<double>(human_genes().size()));
   want("donors", options.donors, 1, 64);
   want("signal", options.signal, 0, 10);
+  want("depth", options.depth, 10, 1e6);
   want("shift", options.shift, 0, 2);
 
   // Programs that are not made of markers.
@@ -251,7 +252,7 @@ Simulator::Study Simulator::make_study(SimulatedFile file) const {
                         static_cast<uint32_t>(item));
   };
   Study study;
-  study.depth = shifted ? 1300 : 2200;
+  study.depth = options_.depth * (shifted ? 0.6 : 1.0);
   study.depth_spread = shifted ? 0.45 : 0.35;
   study.ambient_share = 0.03 + 0.09 * shift;
 

@@ -26,6 +26,8 @@ struct SimulateOptions {
   double signal = 1.0;
   // Size of everything that differs between the files other than depth; 0: only new donors.
   double shift = 1.0;
+  // Median counts of a cell of the atlas, over the simulated genes; 10 to 1e6.
+  double depth = 2200;
 };
 
 // What is known about simulated cells, beside their counts.
@@ -67,7 +69,7 @@ struct SimulatedCells {
 //   mu    = depth_c * ((1 - m) p + m q) * exp(0.35 e - 0.35^2 / 2),  e normal
 //   count = Poisson(mu), and 0 with probability 0.3 exp(-mu)
 //
-//   depth    log-normal, median 2200 and spread 0.35; in the shifted file 1300 and 0.45
+//   depth    log-normal, median `depth` and spread 0.35; in the shifted file 0.6 of it and 0.45
 //   m        free RNA of other cells: 0.03 + 0.09 s
 //   types    drawn with probabilities proportional to exp(0.5 normal); in the shifted file to
 //            exp(0.9 normal), drawn anew

@@ -49,6 +49,7 @@ void add_simulate(CLI::App& root, Session& session) {
   verb.add_option("--donors", options->donors, "donors of each file")->capture_default_str();
   verb.add_option("--signal", options->signal, "how clearly related types differ")
       ->capture_default_str();
+  verb.add_option("--depth", options->depth, "median counts of a cell")->capture_default_str();
   verb.add_option("--shift", options->shift, "how far the shifted context is from the atlas")
       ->capture_default_str();
   add_common_flags(verb, session.flags(),

@@ -75,7 +75,7 @@ json ScgptConfig::to_args() const {
 ScgptConfig ScgptConfig::preset(const std::string& name) {
   ScgptConfig c;
   if (name == "tiny") {
-    c.dim = 64, c.heads = 4, c.layers = 3, c.ffn = 64;
+    c.dim = 64, c.heads = 2, c.layers = 3, c.ffn = 64;
   } else if (name == "small") {
     c.dim = 128, c.heads = 4, c.layers = 6, c.ffn = 128;
   } else if (name == "base") {
