@@ -104,17 +104,19 @@ void add_annotate(CLI::App& root, Session& session) {
        {"scgraft annotate query.h5ad --adapter runs/pbmc/adapter -o out.h5ad",
         "scgraft annotate query.h5ad --adapter runs/pbmc/adapter -o out.h5ad --csv out.csv"}},
       [&session, options] { run(session, *options); });
-  verb.add_option("FILE", options->file, "cells (.h5ad)")->required();
-  verb.add_option("--adapter", options->adapter, "adapter directory")->required();
+  verb.add_option("FILE", options->file, "Cells (.h5ad)")->required();
+  verb.add_option("--adapter", options->adapter, "Adapter directory")->required();
   verb.add_option("--model", options->annotator.model,
-                  "folder of the frozen model; default: where the adapter was trained");
+                  "Folder of the frozen model; default: where it was when the adapter was trained");
   verb.add_option("--key-added", options->key_added,
-                  "name of the new obs columns; default: the run's name");
-  verb.add_option("--csv", options->csv, "also write this table");
-  verb.add_option("--gene-key", options->gene_key, "var column with the gene names");
-  verb.add_option("--layer", options->layer, "auto, X, raw or a layer's name");
+                  "Name of the new columns; default: the name of the run folder");
+  verb.add_option("--csv", options->csv, "Also write the labels as a table (CSV)");
+  verb.add_option("--gene-key", options->gene_key,
+                  "Var column with the gene names; default: as in training");
+  verb.add_option("--layer", options->layer,
+                  "Matrix to use: auto, X, raw or a layer's name; default: auto");
   verb.add_flag("--allow-base-mismatch", options->annotator.allow_base_mismatch,
-                "use an adapter that was made for another model");
+                "Use the adapter on other weights than it was made for");
   add_common_flags(verb, session.flags(),
                    {.output = true, .output_required = true, .compute = true});
 }

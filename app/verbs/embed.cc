@@ -84,18 +84,22 @@ void add_embed(CLI::App& root, Session& session) {
                              {"scgraft embed cells.h5ad --model scgpt-human -o out.h5ad",
                               "scgraft embed cells.h5ad --adapter runs/pbmc/adapter -o out.h5ad"}},
                             [&session, options] { run(session, *options); });
-  verb.add_option("FILE", options->file, "cells (.h5ad)")->required();
-  verb.add_option("--model", options->model, "folder of the frozen model");
-  verb.add_option("--adapter", options->adapter, "adapter directory");
-  verb.add_option("--key-added", options->key_added, "name of the new obsm entry")
+  verb.add_option("FILE", options->file, "Cells (.h5ad)")->required();
+  verb.add_option("--model", options->model,
+                  "Folder of the frozen model; with --adapter: where it is now");
+  verb.add_option("--adapter", options->adapter,
+                  "Adapter directory: embed with the model it changes");
+  verb.add_option("--key-added", options->key_added, "Name of the new obsm entry")
       ->capture_default_str();
-  verb.add_option("--gene-key", options->gene_key, "var column with the gene names");
-  verb.add_option("--layer", options->layer, "auto, X, raw or a layer's name")
+  verb.add_option("--gene-key", options->gene_key,
+                  "Var column with the gene names; default: the index, or as in training");
+  verb.add_option("--layer", options->layer, "Matrix to use: auto, X, raw or a layer's name")
       ->capture_default_str();
-  verb.add_option("--max-genes", options->max_genes,
-                  "genes of a cell at most; default: what the model was trained with");
+  verb.add_option(
+      "--max-genes", options->max_genes,
+      "Genes of a cell at most, others are left out at random; default: the model's or adapter's");
   verb.add_flag("--allow-base-mismatch", options->allow_base_mismatch,
-                "use an adapter that was made for another model");
+                "Use the adapter on other weights than it was made for");
   add_common_flags(verb, session.flags(),
                    {.output = true, .output_required = true, .compute = true});
 }

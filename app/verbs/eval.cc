@@ -220,15 +220,15 @@ void add_eval(CLI::App& root, Session& session) {
        {"scgraft eval out.h5ad --key pbmc --label-key cell_type",
         "scgraft eval out.h5ad --label-key cell_type --obsm X_scGPT --reference ref.h5ad --json"}},
       [&session, options] { run(session, *options); });
-  verb.add_option("FILE", options->file, "annotated cells (.h5ad)")->required();
-  verb.add_option("--key", options->key, "obs column with the labels to score");
-  verb.add_option("--label-key", options->label_key, "obs column with the truth")->required();
+  verb.add_option("FILE", options->file, "Annotated cells (.h5ad)")->required();
+  verb.add_option("--key", options->key, "Obs column with the labels to score");
+  verb.add_option("--label-key", options->label_key, "Obs column with the truth")->required();
   verb.add_option("--subset", options->subset, "COLUMN=VALUE of obs: only these cells");
-  verb.add_option("--exclude-label", options->exclude, "true labels whose cells are not scored");
+  verb.add_option("--exclude-label", options->exclude, "True labels whose cells are not scored");
   verb.add_option("--obsm", options->obsm,
-                  "score the labels of the ten nearest cells of --reference in this embedding");
+                  "Score the labels of the ten nearest cells of --reference in this embedding");
   verb.add_option("--reference", options->reference,
-                  "file with known labels and the same embedding");
+                  "File with known labels (in --label-key) and the same embedding");
   add_common_flags(verb, session.flags(), {.compute = true});
 }
 

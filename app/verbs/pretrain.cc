@@ -68,9 +68,10 @@ void add_pretrain(CLI::App& root, Session& session) {
                               "--max-time 10m"}},
                             [&session, options] { run(session, *options); });
   verb.add_option("--preset", options->pretrain.preset,
-                  "size of the network: tiny, small, base, whole-human")
+                  "Size of a fresh network: tiny, small, base or whole-human")
       ->capture_default_str();
-  verb.add_option("--from", options->pretrain.start, "go on from this scGPT folder");
+  verb.add_option("--from", options->pretrain.start,
+                  "Go on from this scGPT folder, instead of a fresh network");
   options->flags.add(verb, {{"--data", "data.train"},
                             {"--gene-key", "data.gene_key"},
                             {"--layer", "data.layer"},

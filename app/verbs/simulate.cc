@@ -41,16 +41,16 @@ void add_simulate(CLI::App& root, Session& session) {
                              {"scgraft simulate -o study",
                               "scgraft simulate -o big --cells 1000000 --types 16 --seed 1"}},
                             [&session, options] { simulate(session, *options); });
-  verb.add_option("--cells", options->cells, "cells of atlas.h5ad")->capture_default_str();
+  verb.add_option("--cells", options->cells, "Cells of atlas.h5ad")->capture_default_str();
   verb.add_option("--shifted-cells", options->shifted_cells,
-                  "cells of shifted.h5ad; default: half as many");
-  verb.add_option("--types", options->types, "cell types, 2 to 16")->capture_default_str();
-  verb.add_option("--genes", options->genes, "genes, 300 to 1200")->capture_default_str();
-  verb.add_option("--donors", options->donors, "donors of each file")->capture_default_str();
-  verb.add_option("--signal", options->signal, "how clearly related types differ")
+                  "Cells of shifted.h5ad; default: half as many");
+  verb.add_option("--types", options->types, "Cell types, 2 to 16")->capture_default_str();
+  verb.add_option("--genes", options->genes, "Genes, 300 to 1200")->capture_default_str();
+  verb.add_option("--donors", options->donors, "Donors of each file")->capture_default_str();
+  verb.add_option("--signal", options->signal, "How clearly related types differ")
       ->capture_default_str();
   verb.add_option("--depth", options->depth, "median counts of a cell")->capture_default_str();
-  verb.add_option("--shift", options->shift, "how far the shifted context is from the atlas")
+  verb.add_option("--shift", options->shift, "How far the shifted context is from the atlas")
       ->capture_default_str();
   add_common_flags(verb, session.flags(),
                    {.output = true, .output_required = true, .compute = true, .seed = true});
