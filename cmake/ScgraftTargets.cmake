@@ -73,7 +73,7 @@ function(scgraft_add_test name source)
   target_link_libraries(${name} PRIVATE scgraft_testing ${ARGN} GTest::gmock GTest::gtest_main)
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES TIMEOUT 600
-    ENVIRONMENT "SCGRAFT_TEST_DATA=${PROJECT_SOURCE_DIR}/../shared")
+    ENVIRONMENT "SCGRAFT_TEST_DATA=${PROJECT_SOURCE_DIR}/../shared;OMP_WAIT_POLICY=passive")
 endfunction()
 
 # scgraft_add_benchmark(name source LINK...): one Google Benchmark program.

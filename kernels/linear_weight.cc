@@ -1,29 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/linear_weight.h"
 
-#include <omp.h>
-
 #include <algorithm>
 
 #include "kernels/linear_weight_impl.h"
 #include "kernels/packing.h"
+#include "runtime/parallel.h"
 
 namespace scgraft {
-namespace {
-
-// The library fixes the thread count of a primitive when it is made; ours run on one.
-class OneThread {
- public:
-  OneThread() : threads_(omp_get_max_threads()) { omp_set_num_threads(1); }
-  ~OneThread() { omp_set_num_threads(threads_); }
-  OneThread(const OneThread&) = delete;
-  OneThread& operator=(const OneThread&) = delete;
-
- private:
-  int threads_;
-};
-
-}  // namespace
 
 dnnl::engine& dnnl_engine() {
   static dnnl::engine instance(dnnl::engine::kind::cpu, 0);
@@ -74,6 +58,7 @@ void PackedWeight::pack(Context& ctx, ConstTensorView weight, PackedFor use, DTy
   require<TypeError>(dtype == DType::f32 || dtype == DType::bf16,
                      "linear: weights are multiplied in f32 or bf16, got ", dtype);
 
+  // The library fixes the thread count of a primitive when it is made; ours run on one.
   const OneThread while_primitives_are_made;
   const auto type =
       dtype == DType::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;

@@ -1,11 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <omp.h>
+
 #include <cstdint>
 #include <exception>
 
 #include "runtime/context.h"
 
 namespace scgraft {
+
+// While it lives, this thread's OpenMP regions have one thread, as they have inside a parallel
+// region: libraries called there (oneDNN) must not wake threads of their own.
+class OneThread {
+ public:
+  OneThread() : threads_(omp_get_max_threads()) { omp_set_num_threads(1); }
+  ~OneThread() { omp_set_num_threads(threads_); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  int threads_;
+};
 
 // Calls body(i) for i in [0, n), in any order, on the context's threads. Which thread runs which i
 // must not change any result: let every i own its outputs and sum partial results afterwards in a
@@ -14,6 +29,7 @@ template <class Body>
 void parallel_for(Context& ctx, int64_t n, Body&& body) {
   const int threads = ctx.threads();
   if (threads == 1 || n <= 1) {
+    const OneThread one;
     for (int64_t i = 0; i < n; ++i) body(i);
     return;
   }

@@ -18,7 +18,7 @@ namespace scgraft {
 namespace {
 
 struct Options {
-  std::string file, key, label_key, subset, obsm, reference;
+  std::string file, key, label_key, subset, obsm, reference, reference_subset;
   std::vector<std::string> exclude;
 };
 
@@ -87,14 +87,17 @@ Tensor read_probabilities(const H5ad& file, const std::string& key, Truth& truth
 std::vector<int32_t> transferred(Session& session, const H5ad& file, const Options& options,
                                  Truth& truth) {
   const H5ad reference = H5ad::open(options.reference);
-  const std::vector<int32_t> known =
+  std::vector<int32_t> known =
       truth.numbers(as_categorical(reference.obs().read(options.label_key)));
+  const std::vector<uint8_t> votes_allowed = rows_of_subset(reference, options.reference_subset);
   const H5ad::Embedding from = reference.obsm(options.obsm);
   const H5ad::Embedding to = file.obsm(options.obsm);
   if (from.dim != to.dim)
     throw DataError(cat("obsm/", options.obsm, " has ", to.dim, " columns, in ", reference.path(),
                         " it has ", from.dim),
                     "E-EMBEDDING");
+  for (size_t i = 0; i < known.size(); ++i)
+    if (votes_allowed[i] == 0) known[i] = -1;
   // Cells without numbers (no known gene) can neither vote nor be asked.
   auto finite_rows = [](const H5ad::Embedding& e, const std::vector<int32_t>& wanted) {
     std::vector<int64_t> rows;
@@ -229,6 +232,8 @@ void add_eval(CLI::App& root, Session& session) {
                   "Score the labels of the ten nearest cells of --reference in this embedding");
   verb.add_option("--reference", options->reference,
                   "File with known labels (in --label-key) and the same embedding");
+  verb.add_option("--reference-subset", options->reference_subset,
+                  "COLUMN=VALUE of the reference's obs: only these cells vote");
   add_common_flags(verb, session.flags(), {.compute = true});
 }
 
