@@ -101,7 +101,7 @@ void add_embed(CLI::App& root, Session& session) {
   verb.add_flag("--allow-base-mismatch", options->allow_base_mismatch,
                 "Use the adapter on other weights than it was made for");
   add_common_flags(verb, session.flags(),
-                   {.output = true, .output_required = true, .compute = true});
+                   {.output = true, .output_required = true, .compute = true, .precision = true});
 }
 
 }  // namespace scgraft
