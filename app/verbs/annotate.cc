@@ -59,8 +59,8 @@ void run(Session& session, Options& options) {
       options.key_added.empty() ? default_annotation_key(options.adapter) : options.key_added;
   const H5ad file = H5ad::open(options.file);
   Annotator annotator(options.adapter, options.annotator);
+  RunReporter reporter(session, "");  // first: signals are caught before a hidden file exists
   AnnotationOutput output(options.file, session.flags().output, session.overwrite(), key);
-  RunReporter reporter(session, "");
   const Annotation annotation = annotator.annotate(session.context(), file, options.gene_key,
                                                    options.layer, reporter.events());
   reporter.finish();

@@ -34,17 +34,21 @@ std::set<std::string> known_flags() {
   return flags;
 }
 
-// Calls body(match, place) for every match of the pattern in the sources.
+// Calls body(match, place) for every match of the pattern in a text of the sources.
 template <class Body>
 void for_each_match(const std::regex& pattern, Body&& body) {
+  const std::regex literal("\"((?:[^\"\\\\\n]|\\\\.)*)\"");
   for (const char* layer : {"runtime", "kernels", "io", "model", "adapters", "training", "app"})
     for (const fs::directory_entry& entry :
          fs::recursive_directory_iterator(fs::path(SCGRAFT_SOURCE_DIR) / layer)) {
       const std::string extension = entry.path().extension().string();
       if (extension != ".cc" && extension != ".h") continue;
-      const std::string text = read_text(entry.path().string());
-      for (std::sregex_iterator hit(text.begin(), text.end(), pattern), end; hit != end; ++hit)
-        body(*hit, entry.path().string());
+      const std::string code = read_text(entry.path().string());
+      for (std::sregex_iterator text(code.begin(), code.end(), literal), end; text != end; ++text) {
+        const std::string words = (*text)[1];
+        for (std::sregex_iterator hit(words.begin(), words.end(), pattern); hit != end; ++hit)
+          body((*hit)[1].str(), entry.path().string());
+      }
     }
 }
 
@@ -52,10 +56,10 @@ TEST(Hints, NameFlagsThatSomeVerbHas) {
   const std::set<std::string> flags = known_flags();
   ASSERT_GT(flags.size(), 20U);
   int seen = 0;
-  for_each_match(std::regex("[ \"(`]--([a-z][a-z-]+)"),
-                 [&](const std::smatch& hit, const auto& place) {
+  for_each_match(std::regex("(?:^|[ (`])--([a-z][a-z-]+)"),
+                 [&](const std::string& name, const auto& place) {
                    ++seen;
-                   EXPECT_TRUE(flags.contains(hit[1].str())) << "--" << hit[1] << " in " << place;
+                   EXPECT_TRUE(flags.contains(name)) << "--" << name << " in " << place;
                  });
   EXPECT_GT(seen, 50);
 }
@@ -63,9 +67,9 @@ TEST(Hints, NameFlagsThatSomeVerbHas) {
 TEST(Hints, NameKeysThatTheConfigurationHas) {
   int seen = 0;
   for_each_match(std::regex("-s ([a-z]+[.][a-z_]+)="),
-                 [&](const std::smatch& hit, const auto& place) {
+                 [&](const std::string& name, const auto& place) {
                    ++seen;
-                   EXPECT_NE(find_key(hit[1].str()), nullptr) << hit[1] << " in " << place;
+                   EXPECT_NE(find_key(name), nullptr) << name << " in " << place;
                  });
   EXPECT_GT(seen, 2);
 }
