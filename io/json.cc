@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "io/json.h"
 
+#include <algorithm>
 #include <cmath>
 #include <unordered_set>
 #include <vector>
@@ -64,6 +65,12 @@ json parse_json(std::span<const std::byte> bytes, const std::string& file, FileK
                      cat("the JSON text has ", bytes.size(), " bytes, the limit is ", limits.bytes),
                      "E-LIMIT");
   const char* begin = reinterpret_cast<const char*>(bytes.data());
+  // The parser takes a zero byte for the end of the text and would not see what follows.
+  if (const char* zero = std::find(begin, begin + bytes.size(), '\0'); zero != begin + bytes.size())
+    throw_file_error(
+        kind, file,
+        cat("is not valid JSON at byte ", zero - begin + 1, " of ", bytes.size(), ": a zero byte"),
+        "E-JSON", "the file may be damaged or cut; fetch it again");
   Watch watch(file, kind, limits.depth);
   try {
     return json::parse(begin, begin + bytes.size(), std::ref(watch));
