@@ -99,16 +99,16 @@ void AnnotationOutput::write(const Annotation& a, Annotator& annotator, const H5
   writer_.commit();
 }
 
-void write_annotation_csv(const std::string& path, const H5ad& file, const Annotation& a,
-                          const std::vector<std::string>& labels, Overwrite overwrite) {
+void write_annotation_csv(const H5ad& file, const Annotation& a,
+                          const std::vector<std::string>& labels,
+                          const std::function<void(std::string_view)>& write) {
   const Strings cells = file.obs().index();
   auto name = [&](int32_t label) {
     return label < 0 ? std::string() : csv_field(labels[static_cast<size_t>(label)]);
   };
   const bool baselines = !a.logistic.empty();
-  OutputFile out(path, overwrite);
-  out.write(std::string_view("cell,label,confidence,margin,entropy,status,second"));
-  out.write(std::string_view(baselines ? ",logistic_regression,knn\n" : "\n"));
+  write("cell,label,confidence,margin,entropy,status,second");
+  write(baselines ? ",logistic_regression,knn\n" : "\n");
   std::string text;
   for (size_t i = 0; i < cells.size(); ++i) {
     text +=
@@ -118,10 +118,9 @@ void write_annotation_csv(const std::string& path, const H5ad& file, const Annot
     if (baselines) text += fmt::format(",{},{}", name(a.logistic[i]), name(a.neighbours[i]));
     text += '\n';
     if (text.size() < (1 << 20) && i + 1 < cells.size()) continue;
-    out.write(std::string_view(text));
+    write(text);
     text.clear();
   }
-  out.commit();
 }
 
 }  // namespace scgraft

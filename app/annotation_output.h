@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <functional>
 #include <string>
+#include <string_view>
 
 #include "app/session.h"
 #include "io/h5ad_writer.h"
@@ -30,8 +32,9 @@ class AnnotationOutput {
 };
 
 // cell id, label, confidence, margin, entropy, status, second and the baselines' labels, one row
-// per cell with a header; RFC 4180.
-void write_annotation_csv(const std::string& path, const H5ad& file, const Annotation& annotation,
-                          const std::vector<std::string>& labels, Overwrite overwrite);
+// per cell with a header; RFC 4180. In pieces, to `write`.
+void write_annotation_csv(const H5ad& file, const Annotation& annotation,
+                          const std::vector<std::string>& labels,
+                          const std::function<void(std::string_view)>& write);
 
 }  // namespace scgraft

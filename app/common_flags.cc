@@ -38,18 +38,20 @@ void add_common_flags(CLI::App& verb, CommonFlags& flags, const FlagGroups& grou
   }
   if (groups.compute) {
     verb.add_option("--device", flags.device, "auto, cpu, cuda or cuda:N")->type_name("DEVICE");
-    verb.add_option("--precision", flags.precision,
-                    "Products with frozen weights: auto, fp32, bf16")
-        ->check(CLI::IsMember(Words{"auto", "fp32", "bf16"}).description(""))
-        ->type_name("TYPE");
-    verb.add_option("--batch-size", flags.batch_size, "Cells worked on at once")
-        ->check(CLI::Range(int64_t{1}, int64_t{1} << 20).description(""))
-        ->type_name("N");
     verb.add_option("-t,--threads", flags.threads,
                     "Threads; default: SLURM_CPUS_PER_TASK, OMP_NUM_THREADS, the cgroup's quota")
         ->check(CLI::Range(1, 4095).description(""))
         ->type_name("N");
   }
+  if (groups.precision)
+    verb.add_option("--precision", flags.precision,
+                    "Products with frozen weights: auto, fp32, bf16")
+        ->check(CLI::IsMember(Words{"auto", "fp32", "bf16"}).description(""))
+        ->type_name("TYPE");
+  if (groups.batch)
+    verb.add_option("--batch-size", flags.batch_size, "Cells of a micro batch")
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 20).description(""))
+        ->type_name("N");
   if (groups.seed)
     verb.add_option("--seed", flags.seed, "Random numbers are a function of it (default 0)")
         ->check(CLI::NonNegativeNumber.description(""))

@@ -36,10 +36,12 @@ struct CommonFlags {
 struct FlagGroups {
   bool output = false;  // -o, --force
   bool output_required = false;
-  bool config = false;    // -c, -s
-  bool compute = false;   // --device, --precision, --batch-size, -t
-  bool seed = false;      // --seed
-  bool max_time = false;  // --max-time
+  bool config = false;     // -c, -s
+  bool compute = false;    // --device, -t
+  bool precision = false;  // --precision
+  bool batch = false;      // --batch-size
+  bool seed = false;       // --seed
+  bool max_time = false;   // --max-time
 };
 
 // -q, -v, --progress, --color and --json, and the groups asked for.

@@ -16,6 +16,8 @@
 namespace scgraft {
 namespace {
 
+constexpr double kLeastSeconds = 0.2;  // of work, for a rate to mean anything
+
 double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
@@ -49,6 +51,7 @@ Progress::Progress(std::ostream& err, ProgressStyle style, std::string phase, in
       width_(width),
       clock_(clock ? std::move(clock) : Clock(steady_seconds)),
       begin_(clock_()),
+      work_begin_(begin_),
       drawn_at_(begin_) {
   if (style_ == ProgressStyle::automatic) style_ = ProgressStyle::plain;
   draw(begin_, false);
@@ -63,6 +66,9 @@ Progress::Progress(Progress&& other) noexcept
       width_(other.width_),
       clock_(std::move(other.clock_)),
       begin_(other.begin_),
+      updated_(other.updated_),
+      work_begin_(other.work_begin_),
+      work_before_(other.work_before_),
       drawn_at_(other.drawn_at_),
       drawn_done_(other.drawn_done_),
       done_(other.done_),
@@ -93,6 +99,11 @@ void Progress::update(int64_t done, const std::string& note) {
   done_ = done;
   if (!note.empty()) note_ = note;
   const double now = clock_();
+  if (!updated_ && now - begin_ < kLeastSeconds) {
+    work_begin_ = now;
+    work_before_ = done;
+  }
+  updated_ = true;
   if (due(now)) draw(now, false);
 }
 
@@ -102,18 +113,23 @@ void Progress::finish() {
   err_ = nullptr;
 }
 
+// Per second; 0: not known yet.
+double Progress::rate(double now) const {
+  const double seconds = now - work_begin_;
+  return seconds < kLeastSeconds ? 0 : static_cast<double>(done_ - work_before_) / seconds;
+}
+
 std::string Progress::line(double now) const {
-  const double seconds = now - begin_;
-  const double rate = seconds > 0 ? static_cast<double>(done_) / seconds : 0;
+  const double per_second = rate(now);
   std::string text = phase_;
   if (total_ > 0)
     text += fmt::format("  {}/{} {} ({} %)", done_, total_, unit_, done_ * 100 / total_);
   else if (done_ > 0)
     text += fmt::format("  {} {}", done_, unit_);
-  if (done_ > 0 && rate > 0) {
-    text += fmt::format("  {:.{}f} {}/s", rate, rate < 100 ? 1 : 0, unit_);
+  if (per_second > 0) {
+    text += fmt::format("  {:.{}f} {}/s", per_second, per_second < 100 ? 1 : 0, unit_);
     if (total_ > done_)
-      text += "  " + duration_text(static_cast<double>(total_ - done_) / rate) + " left";
+      text += "  " + duration_text(static_cast<double>(total_ - done_) / per_second) + " left";
   }
   if (!note_.empty()) text += "  " + note_;
   return printable(text);
@@ -122,14 +138,14 @@ std::string Progress::line(double now) const {
 void Progress::draw(double now, bool last) {
   if (style_ == ProgressStyle::none) return;
   if (style_ == ProgressStyle::json) {
-    const double seconds = now - begin_;
-    const double rate = seconds > 0 ? static_cast<double>(done_) / seconds : 0;
-    nlohmann::ordered_json event = {{"t", seconds}, {"phase", phase_}, {"done", done_}};
-    event["total"] = total_ > 0 ? nlohmann::ordered_json(total_) : nlohmann::ordered_json();
-    event["rate"] = rate;
-    event["eta_s"] = total_ > 0 && rate > 0
-                         ? nlohmann::ordered_json(static_cast<double>(total_ - done_) / rate)
-                         : nlohmann::ordered_json();
+    using Json = nlohmann::ordered_json;
+    const double per_second = rate(now);
+    Json event = {{"t", now - begin_}, {"phase", phase_}, {"done", done_}};
+    event["total"] = total_ > 0 ? Json(total_) : Json();
+    event["rate"] = per_second > 0 ? Json(per_second) : Json();
+    event["eta_s"] = total_ > 0 && per_second > 0
+                         ? Json(static_cast<double>(total_ - done_) / per_second)
+                         : Json();
     *err_ << event.dump() << "\n";
   } else if (style_ == ProgressStyle::bar) {
     *err_ << "\r" << cut(line(now), width_ - 1) << "\x1b[K" << (last ? "\n" : "");

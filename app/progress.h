@@ -18,7 +18,9 @@ enum class ProgressStyle {
 ProgressStyle parse_progress(const std::string& word);
 
 // Progress of one phase on stderr. A first line or bar appears at once; the last state is shown at
-// finish() or at the end of life.
+// finish() or at the end of life. A rate and the time left appear once 0.2 s of work are behind
+// them; work that a first update within these 0.2 s reports does not count, because it began before
+// the progress was shown.
 class Progress {
  public:
   using Clock = std::function<double()>;  // seconds, ascending; tests bring their own
@@ -36,6 +38,7 @@ class Progress {
  private:
   bool due(double now) const;
   void draw(double now, bool last);
+  double rate(double now) const;
   std::string line(double now) const;
 
   std::ostream* err_;
@@ -46,6 +49,9 @@ class Progress {
   int width_;
   Clock clock_;
   double begin_;
+  bool updated_ = false;
+  double work_begin_;        // what the rate is measured from
+  int64_t work_before_ = 0;  // done by then
   double drawn_at_;
   int64_t drawn_done_ = 0;
   int64_t done_ = 0;

@@ -2,10 +2,10 @@
 #include "app/report.h"
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "io/json.h"
 #include "io/sha256.h"
 #include "runtime/version.h"
 
@@ -17,32 +17,6 @@ using Json = nlohmann::ordered_json;
 
 std::string document(const Json& json) {
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
-}
-
-const char* nonfinite_word(double value) {
-  if (std::isnan(value)) return "nan";
-  return value > 0 ? "inf" : "-inf";
-}
-
-bool is_nonfinite(const nlohmann::json& value) {
-  return value.is_number_float() && !std::isfinite(value.get<double>());
-}
-
-Json finite(const nlohmann::json& value) {
-  if (value.is_array()) {
-    Json list = Json::array();
-    for (const nlohmann::json& item : value) list.push_back(finite(item));
-    return list;
-  }
-  if (value.is_object()) {
-    Json object = Json::object();
-    for (const auto& [name, item] : value.items()) {
-      object[name] = finite(item);
-      if (is_nonfinite(item)) object[name + "_nonfinite"] = nonfinite_word(item.get<double>());
-    }
-    return object;
-  }
-  return is_nonfinite(value) ? Json() : Json(value);
 }
 
 std::vector<std::string> files_of(const std::string& path) {
@@ -76,7 +50,7 @@ std::string success_document(const Session& session) {
   return document({{"schema", cat("scgraft/", session.verb(), "/1")},
                    {"ok", true},
                    {"version", kVersion},
-                   {"result", finite(session.result())},
+                   {"result", with_finite_numbers(session.result())},
                    {"warnings", warnings},
                    {"timing_s", times},
                    {"outputs", outputs}});

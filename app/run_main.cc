@@ -10,7 +10,9 @@
 #include "app/logging.h"
 #include "app/report.h"
 #include "app/session.h"
+#include "app/signals.h"
 #include "runtime/error.h"
+#include "training/run_events.h"
 
 namespace scgraft {
 namespace {
@@ -59,11 +61,15 @@ int run_main(const std::vector<std::string>& arguments, std::ostream& out, std::
   const LogScope log_scope(session.log());
   try {
     return run(arguments, out, session);
+  } catch (const StoppedError& error) {
+    const int signal = stop_signal();
+    const auto exit = signal > 0 ? static_cast<ExitCode>(128 + signal) : error.exit_code();
+    return fail(StoppedError(error.what(), exit), json, out, err, session.colour());
   } catch (const Error& error) {
     return fail(error, json, out, err, session.colour());
   } catch (const std::bad_alloc&) {
     Error error("the memory of this machine is not enough for this run", "E-MEMORY");
-    error.set_hint("a smaller --batch-size");
+    error.set_hint("more memory, or fewer genes per cell where the verb has --max-genes");
     return fail(error, json, out, err, session.colour());
   } catch (const std::exception& error) {
     return fail(Error(error.what()), json, out, err, session.colour());

@@ -10,7 +10,8 @@
 namespace scgraft {
 
 // Shows what a training run tells: progress on stderr, and numbers in the run folder's
-// metrics.jsonl and metrics.csv. Signals and --max-time end the run with its state saved.
+// metrics.jsonl and metrics.csv. From now on signals ask the run to stop (app/signals.h): a
+// training keeps what it learned, annotation and embedding end with nothing written.
 class RunReporter {
  public:
   // folder: of the run; empty: no files are written.

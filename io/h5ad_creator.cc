@@ -8,7 +8,6 @@
 #include <optional>
 #include <span>
 
-#include "io/hdf5_exit.h"
 #include "io/hdf5_list.h"
 #include "io/text.h"
 #include "runtime/error.h"

@@ -15,7 +15,6 @@
 #include "io/h5ad.h"
 #include "io/h5ad_uns.h"
 #include "io/hdf5_copy.h"
-#include "io/hdf5_exit.h"
 #include "io/hdf5_out.h"
 #include "io/storage_error.h"
 #include "io/text.h"
@@ -32,7 +31,7 @@ Overwrite allowed(const std::string& input, const std::string& output, Overwrite
   if (!std::filesystem::equivalent(input, output, ignored)) return overwrite;
   if (options.in_place) return Overwrite::replace;
   ConfigError error(cat("the output ", escaped(output), " is the input file"), "E-IN-PLACE");
-  error.set_hint("choose another output, or pass --in-place to replace the input");
+  error.set_hint("choose another output; the input is never changed");
   error.set_where(output);
   throw error;
 }
@@ -104,7 +103,7 @@ struct H5adWriter::State {
       ConfigError error(cat(escaped(parent.path().substr(1)), " has ", escaped(name),
                             " already, and it was left as it is"),
                         "E-SLOT-EXISTS");
-      error.set_hint("choose another --key-added, or pass --overwrite-slots to replace it");
+      error.set_hint("choose another --key-added, or pass --force to replace it");
       error.set_where(in.path(), parent.path() + "/" + name);
       throw error;
     }
@@ -232,8 +231,9 @@ void H5adWriter::start_obsm(const std::string& key, int64_t dim) {
   const hsize_t shape[] = {static_cast<hsize_t>(n_obs()), static_cast<hsize_t>(dim)};
   const hdf5::Handle space(H5Screate_simple(2, shape, nullptr));
   {
+    const hdf5::Handle create = hdf5::dataset_properties();
     const hdf5::Handle made(H5Dcreate2(obsm.id(), key.c_str(), H5T_IEEE_F32LE, space.get(),
-                                       H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+                                       H5P_DEFAULT, create.get(), H5P_DEFAULT));
     if (!made.valid()) s.file.fail(cat("make obsm/", escaped(key)));
   }
   s.streamed = obsm.child(key);

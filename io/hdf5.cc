@@ -225,6 +225,12 @@ Handle::~Handle() {
 }
 
 void initialise() {
+  // The C library's exit handler closes what is still open, and crashes in HDF5 1.10 when closing a
+  // file failed before, as on a full disk. Everything here is closed by its owner, so the handler
+  // is not installed; that must be said before the library's first call. It fails when said twice,
+  // which only a program around this one can do.
+  static const bool no_exit_handler = H5dont_atexit() >= 0;
+  static_cast<void>(no_exit_handler);
   // The error stack belongs to a thread, the plugin state to the process.
   thread_local const bool silent = H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr) >= 0;
   static const bool closed = H5PLset_loading_state(0) >= 0;

@@ -57,7 +57,7 @@ GrowingList::GrowingList(const OutFile& file, OutNode& parent, const std::string
   const hsize_t none = 0, any = H5S_UNLIMITED;
   const hsize_t chunk = static_cast<hsize_t>(std::max<int64_t>(options.chunk, 1));
   const Handle space(H5Screate_simple(1, &none, &any));
-  const Handle create(H5Pcreate(H5P_DATASET_CREATE));
+  const Handle create = dataset_properties();
   H5Pset_chunk(create.get(), 1, &chunk);
   if (options.compression.gzip > 0) {
     H5Pset_shuffle(create.get());

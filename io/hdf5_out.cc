@@ -77,6 +77,14 @@ void set_filters(hid_t create, Compression compression) {
   H5Pset_deflate(create, static_cast<unsigned>(compression.gzip));
 }
 
+// `kind`: H5P_FILE_CREATE (its root group), H5P_GROUP_CREATE or H5P_DATASET_CREATE.
+Handle timeless(hid_t kind) {
+  Handle create(H5Pcreate(kind));
+  if (H5Pset_obj_track_times(create.get(), false) < 0)
+    throw Error("HDF5 objects cannot be made without times");
+  return create;
+}
+
 // The C library takes pointers to zero-terminated texts.
 std::vector<const char*> pointers(std::span<const std::string> texts) {
   std::vector<const char*> result;
@@ -93,12 +101,15 @@ std::vector<const char*> pointers(std::span<const std::string> texts) {
 
 }  // namespace
 
+Handle dataset_properties() { return timeless(H5P_DATASET_CREATE); }
+
 OutFile::OutFile(const std::string& path, std::string shown) : shown_(std::move(shown)) {
   initialise();
   const Handle access(H5Pcreate(H5P_FILE_ACCESS));
   // The formats of HDF5 1.8: what every reader knows, and attributes above 64 KiB.
   H5Pset_libver_bounds(access.get(), H5F_LIBVER_V18, H5F_LIBVER_LATEST);
-  handle_ = Handle(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.get()));
+  const Handle create = timeless(H5P_FILE_CREATE);
+  handle_ = Handle(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, create.get(), access.get()));
   if (!handle_.valid()) fail("make the file");
 }
 OutFile::~OutFile() = default;
@@ -181,11 +192,17 @@ void OutNode::set_encoding(const std::string& type, const std::string& version) 
 
 OutNode OutNode::add_group(const std::string& name, const std::string& encoding,
                            const std::string& version) {
+  const Handle create = timeless(H5P_GROUP_CREATE);
   OutNode group(file_,
-                Handle(H5Gcreate2(id(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT)),
+                Handle(H5Gcreate2(id(), name.c_str(), H5P_DEFAULT, create.get(), H5P_DEFAULT)),
                 path_ + "/" + name);
   group.set_encoding(encoding, version);
   return group;
+}
+
+OutNode OutNode::add_dataset(const std::string& name, int64_t type, int64_t space,
+                             const void* values) {
+  return add_dataset(name, type, space, dataset_properties().get(), values);
 }
 
 OutNode OutNode::add_dataset(const std::string& name, int64_t type, int64_t space, int64_t create,
@@ -211,7 +228,7 @@ OutNode OutNode::add_array(const std::string& name, std::span<const int64_t> sha
     throw ShapeError(
         cat("add_array ", name, ": ", values.size(), " values for a shape of ", elements));
   const Handle space(H5Screate_simple(static_cast<int>(dims.size()), dims.data(), nullptr));
-  const Handle create(H5Pcreate(H5P_DATASET_CREATE));
+  const Handle create = dataset_properties();
   if (compression.gzip > 0 && elements >= kChunkedFrom) {
     std::vector<hsize_t> chunk = dims;
     const int64_t row_bytes = elements / shape[0] * static_cast<int64_t>(sizeof(T));
@@ -231,7 +248,7 @@ OutNode OutNode::add_array(const std::string& name, std::span<const int64_t> sha
 
 OutNode OutNode::add_booleans(const std::string& name, std::span<const uint8_t> values) {
   const Handle type = boolean_type();
-  OutNode node = add_dataset(name, type.get(), list_space(values.size()).get(), H5P_DEFAULT,
+  OutNode node = add_dataset(name, type.get(), list_space(values.size()).get(),
                              values.empty() ? nullptr : values.data());
   node.set_encoding("array", "0.2.0");
   return node;
@@ -239,7 +256,7 @@ OutNode OutNode::add_booleans(const std::string& name, std::span<const uint8_t> 
 
 OutNode OutNode::add_strings(const std::string& name, std::span<const std::string> values) {
   const auto all = pointers(values);
-  OutNode node = add_dataset(name, text_type().get(), list_space(values.size()).get(), H5P_DEFAULT,
+  OutNode node = add_dataset(name, text_type().get(), list_space(values.size()).get(),
                              values.empty() ? nullptr : all.data());
   node.set_encoding("string-array", "0.2.0");
   return node;
@@ -247,27 +264,26 @@ OutNode OutNode::add_strings(const std::string& name, std::span<const std::strin
 
 OutNode OutNode::add_text(const std::string& name, const std::string& value) {
   const auto pointer = pointers({&value, 1});
-  OutNode node =
-      add_dataset(name, text_type().get(), scalar_space().get(), H5P_DEFAULT, pointer.data());
+  OutNode node = add_dataset(name, text_type().get(), scalar_space().get(), pointer.data());
   node.set_encoding("string", "0.2.0");
   return node;
 }
 
 OutNode OutNode::add_integer(const std::string& name, int64_t value) {
-  OutNode node = add_dataset(name, H5T_NATIVE_INT64, scalar_space().get(), H5P_DEFAULT, &value);
+  OutNode node = add_dataset(name, H5T_NATIVE_INT64, scalar_space().get(), &value);
   node.set_encoding("numeric-scalar", "0.2.0");
   return node;
 }
 
 OutNode OutNode::add_real(const std::string& name, double value) {
-  OutNode node = add_dataset(name, H5T_NATIVE_DOUBLE, scalar_space().get(), H5P_DEFAULT, &value);
+  OutNode node = add_dataset(name, H5T_NATIVE_DOUBLE, scalar_space().get(), &value);
   node.set_encoding("numeric-scalar", "0.2.0");
   return node;
 }
 
 OutNode OutNode::add_boolean(const std::string& name, bool value) {
   const int8_t byte = value ? 1 : 0;
-  OutNode node = add_dataset(name, boolean_type().get(), scalar_space().get(), H5P_DEFAULT, &byte);
+  OutNode node = add_dataset(name, boolean_type().get(), scalar_space().get(), &byte);
   node.set_encoding("numeric-scalar", "0.2.0");
   return node;
 }
@@ -276,7 +292,7 @@ template <class T>
 OutNode OutNode::add_list(const std::string& name, Compression compression) {
   const hsize_t none = 0, any = H5S_UNLIMITED, chunk = kChunkBytes / sizeof(T);
   const Handle space(H5Screate_simple(1, &none, &any));
-  const Handle create(H5Pcreate(H5P_DATASET_CREATE));
+  const Handle create = dataset_properties();
   H5Pset_chunk(create.get(), 1, &chunk);
   set_filters(create.get(), compression);
   OutNode node = add_dataset(name, Types<T>::file(), space.get(), create.get(), nullptr);

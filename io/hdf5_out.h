@@ -16,6 +16,10 @@ struct Compression {
   int gzip = 0;  // 0: none, 1 to 9; bytes are shuffled first
 };
 
+// Creation properties of a dataset: no times are stored, so that the same content gives the same
+// bytes.
+Handle dataset_properties();
+
 // A file being written, through a name that is not yet the final one.
 //   shown  the name that messages give
 class OutFile {
@@ -89,6 +93,8 @@ class OutNode {
  private:
   OutNode(const OutFile* file, Handle handle, std::string path);
   void check(int64_t status, const char* what) const;
+  // Without values the content comes later.
+  OutNode add_dataset(const std::string& name, int64_t type, int64_t space, const void* values);
   OutNode add_dataset(const std::string& name, int64_t type, int64_t space, int64_t create,
                       const void* values);
   void set_attribute(const char* name, int64_t type, int64_t space, const void* values);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "io/json.h"
 
+#include <algorithm>
+#include <cmath>
 #include <unordered_set>
 #include <vector>
 
@@ -63,6 +65,12 @@ json parse_json(std::span<const std::byte> bytes, const std::string& file, FileK
                      cat("the JSON text has ", bytes.size(), " bytes, the limit is ", limits.bytes),
                      "E-LIMIT");
   const char* begin = reinterpret_cast<const char*>(bytes.data());
+  // The parser takes a zero byte for the end of the text and would not see what follows.
+  if (const char* zero = std::find(begin, begin + bytes.size(), '\0'); zero != begin + bytes.size())
+    throw_file_error(
+        kind, file,
+        cat("is not valid JSON at byte ", zero - begin + 1, " of ", bytes.size(), ": a zero byte"),
+        "E-JSON", "the file may be damaged or cut; fetch it again");
   Watch watch(file, kind, limits.depth);
   try {
     return json::parse(begin, begin + bytes.size(), std::ref(watch));
@@ -82,6 +90,30 @@ json read_json(const std::string& path, FileKind kind, JsonLimits limits) {
 
 std::string json_text(const json& value) {
   return value.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
+}
+
+void set_number(json& object, const std::string& name, double value) {
+  if (std::isfinite(value)) {
+    object[name] = value;
+    return;
+  }
+  object[name] = nullptr;
+  object[name + "_nonfinite"] = std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf";
+}
+
+json with_finite_numbers(const json& value) {
+  if (value.is_number_float() && !std::isfinite(value.get<double>())) return nullptr;
+  if (!value.is_structured()) return value;
+  json out = value.is_array() ? json::array() : json::object();
+  if (value.is_array())
+    for (const json& item : value) out.push_back(with_finite_numbers(item));
+  else
+    for (const auto& [name, item] : value.items())
+      if (item.is_number_float())
+        set_number(out, name, item.get<double>());
+      else
+        out[name] = with_finite_numbers(item);
+  return out;
 }
 
 void write_json(const std::string& path, const json& value, Overwrite overwrite) {

@@ -32,6 +32,13 @@ nlohmann::json read_json(const std::string& path, FileKind kind, JsonLimits limi
 // Writes `value` indented by two spaces, keys sorted, newline at the end; see OutputFile.
 void write_json(const std::string& path, const nlohmann::json& value, Overwrite overwrite);
 
+// JSON has no NaN and no infinities. `value` under `name`; where it is not finite: null, and under
+// "<name>_nonfinite" the word "nan", "inf" or "-inf".
+void set_number(nlohmann::json& object, const std::string& name, double value);
+
+// `value` with set_number() done to every number of every object inside; null in arrays.
+nlohmann::json with_finite_numbers(const nlohmann::json& value);
+
 // The text that write_json() writes. Invalid UTF-8 is replaced by U+FFFD.
 std::string json_text(const nlohmann::json& value);
 

@@ -40,6 +40,11 @@ std::string folder_of(const std::string& path) {
 OutputFile::OutputFile(std::string path, Overwrite overwrite)
     : path_(std::move(path)), overwrite_(overwrite) {
   const std::filesystem::path target(path_);
+  if (path_ == "-") {
+    ConfigError error("the output - would be standard output, a file name is needed", "E-OUTPUT");
+    error.set_hint("name a file; annotate --csv - writes a table to standard output");
+    throw error;
+  }
   if (target.filename().empty() || std::filesystem::is_directory(target)) {
     ConfigError error(cat("the output ", escaped(path_), " is a folder, a file name is needed"),
                       "E-OUTPUT");

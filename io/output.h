@@ -17,7 +17,7 @@ namespace scgraft {
 //   out.commit();
 //
 // Throws StorageError (exit 12) naming the path and the system's reason; ConfigError (exit 2) when
-// the final name exists and overwriting was not asked for.
+// the final name exists and overwriting was not asked for, is a folder, or is "-".
 enum class Overwrite { refuse, replace };
 
 class OutputFile {

@@ -40,7 +40,8 @@ Tensor tensor_over(std::shared_ptr<const void> owner, std::span<const std::byte>
     return Tensor(Buffer(std::move(owner), bytes.data(), nbytes), shape, dtype);
   Tensor copy(shape, dtype);
   require(copy.nbytes() <= nbytes, "a tensor ", shape, " needs more than ", nbytes, " bytes");
-  std::memcpy(copy.view().data(), bytes.data(), static_cast<size_t>(copy.nbytes()));
+  if (copy.nbytes() > 0)
+    std::memcpy(copy.view().data(), bytes.data(), static_cast<size_t>(copy.nbytes()));
   return copy;
 }
 

@@ -8,6 +8,8 @@
 #include <map>
 
 #include "io/sha256.h"
+#include "io/text.h"
+#include "runtime/error.h"
 #include "training/labelled_data.h"
 #include "training/predict.h"
 
@@ -59,15 +61,34 @@ void summarise(Annotation& out, int64_t i, bool empty) {
   out.entropy[at] = static_cast<float>(entropy);
 }
 
+// The adapter's own record of its base may be out of date: then the way out is to say where it is.
+ScgptModel load_base(const std::string& adapter, const std::string& recorded,
+                     const AnnotatorOptions& options, const ScgptLoadOptions& load) {
+  if (!options.model.empty()) return load_scgpt(options.model, load);
+  constexpr const char* kHint = "say where the model is now: --model DIR";
+  if (recorded.empty()) {
+    ModelError error(cat(escaped(adapter), " does not say which model it was made for"),
+                     "E-MODEL-FOLDER");
+    error.set_hint(kHint);
+    throw error;
+  }
+  try {
+    return load_scgpt(recorded, load);
+  } catch (ModelError& error) {
+    if (error.code() == "E-MODEL-FOLDER") error.set_hint(kHint);
+    throw;
+  }
+}
+
 }  // namespace
 
 Annotator::Annotator(const std::string& adapter, const AnnotatorOptions& options)
     : loaded_(load_adapter(adapter)) {
   const AdapterBundle& bundle = loaded_.bundle;
   fingerprint_ = sha256_of_file((std::filesystem::path(adapter) / "MANIFEST.sha256").string());
-  const std::string model = options.model.empty() ? bundle.base_path : options.model;
-  model_ = load_scgpt(model, {.new_head_classes = static_cast<int64_t>(bundle.labels.size()),
-                              .pretraining_heads = false});
+  model_ = load_base(
+      adapter, bundle.base_path, options,
+      {.new_head_classes = static_cast<int64_t>(bundle.labels.size()), .pretraining_heads = false});
   adapter_ =
       attach_adapter(loaded_, *model_.network, model_.fingerprint, options.allow_base_mismatch);
   model_.network->parameters_updated();
@@ -116,7 +137,7 @@ Annotation Annotator::annotate(Context& ctx, const H5ad& file, const std::string
       empty[static_cast<size_t>(begin + i)] = chunk.view(i).genes.size() <= 1 ? 1 : 0;
     }
     predict_cells(ctx, *classification_, views, out.probabilities.view().rows(begin, end),
-                  out.embedding.view().rows(begin, end));
+                  out.embedding.view().rows(begin, end), [&] { events.check_stop(); });
     for (int64_t i = begin; i < end; ++i) summarise(out, i, empty[static_cast<size_t>(i)] != 0);
     if (baselines_) {
       SparseFeatures features;
@@ -155,7 +176,8 @@ Embeddings embed_file(Context& ctx, const H5ad& file, ScgptModel& model,
       }
     }
     embed_cells(ctx, *model.network, views,
-                out.values.view().rows(chunk.first_cell, chunk.first_cell + chunk.cells()));
+                out.values.view().rows(chunk.first_cell, chunk.first_cell + chunk.cells()),
+                [&] { events.check_stop(); });
     events.tell("embed", chunk.first_cell + chunk.cells(), reader.cells());
   }
   finish_embedding(out.values.view(), empty);

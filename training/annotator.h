@@ -47,7 +47,8 @@ class Annotator {
   // SHA-256 of its manifest.
   const std::string& adapter_fingerprint() const { return fingerprint_; }
 
-  // gene_key and layer replace what training used where they are not empty.
+  // gene_key and layer replace what training used where they are not empty. Throws StoppedError
+  // when events.stop_requested says so.
   Annotation annotate(Context& ctx, const H5ad& file, const std::string& gene_key,
                       const std::string& layer, const RunEvents& events);
 
@@ -61,7 +62,7 @@ class Annotator {
 };
 
 // Unit-length cell embeddings of a backbone (with whatever is attached to it), NaN where no gene of
-// the cell is known.
+// the cell is known. Stops as Annotator::annotate does.
 struct Embeddings {
   Tensor values;  // [cells, dim] f32
   int64_t without_genes = 0;

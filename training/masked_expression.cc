@@ -67,14 +67,11 @@ void MaskedExpression::run(Context& ctx, const TokenBatch& batch, bool training,
   const TensorView decoded = activations.take({n, 1}, type);
   ExpressionDecoder::Saved decoder_saved;
   network_.decoder()->forward(ctx, hidden, rows, decoded, learn ? &decoder_saved : nullptr);
-  const TensorView loss = activations.take({cells}, type);
-  auto add_losses = [&] {
-    for (int64_t b = 0; b < cells; ++b) sums.loss += static_cast<double>(loss.as<float>()[b]);
-  };
+  const TensorView loss = activations.take({cells}, type),
+                   mvc_loss = activations.take({cells}, type);
   const TensorView decoded_flat = decoded.reshape({n});
   masked_mse(ctx, decoded_flat, row_target, row_mask, rows, scale, loss,
              learn ? decoded_flat : TensorView());
-  add_losses();
 
   const TensorView cell = activations.take({cells, dim}, type);
   pool(ctx, Pooling::cls, x, {}, packing, cell);
@@ -82,9 +79,11 @@ void MaskedExpression::run(Context& ctx, const TokenBatch& batch, bool training,
   MvcDecoder::Saved mvc_saved;
   network_.mvc()->forward(ctx, network_.gene_rows(), cell, batch, predicted,
                           learn ? &mvc_saved : nullptr);
-  masked_mse(ctx, predicted, batch.targets(), batch.masked(), packing, scale, loss,
+  masked_mse(ctx, predicted, batch.targets(), batch.masked(), packing, scale, mvc_loss,
              learn ? predicted : TensorView());
-  add_losses();
+  for (int64_t b = 0; b < cells; ++b)
+    sums.loss +=
+        static_cast<double>(loss.as<float>()[b]) + static_cast<double>(mvc_loss.as<float>()[b]);
   sums.weight += static_cast<double>(n);
   if (!learn) return;
 

@@ -1,20 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "training/metrics_json.h"
 
-#include <cmath>
-
+#include "io/json.h"
 #include "runtime/error.h"
 
 namespace scgraft {
-
-void set_number(nlohmann::json& object, const std::string& name, double value) {
-  if (std::isfinite(value)) {
-    object[name] = value;
-    return;
-  }
-  object[name] = nullptr;
-  object[name + "_nonfinite"] = std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf";
-}
 
 nlohmann::json metrics_json(const ClassificationMetrics& metrics,
                             std::span<const std::string> labels) {

@@ -18,7 +18,6 @@
 #include "io/output.h"
 #include "runtime/cpu.h"
 #include "runtime/error.h"
-#include "training/metrics_json.h"
 
 namespace scgraft {
 namespace {

@@ -6,10 +6,11 @@
 namespace scgraft {
 
 void embed_cells(Context& ctx, Backbone& backbone, std::span<const CellView> views,
-                 TensorView embedding) {
+                 TensorView embedding, const BetweenChunks& between) {
   TokenBatch batch;
   for_each_chunk(
       views, kInferenceTokens, batch, [&](const TokenBatch& chunk, size_t begin, size_t end) {
+        if (between) between();
         Arena::Scope activations(ctx.activations());
         backbone.encode(ctx, chunk, {.rows = LayerRows::cls},
                         embedding.rows(static_cast<int64_t>(begin), static_cast<int64_t>(end)));
@@ -17,11 +18,12 @@ void embed_cells(Context& ctx, Backbone& backbone, std::span<const CellView> vie
 }
 
 void predict_cells(Context& ctx, CellClassification& classification,
-                   std::span<const CellView> views, TensorView probabilities,
-                   TensorView embedding) {
+                   std::span<const CellView> views, TensorView probabilities, TensorView embedding,
+                   const BetweenChunks& between) {
   TokenBatch batch;
   for_each_chunk(
       views, kInferenceTokens, batch, [&](const TokenBatch& chunk, size_t begin, size_t end) {
+        if (between) between();
         const auto first = static_cast<int64_t>(begin), last = static_cast<int64_t>(end);
         classification.predict(ctx, chunk, probabilities.rows(first, last),
                                embedding.empty() ? TensorView() : embedding.rows(first, last));

@@ -10,7 +10,7 @@ namespace scgraft {
 
 struct PretrainOptions {
   std::string preset = "small";  // ScgptConfig::preset
-  std::string start;             // an scGPT folder to go on from; empty: fresh weights
+  std::string start = {};        // an scGPT folder to go on from; empty: fresh weights
 };
 
 struct PretrainResult {

@@ -22,10 +22,12 @@ class CellSource {
 
 struct TrainerOptions {
   int64_t epochs = 10;
-  int64_t max_steps = 0;        // 0: as many as the epochs have
-  int64_t batch_size = 32;      // cells of a micro batch
-  int64_t accumulation = 1;     // micro batches of a step
-  int64_t chunk_tokens = 2048;  // tokens worked on at once; bounds memory, changes nothing else
+  int64_t max_steps = 0;     // 0: as many as the epochs have
+  int64_t batch_size = 32;   // cells of a micro batch
+  int64_t accumulation = 1;  // micro batches of a step
+  // Tokens worked on at once: bounds memory. Changes no bit of the result, except where the gene or
+  // value encoder is trained: their gradients are summed within a chunk first (decision 0010).
+  int64_t chunk_tokens = 2048;
   ScheduleKind schedule = ScheduleKind::cosine;
   double learning_rate = 1e-4;
   double warmup_ratio = 0.05;

@@ -196,7 +196,7 @@ class Loader {
       violate(at("data.hvg_count"), "data.hvg_count needs data.hvg: seurat_v3 or cell_ranger");
     if (c.adapter.type == "none" && c.train.trainable == "adapter" && c.task == "annotate")
       violate(at("adapter.type"),
-              "adapter.type none leaves nothing to train; set train.trainable to head or full");
+              "adapter.type none leaves nothing to train; set train.trainable to head or all");
   }
 
   RunConfig config_;

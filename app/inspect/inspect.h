@@ -19,11 +19,20 @@ PathKind path_kind(const std::string& path);
 //   model  folder with a vocab.json, or empty
 void inspect_h5ad(Session& session, const std::string& path, const std::string& model);
 
-// kind, layout, tensors, parameters, bytes, dtypes, section, fingerprint; of a folder also config.
+// kind, layout, tensors, parameters, bytes, dtypes, section, fingerprint; of a folder also config,
+// and run (as inspect_run) when the model was made there.
 void inspect_weights(Session& session, const std::string& path);
 
 // type, base, labels, parameters, trained, metrics, files.
 void inspect_adapter(Session& session, const std::string& path);
+
+// What the events of a run say.
+struct RunSummary {
+  nlohmann::json values;  // events, last event of every split, best validation loss
+  std::string text;       // a line for each but the first
+};
+// Of a folder with metrics.jsonl; without it there are no events.
+RunSummary summary_of_run(const std::string& folder);
 
 // events, last event of every split, best validation loss, files.
 void inspect_run(Session& session, const std::string& path);

@@ -41,7 +41,7 @@ Events read_events(const std::string& path) {
     if (split == event.end() || !split->is_string()) continue;
     events.last[split->get<std::string>()] = event;
     const auto loss = event.find("loss");
-    if (*split == "val" && loss != event.end() && loss->is_number() &&
+    if (*split == "validation" && loss != event.end() && loss->is_number() &&
         (events.best.is_null() || *loss < events.best["loss"]))
       events.best = event;
   }
@@ -58,26 +58,31 @@ std::string brief(const json& event) {
 
 }  // namespace
 
+RunSummary summary_of_run(const std::string& folder) {
+  const fs::path metrics = fs::path(folder) / "metrics.jsonl";
+  const Events events = fs::exists(metrics) ? read_events(metrics.string()) : Events();
+  RunSummary summary{{{"events", events.count}, {"last", events.last}, {"best", events.best}}, {}};
+  for (const auto& [split, event] : events.last)
+    summary.text += fmt::format("  last {:<11}{}\n", escaped(split, 11), brief(event));
+  if (!events.best.is_null())
+    summary.text += fmt::format("  best {:<11}{}\n", "validation", brief(events.best));
+  return summary;
+}
+
 void inspect_run(Session& session, const std::string& path) {
   const auto timer = session.time("io");
   std::vector<std::string> files;
   for (const fs::directory_entry& entry : fs::directory_iterator(path))
     files.push_back(entry.path().filename().string() + (entry.is_directory() ? "/" : ""));
   std::sort(files.begin(), files.end());
-  const fs::path metrics = fs::path(path) / "metrics.jsonl";
-  const Events events = fs::exists(metrics) ? read_events(metrics.string()) : Events();
-
-  session.result() = {{"kind", "run"},
-                      {"files", files},
-                      {"events", events.count},
-                      {"last", events.last},
-                      {"best", events.best}};
-  std::string text = cat(escaped(path), ": run, ", events.count, " events\n");
-  for (const auto& [split, event] : events.last)
-    text += fmt::format("  last {:<7}{}\n", escaped(split, 7), brief(event));
-  if (!events.best.is_null()) text += fmt::format("  best val    {}\n", brief(events.best));
-  text += fmt::format("  files       {}\n", joined(files));
-  session.print(printable(text));
+  const RunSummary summary = summary_of_run(path);
+  json& result = session.result();
+  result = summary.values;
+  result["kind"] = "run";
+  result["files"] = files;
+  session.print(
+      printable(cat(escaped(path), ": run, ", result["events"].get<int64_t>(), " events\n",
+                    summary.text, fmt::format("  {:<16}{}\n", "files", joined(files)))));
 }
 
 }  // namespace scgraft

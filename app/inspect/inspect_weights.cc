@@ -85,6 +85,11 @@ void inspect_weights(Session& session, const std::string& path) {
   text += fmt::format("  fingerprint  {}\n", result["fingerprint"].is_null()
                                                  ? "none"
                                                  : result["fingerprint"].get<std::string>());
+  if (fs::is_directory(path) && fs::exists(fs::path(path) / "metrics.jsonl")) {
+    const RunSummary run = summary_of_run(path);
+    result["run"] = run.values;
+    text += run.text;
+  }
   session.print(printable(text));
 }
 

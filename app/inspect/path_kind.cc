@@ -49,6 +49,9 @@ PathKind folder_kind(const std::string& path) {
   if (fs::exists(folder / "adapter_config.json") ||
       fs::exists(folder / "adapter_model.safetensors"))
     return PathKind::adapter_folder;
+  // A pre-training leaves a model in its run folder.
+  if (fs::exists(folder / "args.json") && fs::exists(folder / "model.safetensors"))
+    return PathKind::weights_folder;
   if (fs::exists(folder / "metrics.jsonl") || fs::exists(folder / "resolved_config.yaml"))
     return PathKind::run_folder;
   return PathKind::weights_folder;

@@ -49,20 +49,32 @@ double agreement(const std::vector<int32_t>& a, const std::vector<int32_t>& b) {
 }
 
 void run(Session& session, Options& options) {
+  if (options.csv == "-" && session.flags().json) {
+    ConfigError error("--csv - and --json both want standard output", "E-OUTPUT");
+    error.set_hint("--csv FILE");
+    throw error;
+  }
   options.annotator.product = session.product_type();
   const std::string key =
       options.key_added.empty() ? default_annotation_key(options.adapter) : options.key_added;
   const H5ad file = H5ad::open(options.file);
   Annotator annotator(options.adapter, options.annotator);
+  RunReporter reporter(session, "");  // first: signals are caught before a hidden file exists
   AnnotationOutput output(options.file, session.flags().output, session.overwrite(), key);
-  RunReporter reporter(session, "");
   const Annotation annotation = annotator.annotate(session.context(), file, options.gene_key,
                                                    options.layer, reporter.events());
   reporter.finish();
   output.write(annotation, annotator, file, session);
   session.add_output(session.flags().output);
-  if (!options.csv.empty()) {
-    write_annotation_csv(options.csv, file, annotation, annotator.labels(), session.overwrite());
+  const bool table_on_stdout = options.csv == "-";
+  if (table_on_stdout) {
+    write_annotation_csv(file, annotation, annotator.labels(),
+                         [&](std::string_view text) { session.print(text); });
+  } else if (!options.csv.empty()) {
+    OutputFile table(options.csv, session.overwrite());
+    write_annotation_csv(file, annotation, annotator.labels(),
+                         [&](std::string_view text) { table.write(text); });
+    table.commit();
     session.add_output(options.csv);
   }
 
@@ -83,6 +95,7 @@ void run(Session& session, Options& options) {
         "{:.1f} %\n",
         100 * logistic, 100 * neighbours);
   }
+  if (table_on_stdout) return;
   session.print(fmt::format("{}: {} cells in obs[\"{}\"], {} of {} genes known, from {}\n",
                             session.flags().output, annotation.label.size(), key,
                             annotation.genes.matched, annotation.genes.columns(),
@@ -110,7 +123,8 @@ void add_annotate(CLI::App& root, Session& session) {
                   "Folder of the frozen model; default: where it was when the adapter was trained");
   verb.add_option("--key-added", options->key_added,
                   "Name of the new columns; default: the name of the run folder");
-  verb.add_option("--csv", options->csv, "Also write the labels as a table (CSV)");
+  verb.add_option("--csv", options->csv,
+                  "Also write the labels as a table (CSV); -: to standard output, and no summary");
   verb.add_option("--gene-key", options->gene_key,
                   "Var column with the gene names; default: as in training");
   verb.add_option("--layer", options->layer,
@@ -118,7 +132,7 @@ void add_annotate(CLI::App& root, Session& session) {
   verb.add_flag("--allow-base-mismatch", options->annotator.allow_base_mismatch,
                 "Use the adapter on other weights than it was made for");
   add_common_flags(verb, session.flags(),
-                   {.output = true, .output_required = true, .compute = true});
+                   {.output = true, .output_required = true, .compute = true, .precision = true});
 }
 
 }  // namespace scgraft

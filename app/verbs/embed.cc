@@ -44,9 +44,9 @@ void run(Session& session, const Options& options) {
   if (options.max_genes > 0) preparation.max_length = options.max_genes + 1;
   ScgptModel& model = annotator ? annotator->model() : *frozen;
 
+  RunReporter reporter(session, "");  // first: signals are caught before a hidden file exists
   H5adWriter writer(options.file, session.flags().output, session.overwrite(),
                     {.overwrite_slots = session.flags().force});
-  RunReporter reporter(session, "");
   const Embeddings embeddings =
       embed_file(session.context(), file, model, preparation, reporter.events());
   reporter.finish();
@@ -101,7 +101,7 @@ void add_embed(CLI::App& root, Session& session) {
   verb.add_flag("--allow-base-mismatch", options->allow_base_mismatch,
                 "Use the adapter on other weights than it was made for");
   add_common_flags(verb, session.flags(),
-                   {.output = true, .output_required = true, .compute = true});
+                   {.output = true, .output_required = true, .compute = true, .precision = true});
 }
 
 }  // namespace scgraft

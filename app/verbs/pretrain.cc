@@ -80,9 +80,14 @@ void add_pretrain(CLI::App& root, Session& session) {
                             {"--epochs", "train.epochs"},
                             {"--learning-rate", "train.learning_rate"},
                             {"--mask-ratio", "train.mask_ratio"}});
-  add_common_flags(
-      verb, session.flags(),
-      {.output = true, .config = true, .compute = true, .seed = true, .max_time = true});
+  add_common_flags(verb, session.flags(),
+                   {.output = true,
+                    .config = true,
+                    .compute = true,
+                    .precision = true,
+                    .batch = true,
+                    .seed = true,
+                    .max_time = true});
 }
 
 }  // namespace scgraft

@@ -67,7 +67,8 @@ void add_trace(CLI::App& root, Session& session) {
                       "Also gradients: of the adapter's loss, or of the one named (cls, multi)")
           ->expected(0, 1)
           ->type_name("[NAME]");
-  add_common_flags(verb, session.flags(), {.output_required = true, .compute = true});
+  add_common_flags(verb, session.flags(),
+                   {.output_required = true, .compute = true, .precision = true});
   verb.parse_complete_callback([options, gradient] {
     options->wants_gradient = gradient->count() > 0;
     // CLI11 gives a flag without a value an empty text.

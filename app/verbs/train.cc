@@ -92,9 +92,14 @@ void add_train(CLI::App& root, Session& session) {
                     {"--trainable", "train.trainable"},
                     {"--epochs", "train.epochs"},
                     {"--learning-rate", "train.learning_rate"}});
-  add_common_flags(
-      verb, session.flags(),
-      {.output = true, .config = true, .compute = true, .seed = true, .max_time = true});
+  add_common_flags(verb, session.flags(),
+                   {.output = true,
+                    .config = true,
+                    .compute = true,
+                    .precision = true,
+                    .batch = true,
+                    .seed = true,
+                    .max_time = true});
 }
 
 }  // namespace scgraft

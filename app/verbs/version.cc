@@ -3,10 +3,13 @@
 
 #include <H5public.h>
 #include <fmt/core.h>
+#include <oneapi/dnnl/dnnl_version.h>
 #include <openssl/crypto.h>
 #include <spdlog/version.h>
 #include <zip.h>
 #include <zlib.h>
+
+#include <Eigen/Core>
 
 #include "app/add_verb.h"
 #include "app/verbs.h"
@@ -37,6 +40,9 @@ std::vector<Library> libraries() {
        "MIT"},
       {"CLI11", CLI11_VERSION, "BSD-3-Clause"},
       {"fmt", three(FMT_VERSION / 10000, FMT_VERSION / 100 % 100, FMT_VERSION % 100), "MIT"},
+      {"yaml-cpp", SCGRAFT_YAML_CPP_VERSION, "MIT"},
+      {"Eigen", three(EIGEN_WORLD_VERSION, EIGEN_MAJOR_VERSION, EIGEN_MINOR_VERSION), "MPL-2.0"},
+      {"oneDNN", three(DNNL_VERSION_MAJOR, DNNL_VERSION_MINOR, DNNL_VERSION_PATCH), "Apache-2.0"},
       {"spdlog", three(SPDLOG_VER_MAJOR, SPDLOG_VER_MINOR, SPDLOG_VER_PATCH), "MIT"},
   };
 }

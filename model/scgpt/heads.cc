@@ -57,7 +57,7 @@ void Classifier::backward(Context& ctx, const Saved& saved, ConstTensorView dlog
     Linear& linear = layer == hidden.size() ? out : hidden[layer];
     if (layer < hidden.size()) {
       const TensorView da = scratch.take(dy.shape(), dy.dtype());
-      norms[layer].backward(ctx, saved.norms[layer], dy, {}, nullptr, da, {});
+      norms[layer].backward(ctx, saved.norms[layer], dy, {}, &rows, da, {});
       activation_backward(ctx, Activation::relu, saved.activated[layer], da, da);
       dy = da;
     }

@@ -86,7 +86,7 @@ void TokenReader::choose_variable_genes() {
     ConfigError error(cat("seurat_v3 finds variable genes on counts; ", escaped(file_),
                           " has log1p-normalised values only"),
                       "E-HVG-VALUES");
-    error.set_hint("pass --hvg cell_ranger");
+    error.set_hint("pass -s data.hvg=cell_ranger");
     throw error;
   }
   if (options.flavour == HvgFlavour::cell_ranger && takes_logarithm())

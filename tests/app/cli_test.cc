@@ -106,7 +106,11 @@ TEST(CommandLine, JsonIsOneDocumentOnStandardOutput) {
   EXPECT_EQ(document["schema"], "scgraft/version/1");
   EXPECT_EQ(document["ok"], true);
   EXPECT_TRUE(document["result"].contains("git"));
-  EXPECT_TRUE(document["result"]["libraries"]["HDF5"].contains("licence"));
+  for (const char* library : {"HDF5", "yaml-cpp", "Eigen", "oneDNN"}) {
+    EXPECT_TRUE(document["result"]["libraries"][library].contains("licence")) << library;
+    EXPECT_THAT(document["result"]["libraries"][library]["version"].get<std::string>(),
+                ::testing::MatchesRegex("[0-9]+[.][0-9]+[.][0-9]+"));
+  }
   EXPECT_TRUE(document["warnings"].is_array());
   EXPECT_GT(document["timing_s"]["total"], 0);
   EXPECT_TRUE(document["outputs"].is_array());

@@ -93,13 +93,13 @@ TEST_F(InspectTest, ARunIsSummarisedFromItsEvents) {
   std::filesystem::create_directory(folder_ / "run");
   put(folder_ / "run/metrics.jsonl",
       "{\"split\": \"train\", \"step\": 1, \"loss\": 2.0}\n"
-      "{\"split\": \"val\", \"epoch\": 0, \"loss\": 0.5}\n"
-      "{\"split\": \"val\", \"epoch\": 1, \"loss\": 0.75}\n"
+      "{\"split\": \"validation\", \"epoch\": 0, \"loss\": 0.5}\n"
+      "{\"split\": \"validation\", \"epoch\": 1, \"loss\": 0.75}\n"
       "{\"split\": \"train\", \"step\": 2, \"lo");
   const nlohmann::json found = result(folder_ / "run");
   EXPECT_EQ(found["kind"], "run");
   EXPECT_EQ(found["events"], 3) << "half a line belongs to a run that still goes on";
-  EXPECT_EQ(found["last"]["val"]["epoch"], 1);
+  EXPECT_EQ(found["last"]["validation"]["epoch"], 1);
   EXPECT_EQ(found["best"]["epoch"], 0);
 
   put(folder_ / "run/metrics.jsonl", "{\"split\": \"train\"\nnot json\n");

@@ -145,6 +145,39 @@ TEST_F(ProgressTest, JsonIsOneObjectPerLine) {
   EXPECT_EQ(last["eta_s"], 2.0);
 }
 
+TEST_F(ProgressTest, ARateNeedsWorkThatWasSeen) {
+  {
+    // The progress begins when the first work is done already, and says nothing about its speed.
+    Progress progress = make(ProgressStyle::json, 100);
+    progress.update(50);
+    now_ += 0.1;
+    progress.update(51);
+    now_ += 0.9;
+    progress.update(60);
+  }
+  std::istringstream lines(err_.str());
+  std::vector<nlohmann::json> events;
+  for (std::string line; std::getline(lines, line);) events.push_back(nlohmann::json::parse(line));
+  ASSERT_EQ(events.size(), 2U);
+  EXPECT_TRUE(events[0]["rate"].is_null());
+  EXPECT_TRUE(events[0]["eta_s"].is_null());
+  EXPECT_EQ(events[1]["rate"], 10.0) << "10 in the second since the first update";
+  EXPECT_EQ(events[1]["eta_s"], 4.0);
+}
+
+TEST_F(ProgressTest, NoRateIsShownBeforeAFifthOfASecond) {
+  {
+    Progress progress = make(ProgressStyle::plain, 100);
+    now_ += 0.05;
+    progress.update(10);
+    now_ += 0.1;
+    progress.update(90);
+  }
+  EXPECT_THAT(err_.str(), HasSubstr("90/100 cells (90 %)"));
+  EXPECT_THAT(err_.str(), Not(HasSubstr("cells/s")));
+  EXPECT_THAT(err_.str(), Not(HasSubstr("left")));
+}
+
 TEST_F(ProgressTest, NoneIsSilent) {
   { make(ProgressStyle::none, 10).update(5); }
   EXPECT_EQ(err_.str(), "");

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <filesystem>
 #include <functional>
 #include <numeric>
 #include <string>
@@ -13,28 +11,9 @@
 #include "io/h5ad_rows.h"
 #include "io/hdf5_out.h"
 #include "runtime/error.h"
+#include "tests/io/files.h"
 
 namespace scgraft {
-
-// A folder that is removed with everything in it.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "scgraft-test-XXXXXX").string();
-    path_ = ::mkdtemp(name.data());
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  std::string path_;
-};
 
 // A data frame without columns whose index is "<prefix>0", "<prefix>1", ...
 inline hdf5::OutNode add_frame(hdf5::OutNode& parent, const std::string& name, int64_t rows,

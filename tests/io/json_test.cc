@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "io/json.h"
 
+#include <cmath>
+#include <limits>
+
 #include "tests/io/expect_file_error.h"
 #include "tests/io/files.h"
 
@@ -71,6 +74,27 @@ TEST(Json, FilesAreNamedAndOfTheirKind) {
                     [&] { read_json(folder / "none.json", FileKind::data); });
   expect_file_error(ExitCode::data, "E-FILE-TYPE", "folder",
                     [&] { read_json(folder.path(), FileKind::data); });
+}
+
+TEST(Json, AZeroByteIsNoEnd) {
+  expect_bad(std::string("{}\0{}", 5), "E-JSON", "at byte 3 of 5");
+  expect_bad(std::string("{}\0", 3), "E-JSON", "a zero byte");
+}
+
+TEST(Json, NumbersThatItHasNotBecomeNullWithAWord) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  json object;
+  set_number(object, "a", std::nan(""));
+  set_number(object, "b", -infinity);
+  set_number(object, "c", 0.5);
+  EXPECT_EQ(object, (json{{"a", nullptr},
+                          {"a_nonfinite", "nan"},
+                          {"b", nullptr},
+                          {"b_nonfinite", "-inf"},
+                          {"c", 0.5}}));
+  const json nested = {{"list", {{{"x", infinity}}, std::nan(""), 1}}, {"n", 3}};
+  EXPECT_EQ(with_finite_numbers(nested),
+            (json{{"list", {{{"x", nullptr}, {"x_nonfinite", "inf"}}, nullptr, 1}}, {"n", 3}}));
 }
 
 TEST(Json, WritesTheSameTextForTheSameValue) {

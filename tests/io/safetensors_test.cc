@@ -43,6 +43,15 @@ TEST(Safetensors, ReadsEveryKindOfTensor) {
   EXPECT_EQ(file.metadata().at("format"), "pt");
 }
 
+// A tensor without elements may begin anywhere: nothing is copied, not even no bytes from null.
+TEST(Safetensors, ReadsAnEmptyTensorAtAnOddPlace) {
+  const std::string header =
+      cat("{", entry("a", "U8", "[1]", 0, 1), ",", entry("none", "F32", "[0,3]", 1, 1), "}");
+  const Safetensors file = parse(file_of(header, "x"));
+  EXPECT_EQ(file.tensor("none").shape(), (Shape{0, 3}));
+  EXPECT_EQ(file.tensor("none").numel(), 0);
+}
+
 struct Violation {
   std::string name;
   std::string bytes;

@@ -3,11 +3,14 @@
 
 #include <gmock/gmock.h>
 
+#include <chrono>
 #include <cmath>
+#include <ctime>
 #include <fstream>
 #include <iterator>
 #include <numeric>
 #include <set>
+#include <thread>
 
 #include "tests/io/h5ad_fixture.h"
 
@@ -23,6 +26,21 @@ SimulatedCells draw(const Simulator& simulator, SimulatedFile file, int64_t firs
   SimulatedCells cells;
   simulator.cells(ctx(), file, first, count, cells);
   return cells;
+}
+
+// HDF5 would store when each object was made.
+TEST(SimulateFiles, TheSameOptionsGiveTheSameBytesAtAnotherTime) {
+  const TemporaryFolder folder;
+  const SimulateOptions options{.cells = 30, .shifted_cells = 10, .types = 2, .genes = 300};
+  simulate_files(ctx(), folder / "a", options, Overwrite::refuse);
+  const auto begin = std::time(nullptr);
+  while (std::time(nullptr) == begin) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  simulate_files(ctx(), folder / "b", options, Overwrite::refuse);
+  for (const char* name : {"/atlas.h5ad", "/shifted.h5ad"}) {
+    const std::string a = read_text(folder / "a" + name), b = read_text(folder / "b" + name);
+    ASSERT_GT(a.size(), 1000U);
+    EXPECT_TRUE(a == b) << name;
+  }
 }
 
 // log(1 + counts per 10,000), cells in rows.
