@@ -45,7 +45,7 @@ def expect(ok, text):
 class Comparison:
     def __init__(self, name, args, folder):
         self.name, self.args, self.folder = name, args, folder
-        self.session = Session(args.threads, args.rounds, args.retries)
+        self.session = Session(args.threads, args.rounds, args.retries, 60 * args.wait)
         self.entries, self.gates, self.facts = {}, [], {}
 
     def add(self, runs, cells=0):
@@ -273,6 +273,8 @@ def main():
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--retries", type=int, default=2,
                         help="runs repeated when others used the machine")
+    parser.add_argument("--wait", type=float, default=0, metavar="MINUTES",
+                        help="wait for a quiet machine before runs, so long in each comparison")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", default=str(ROOT / "benchmarks" / "results"))
     args = parser.parse_args()

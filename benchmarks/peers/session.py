@@ -41,14 +41,24 @@ def run(command, threads):
 
 
 class Session:
-    """Collects the runs of named variants."""
+    """Collects the runs of named variants. wait_s: how long to wait for a quiet machine in all."""
 
-    def __init__(self, threads, rounds, retries):
-        self.threads, self.rounds, self.retries = threads, rounds, retries
+    def __init__(self, threads, rounds, retries, wait_s):
+        self.threads, self.rounds, self.retries, self.wait_s = threads, rounds, retries, wait_s
+
+    def wait_until_quiet(self):
+        while self.wait_s > 0:
+            busy, begin = busy_seconds(), time.monotonic()
+            time.sleep(3)
+            wall = time.monotonic() - begin
+            if busy_seconds() - busy < QUIET * wall * os.cpu_count():
+                return
+            self.wait_s -= wall
 
     def quiet_run(self, name, command):
         best = None
-        for attempt in range(1 + self.retries):
+        for _ in range(1 + self.retries):
+            self.wait_until_quiet()
             result = run(command, self.threads)
             if best is None or result["others"] < best["others"]:
                 best = result
