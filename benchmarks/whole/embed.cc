@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+#include "benchmarks/whole/whole.h"
+#include "io/safetensors.h"
+#include "runtime/cpu.h"
+#include "training/predict.h"
+
+namespace scgraft::whole {
+namespace {
+
+std::vector<CellView> views_of(const TokenStore& store) {
+  std::vector<CellView> views;
+  for (int64_t i = 0; i < store.size(); ++i) views.push_back(store.view(i));
+  return views;
+}
+
+bool same(const Tensor& a, int64_t row, const Tensor& b, int64_t other) {
+  const auto bytes = static_cast<size_t>(a.dim(1)) * sizeof(float);
+  return std::memcmp(a.as<float>() + row * a.dim(1), b.as<float>() + other * b.dim(1), bytes) == 0;
+}
+
+// One cell at a time on one thread, and all of them backwards: no bit may change.
+bool independent_of_batch(ScgptNetwork& net, const std::vector<CellView>& views,
+                          const Tensor& want) {
+  Context one(Device::cpu(), {.threads = 1}), all;
+  Tensor single({1, net.dim()}, DType::f32);
+  Tensor backwards(want.shape(), DType::f32);
+  const std::vector<CellView> turned(views.rbegin(), views.rend());
+  embed_cells(all, net, turned, backwards.view());
+  const auto n = static_cast<int64_t>(views.size());
+  for (int64_t i = 0; i < n; ++i) {
+    if (!same(want, i, backwards, n - 1 - i)) return false;
+    if (i >= 16) continue;  // enough of the slow ones
+    embed_cells(one, net, std::span(views).subspan(static_cast<size_t>(i), 1), single.view());
+    if (!same(want, i, single, 0)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+nlohmann::json time_embedding(const Arguments& arguments) {
+  const auto threads = static_cast<int>(arguments.number("threads", 2));
+  Context ctx(Device::cpu(), {.threads = threads});
+  const std::string folder = arguments.text("folder");
+  const Cells cells = read_cells_file(folder + "/cells.safetensors");
+  ScgptModel model = load_scgpt(folder, {.pretraining_heads = false});
+  const bool bf16 = arguments.text("product", "f32") == "bf16";
+  model.network->set_precision(bf16 ? DType::bf16 : DType::f32);
+  const std::vector<CellView> views = views_of(cells.store);
+  Tensor out({cells.store.size(), model.network->dim()}, DType::f32);
+  embed_cells(ctx, *model.network, std::span(views).first(std::min<size_t>(8, views.size())),
+              out.view());
+  std::vector<double> seconds;
+  for (int64_t i = 0; i < arguments.number("repeats", 1); ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    embed_cells(ctx, *model.network, views, out.view());
+    seconds.push_back(
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  }
+  const int64_t peak = peak_resident_bytes();
+  const Work work = embed_work(model.config, cells.store);
+  nlohmann::json result = {{"seconds", seconds},
+                           {"cells", cells.store.size()},
+                           {"tokens", cells.store.tokens()},
+                           {"peak_rss", peak},
+                           {"gflop_dense", work.dense},
+                           {"gflop_needed", work.needed},
+                           {"peak_gflops_f32", peak_gflops(threads, DType::f32)}};
+  const std::string file = arguments.text("out", "");
+  if (!file.empty()) {
+    write_safetensors(file, {{"embedding", std::as_const(out).view()}}, {}, Overwrite::replace);
+    result["same_bits"] = independent_of_batch(*model.network, views, out);
+  }
+  return result;
+}
+
+nlohmann::json time_loading(const Arguments& arguments) {
+  std::vector<double> seconds;
+  for (int64_t i = 0; i < arguments.number("repeats", 5); ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    const ScgptModel model = load_scgpt(arguments.text("folder"), {.pretraining_heads = true});
+    seconds.push_back(
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  }
+  return {{"seconds", seconds}};
+}
+
+}  // namespace scgraft::whole
