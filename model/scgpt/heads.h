@@ -63,7 +63,8 @@ struct MvcDecoder {
   // gene [unique genes, dim], cells [cells, dim] -> y [tokens], overwritten.
   void forward(Context& ctx, ConstTensorView gene, ConstTensorView cells, const TokenBatch& batch,
                TensorView y, Saved* saved) const;
-  // dy [tokens] -> dcells [cells, dim] and dgene [unique genes, dim], overwritten; empty: not wanted.
+  // dy [tokens] -> dcells [cells, dim] and dgene [unique genes, dim], overwritten; empty: not
+  // wanted.
   void backward(Context& ctx, const Saved& saved, ConstTensorView dy, const TokenBatch& batch,
                 TensorView dcells, TensorView dgene);
 };

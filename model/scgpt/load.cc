@@ -57,9 +57,11 @@ ScgptModel load_scgpt(const std::string& folder, const ScgptLoadOptions& options
   const std::string vocab_file = (fs::path(folder) / "vocab.json").string();
   for (const std::string& file : {args_file, vocab_file})
     if (!fs::exists(file))
-      fail(folder, cat("not an scGPT checkpoint folder: ", fs::path(file).filename().string(),
-                       " is missing"),
-           "E-MODEL-FOLDER", "a folder holds args.json, vocab.json and best_model.pt or model.safetensors");
+      fail(folder,
+           cat("not an scGPT checkpoint folder: ", fs::path(file).filename().string(),
+               " is missing"),
+           "E-MODEL-FOLDER",
+           "a folder holds args.json, vocab.json and best_model.pt or model.safetensors");
   model.config = ScgptConfig::from_args(read_json(args_file, FileKind::model), args_file);
   model.vocabulary = Vocabulary::open(vocab_file);
   model.vocabulary.append_specials();
@@ -80,8 +82,9 @@ ScgptModel load_scgpt(const std::string& folder, const ScgptLoadOptions& options
   model.config.vocab = embedding.dims.empty() ? 0 : embedding.dims[0];
   model.config.check(args_file);
   if (model.vocabulary.size() > model.config.vocab)
-    fail(vocab_file, cat(model.vocabulary.size(), " tokens, but the gene embedding in ",
-                         file.file(), " has ", model.config.vocab, " rows"),
+    fail(vocab_file,
+         cat(model.vocabulary.size(), " tokens, but the gene embedding in ", file.file(), " has ",
+             model.config.vocab, " rows"),
          "E-VOCAB-SIZE", "use the vocab.json that belongs to this checkpoint");
 
   ScgptNetwork::Heads heads;
@@ -118,18 +121,19 @@ ScgptModel load_scgpt(const std::string& folder, const ScgptLoadOptions& options
     if (missing.empty() && misshaped.empty()) throw;
   }
   if (!missing.empty())
-    fail(file.file(), cat(missing.size(), " tensors of the network are missing: ", first_five(missing)),
+    fail(file.file(),
+         cat(missing.size(), " tensors of the network are missing: ", first_five(missing)),
          "E-TENSOR-MISSING", "compare args.json with the file: scgraft inspect " + folder);
   if (!misshaped.empty())
-    fail(file.file(), misshaped, "E-TENSOR-SHAPE", "use the args.json that belongs to this checkpoint");
+    fail(file.file(), misshaped, "E-TENSOR-SHAPE",
+         "use the args.json that belongs to this checkpoint");
 
   std::set<std::string> left;
   for (const auto& [name, original] : names) {
     if (used.contains(name)) continue;
-    const bool dropped_head =
-        (options.new_head_classes > 0 && name.starts_with("cls_decoder.")) ||
-        (!options.pretraining_heads &&
-         (name.starts_with("decoder.") || name.starts_with("mvc_decoder.")));
+    const bool dropped_head = (options.new_head_classes > 0 && name.starts_with("cls_decoder.")) ||
+                              (!options.pretraining_heads &&
+                               (name.starts_with("decoder.") || name.starts_with("mvc_decoder.")));
     if (without_use(name) || dropped_head)
       model.ignored.push_back(original);
     else if (!options.claims || !options.claims(original))

@@ -27,7 +27,7 @@ struct ScgptLoadOptions {
   DType dtype = DType::f32;  // f64 for gradient checks
   // A fresh classification head of this many classes, whatever the file has; 0: the file's own.
   int64_t new_head_classes = 0;
-  uint64_t seed = 0;  // of a fresh head
+  uint64_t seed = 0;              // of a fresh head
   bool pretraining_heads = true;  // load the expression decoder and the MVC head when present
   // Tensors beyond the network's that the caller reads itself (adapters inside the file).
   std::function<bool(const std::string& name)> claims = {};

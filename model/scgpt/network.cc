@@ -12,9 +12,11 @@ namespace scgraft {
 namespace {
 
 constexpr double kLargestValue = 512;  // the value encoder clamps above, not below
-constexpr const char* kSiteNames[] = {"attn.q", "attn.k", "attn.v", "attn.out", "ffn.in", "ffn.out"};
-constexpr const char* kModulePaths[] = {"self_attn.q_proj",   "self_attn.k_proj", "self_attn.v_proj",
-                                        "self_attn.out_proj", "linear1",          "linear2"};
+constexpr const char* kSiteNames[] = {"attn.q",   "attn.k", "attn.v",
+                                      "attn.out", "ffn.in", "ffn.out"};
+constexpr const char* kModulePaths[] = {"self_attn.q_proj", "self_attn.k_proj",
+                                        "self_attn.v_proj", "self_attn.out_proj",
+                                        "linear1",          "linear2"};
 
 }  // namespace
 
@@ -106,9 +108,10 @@ Linear& ScgptNetwork::linear_site(const std::string& name) {
     for (size_t s = 0; s < std::size(linears); ++s)
       if (name == cat("layers.", i, ".", kSiteNames[s])) return *linears[s];
   }
-  throw ConfigError(cat("no place \"", name, "\" to attach an adapter; this backbone has layers.0 ... layers.",
-                        layers_.size() - 1, " with attn.q, attn.k, attn.v, attn.out, ffn.in, ffn.out"),
-                    "E-SITE");
+  throw ConfigError(
+      cat("no place \"", name, "\" to attach an adapter; this backbone has layers.0 ... layers.",
+          layers_.size() - 1, " with attn.q, attn.k, attn.v, attn.out, ffn.in, ffn.out"),
+      "E-SITE");
 }
 
 std::string ScgptNetwork::module_path(const std::string& site) const {
@@ -165,8 +168,8 @@ void ScgptNetwork::front_forward(Context& ctx, const TokenBatch& batch,
   const TensorView v = keep.take({n, 1}, type);
   visit_real(type, [&]<class T>(Type<T>) {
     for (int64_t i = 0; i < n; ++i)
-      v.as<T>()[i] = static_cast<T>(
-          std::min(static_cast<double>(values.as<float>()[i]), kLargestValue));
+      v.as<T>()[i] =
+          static_cast<T>(std::min(static_cast<double>(values.as<float>()[i]), kLargestValue));
   });
   const TensorView hidden = keep.take({n, d}, type);
   const TensorView projected = keep.take({n, d}, type);
@@ -316,7 +319,8 @@ void ScgptNetwork::parameters_updated() {
     for (Linear* linear : {&l.q, &l.k, &l.v, &l.out, &l.ffn_in, &l.ffn_out})
       linear->parameters_updated();
   if (decoder_)
-    for (Linear* linear : {&decoder_->fc0, &decoder_->fc2, &decoder_->fc4}) linear->parameters_updated();
+    for (Linear* linear : {&decoder_->fc0, &decoder_->fc2, &decoder_->fc4})
+      linear->parameters_updated();
   if (mvc_)
     for (Linear* linear : {&mvc_->gene2query, &mvc_->w}) linear->parameters_updated();
   if (classifier_) {

@@ -61,12 +61,12 @@ class ScgptNetwork : public Backbone {
  private:
   // What the front end (everything before the layers) keeps.
   struct Front {
-    ConstTensorView gene;              // [unique genes, dim]
+    ConstTensorView gene;  // [unique genes, dim]
     LayerNorm::Saved gene_norm;
-    TensorView dgene;                  // extra gradient from the MVC head
-    ConstTensorView value_in;          // [unique values, 1]
-    ConstTensorView value_hidden;      // [unique values, dim] after relu
-    ConstTensorView value;             // [unique values, dim]
+    TensorView dgene;              // extra gradient from the MVC head
+    ConstTensorView value_in;      // [unique values, 1]
+    ConstTensorView value_hidden;  // [unique values, dim] after relu
+    ConstTensorView value;         // [unique values, dim]
     LayerNorm::Saved value_norm;
   };
 

@@ -149,17 +149,17 @@ void TokenReader::tokenise_row(int64_t row, Scratch& s, TokenisedCells& out) con
     s.genes.push_back(use_[column]);
     s.values.push_back(values[k]);
   }
-  const int64_t cell = rows_.first_row + row;
+  const uint64_t key = cell_key(s.genes, s.values);
   if (takes_logarithm()) normalise_log1p(s.values, total, preparation_.target_sum);
-  RandomStream random(preparation_.seed, RandomUse::binning_ties, static_cast<uint32_t>(cell));
   s.uniforms.resize(s.values.size());
-  for (double& uniform : s.uniforms) uniform = random.uniform();
+  for (size_t k = 0; k < s.genes.size(); ++k)
+    s.uniforms[k] = tie_break(preparation_.seed, key, s.genes[k]);
   bin_values(s.values, preparation_.n_bins, s.uniforms, s.values, s.binning);
 
   const auto begin = static_cast<size_t>(out.offsets[static_cast<size_t>(row)]);
   const auto length = static_cast<size_t>(out.offsets[static_cast<size_t>(row) + 1]) - begin;
   if (length < s.genes.size() + 1) {
-    sample_genes(preparation_.seed, cell, static_cast<int32_t>(s.genes.size()),
+    sample_genes(preparation_.seed, key, static_cast<int32_t>(s.genes.size()),
                  static_cast<int32_t>(length) - 1, s.kept);
     for (size_t k = 0; k < s.kept.size(); ++k) {  // kept[k] >= k: nothing is overwritten unread
       s.genes[k] = s.genes[static_cast<size_t>(s.kept[k])];

@@ -21,8 +21,8 @@ namespace scgraft {
 //   3. genes are restricted to `genes`, or to the highly variable ones,
 //   4. non-zero values are binned by quantiles of the cell (binning.h),
 //   5. <cls> is put in front, and a longer cell is sampled down to max_length.
-// The tokens of a cell are a function of its row, the preparation and its number, whatever the
-// chunks and threads.
+// The tokens of a cell are a function of its expression and the preparation, whatever its place in
+// the file, the chunks and the threads.
 //
 // `ctx` outlives the reader; `file` and `vocabulary` are used by the constructor only.
 // Throws DataError as choose_slot(), match_genes() and RowReader do, E-VALUES-NEGATIVE and

@@ -2,6 +2,7 @@
 #include "model/scgpt/tokenizer.h"
 
 #include <algorithm>
+#include <bit>
 #include <numeric>
 #include <utility>
 
@@ -42,11 +43,33 @@ void tokenise(int32_t cls_id, std::span<const int32_t> genes, std::span<const fl
   std::copy(bins.begin(), bins.end(), out_values.begin() + 1);
 }
 
-void sample_genes(uint64_t seed, int64_t cell, int32_t n, int32_t k, std::vector<int32_t>& kept) {
+uint64_t cell_key(std::span<const int32_t> genes, std::span<const float> values) {
+  uint64_t key = 0;
+  for (size_t i = 0; i < genes.size(); ++i) {
+    // Two rounds of a multiplicative mix; the sum does not see the order.
+    uint64_t pair = static_cast<uint64_t>(static_cast<uint32_t>(genes[i])) << 32 |
+                    std::bit_cast<uint32_t>(values[i]);
+    pair = (pair ^ pair >> 30) * 0xBF58476D1CE4E5B9u;
+    pair = (pair ^ pair >> 27) * 0x94D049BB133111EBu;
+    key += pair ^ pair >> 31;
+  }
+  return key;
+}
+
+double tie_break(uint64_t seed, uint64_t key, int32_t gene) {
+  const PhiloxCounter words =
+      philox({static_cast<uint32_t>(RandomUse::binning_ties), static_cast<uint32_t>(gene),
+              static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)},
+             {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
+  return uniform53(words[0], words[1]);
+}
+
+void sample_genes(uint64_t seed, uint64_t key, int32_t n, int32_t k, std::vector<int32_t>& kept) {
   // The smaller side is drawn: those to keep, or those to leave out.
   const bool leave_out = k > n / 2;
-  draw(RandomStream(seed, RandomUse::gene_sampling, static_cast<uint32_t>(cell)), n,
-       leave_out ? n - k : k, kept);
+  draw(RandomStream(seed, RandomUse::gene_sampling, static_cast<uint32_t>(key),
+                    static_cast<uint32_t>(key >> 32)),
+       n, leave_out ? n - k : k, kept);
   std::vector<uint8_t> drawn(static_cast<size_t>(n), 0);
   for (const int32_t gene : kept) drawn[static_cast<size_t>(gene)] = 1;
   kept.clear();

@@ -27,10 +27,19 @@ struct TokenisedCells {
 void tokenise(int32_t cls_id, std::span<const int32_t> genes, std::span<const float> bins,
               std::span<int32_t> out_genes, std::span<float> out_values);
 
+// What a cell is, as a number: equal for equal (gene, value) pairs in any order, so that the random
+// choices below follow the cell through every file, order and batch.
+//   genes, values  [n] token ids and expression
+uint64_t cell_key(std::span<const int32_t> genes, std::span<const float> values);
+
+// The random number in [0, 1) that decides among the bins a gene's value ties with; a function of
+// (seed, cell, gene) alone.
+double tie_break(uint64_t seed, uint64_t key, int32_t gene);
+
 // Which k of n genes of a cell are kept when it is longer than the network takes: a random sample
 // without replacement, ascending, so that genes stay in the order of the file's columns (the
-// network does not see the order). A function of (seed, cell) alone.
-void sample_genes(uint64_t seed, int64_t cell, int32_t n, int32_t k, std::vector<int32_t>& kept);
+// network does not see the order). A function of (seed, key, n, k) alone.
+void sample_genes(uint64_t seed, uint64_t key, int32_t n, int32_t k, std::vector<int32_t>& kept);
 
 struct MaskOptions {
   double ratio = 0.4;  // share of a cell's genes that is hidden, 0.15 to 0.4 in pre-training

@@ -106,16 +106,32 @@ TEST_F(TokenReaderTest, ACellIsItsKnownExpressedGenesBinned) {
       values.push_back(count_of(cell, gene));
       total += values.back();
     }
+    const std::span tokens = std::span(genes).subspan(1);
+    const uint64_t key = cell_key(tokens, values);
     normalise_log1p(values, total, 1e4);
-    RandomStream random(11, RandomUse::binning_ties, static_cast<uint32_t>(cell));
-    std::vector<double> uniforms(values.size());
-    for (double& u : uniforms) u = random.uniform();
+    std::vector<double> uniforms;
+    for (const int32_t token : tokens) uniforms.push_back(tie_break(11, key, token));
     BinningScratch scratch;
     bin_values(values, 51, uniforms, values, scratch);
     values.insert(values.begin(), 0.f);
     EXPECT_THAT(all.store.view(cell).genes, ElementsAreArray(genes)) << cell;
     EXPECT_THAT(all.store.view(cell).values, ElementsAreArray(values)) << cell;
     EXPECT_EQ(all.store.view(cell).cell, cell);
+  }
+}
+
+// Ties (most counts are 1) and samples are drawn by what a cell is, not by where it stands.
+TEST_F(TokenReaderTest, ACellIsTheSameInAnyPlaceOfAFile) {
+  const Preparation preparation{.max_length = 12, .seed = 3};
+  const auto turned = [](int64_t cell, int64_t gene) {
+    return count_of((cell * 11 + 7) % kCells, gene);
+  };
+  const All straight = read(write(), preparation);
+  const All moved = read(write(turned), preparation);
+  for (int64_t cell = 0; cell < kCells; ++cell) {
+    const CellView want = straight.store.view((cell * 11 + 7) % kCells);
+    EXPECT_THAT(moved.store.view(cell).genes, ElementsAreArray(want.genes)) << cell;
+    EXPECT_THAT(moved.store.view(cell).values, ElementsAreArray(want.values)) << cell;
   }
 }
 
