@@ -149,8 +149,8 @@ void TokenReader::tokenise_row(int64_t row, Scratch& s, TokenisedCells& out) con
     s.genes.push_back(use_[column]);
     s.values.push_back(values[k]);
   }
-  const uint64_t key = cell_key(s.genes, s.values);
   if (takes_logarithm()) normalise_log1p(s.values, total, preparation_.target_sum);
+  const uint64_t key = cell_key(s.genes, s.values);
   s.uniforms.resize(s.values.size());
   for (size_t k = 0; k < s.genes.size(); ++k)
     s.uniforms[k] = tie_break(preparation_.seed, key, s.genes[k]);

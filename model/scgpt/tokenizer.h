@@ -29,7 +29,8 @@ void tokenise(int32_t cls_id, std::span<const int32_t> genes, std::span<const fl
 
 // What a cell is, as a number: equal for equal (gene, value) pairs in any order, so that the random
 // choices below follow the cell through every file, order and batch.
-//   genes, values  [n] token ids and expression
+//   genes, values  [n] token ids and log1p-normalised expression, so that a file of counts and a
+//                  normalised one agree
 uint64_t cell_key(std::span<const int32_t> genes, std::span<const float> values);
 
 // The random number in [0, 1) that decides among the bins a gene's value ties with; a function of

@@ -107,8 +107,8 @@ TEST_F(TokenReaderTest, ACellIsItsKnownExpressedGenesBinned) {
       total += values.back();
     }
     const std::span tokens = std::span(genes).subspan(1);
-    const uint64_t key = cell_key(tokens, values);
     normalise_log1p(values, total, 1e4);
+    const uint64_t key = cell_key(tokens, values);
     std::vector<double> uniforms;
     for (const int32_t token : tokens) uniforms.push_back(tie_break(11, key, token));
     BinningScratch scratch;
