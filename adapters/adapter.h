@@ -12,12 +12,12 @@ namespace scgraft {
 // What a user can ask of an adapter; every kind reads the fields that concern it.
 struct AdapterOptions {
   std::string type = "lora";
-  int64_t rank = 8;             // lora: r
-  double alpha = 16;            // lora: lora_alpha
-  double dropout = 0;           // lora: dropout of the adapter's input
+  int64_t rank = 8;                               // lora: r
+  double alpha = 16;                              // lora: lora_alpha
+  double dropout = 0;                             // lora: dropout of the adapter's input
   std::vector<std::string> targets = {"q", "v"};  // of q, k, v, out, ffn_in, ffn_out
-  int first_layer = 0;          // layers first_layer ... last_layer get the adapter
-  int last_layer = -1;          // -1: the last layer of the backbone
+  int first_layer = 0;  // layers first_layer ... last_layer get the adapter
+  int last_layer = -1;  // -1: the last layer of the backbone
 };
 
 // Small trainable parameters grafted onto a frozen backbone.
@@ -36,7 +36,8 @@ class Adapter {
   // What is trained, saved and counted; names are the keys of adapter files.
   virtual std::vector<Parameter*> parameters() = 0;
 
-  // Adds the adapter into the backbone's weights and detaches it. False: this kind cannot be merged.
+  // Adds the adapter into the backbone's weights and detaches it. False: this kind cannot be
+  // merged.
   virtual bool merge_into(Backbone& backbone) = 0;
   // Restores the weights that merge_into changed, bit for bit, and attaches again.
   virtual void unmerge_from(Backbone& backbone) = 0;

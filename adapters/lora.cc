@@ -12,7 +12,7 @@ struct Target {
   const char* name;  // what a user writes
   const char* site;  // suffix of the backbone's site name
 };
-constexpr Target kTargets[] = {{"q", "attn.q"},     {"k", "attn.k"},       {"v", "attn.v"},
+constexpr Target kTargets[] = {{"q", "attn.q"},     {"k", "attn.k"},      {"v", "attn.v"},
                                {"out", "attn.out"}, {"ffn_in", "ffn.in"}, {"ffn_out", "ffn.out"}};
 
 }  // namespace
@@ -32,8 +32,7 @@ std::span<const LowRank> Lora::Site::terms(bool training) {
 void Lora::Site::backward(Context& ctx, ConstTensorView x, ConstTensorView dy,
                           const Packing& packing) {
   // Gradients exist in training only, where the dropout of the forward pass was active.
-  low_rank_backward(ctx, x, dy, term(true), packing,
-                    a->trainable() ? a->grad.view() : TensorView(),
+  low_rank_backward(ctx, x, dy, term(true), packing, a->trainable() ? a->grad.view() : TensorView(),
                     b->trainable() ? b->grad.view() : TensorView());
 }
 
@@ -66,10 +65,10 @@ Lora::Lora(const AdapterOptions& options, Backbone& backbone, uint64_t seed) : o
       Linear& linear = backbone.linear_site(site.name);
       const DType dtype = linear.weight()->value.dtype() == DType::f64 ? DType::f64 : DType::f32;
       const std::string path = cat("base_model.model.", backbone.module_path(site.name));
-      site.a = &parameters_.add(path + ".lora_A.weight",
-                                Tensor({options_.rank, linear.in()}, dtype));
-      site.b = &parameters_.add(path + ".lora_B.weight",
-                                Tensor({linear.out(), options_.rank}, dtype));
+      site.a =
+          &parameters_.add(path + ".lora_A.weight", Tensor({options_.rank, linear.in()}, dtype));
+      site.b =
+          &parameters_.add(path + ".lora_B.weight", Tensor({linear.out(), options_.rank}, dtype));
       initialise_uniform(*site.a, 1.0 / std::sqrt(static_cast<double>(linear.in())), seed);
     }
   }
@@ -94,7 +93,8 @@ bool Lora::merge_into(Backbone& backbone) {
   for (Site& site : sites_) {
     Linear& linear = backbone.linear_site(site.name);
     Parameter& weight = *linear.weight();
-    if (weight.value.is_shared()) weight.value = weight.value.clone();  // a mapped file is read-only
+    if (weight.value.is_shared())
+      weight.value = weight.value.clone();  // a mapped file is read-only
     const TensorView rows = linear.mutable_weight_rows();
     site.original = Tensor(rows.shape(), rows.dtype());
     std::memcpy(site.original.view().data(), rows.data(), static_cast<size_t>(rows.nbytes()));

@@ -44,8 +44,8 @@ void copy_rows(const Tensor& from, int64_t begin, Parameter& to, const Checkpoin
                const std::string& name) {
   const Shape& want = to.value.shape();
   if (from.rank() != 2 || from.dim(1) != want[1] || begin + want[0] > from.dim(0))
-    fail(file, cat(name, " is ", from.shape(), ", rows ", begin, " to ", begin + want[0], " of width ",
-                   want[1], " were wanted"));
+    fail(file, cat(name, " is ", from.shape(), ", rows ", begin, " to ", begin + want[0],
+                   " of width ", want[1], " were wanted"));
   const Tensor same = from.converted(to.value.dtype());
   std::memcpy(to.value.view().data(), same.view().rows(begin, begin + want[0]).data(),
               static_cast<size_t>(to.value.nbytes()));
@@ -85,9 +85,9 @@ ScpeftAdapter read_scpeft_adapter(const nlohmann::json& config, const Checkpoint
       const Tensor& packed = file.tensor(name);
       int64_t row = 0;
       for (const char* projection : {"q", "v"}) {
-        Parameter* p = ours.at(cat("base_model.model.",
-                                   backbone.module_path(cat("layers.", layer, ".attn.", projection)),
-                                   ".", side, ".weight"));
+        Parameter* p = ours.at(cat(
+            "base_model.model.", backbone.module_path(cat("layers.", layer, ".attn.", projection)),
+            ".", side, ".weight"));
         copy_rows(packed, row, *p, file, name);
         row += p->value.dim(0);
         out.packed[name].push_back(p);

@@ -61,11 +61,11 @@ Problem check(const char* op, Context& ctx, const ConstTensorView& q, const Cons
                        other->dtype(), "; convert one of them first");
   const AttentionDropout rate(dropout.p);
   if (dropout.active()) {
-    require<ConfigError>(
-        dropout.p < 1 && rate.threshold < 256, op,
-        ": the dropout probability must be below 255.5/256, got ", dropout.p);
-    require(keys.ids.size() + 1 == keys.offsets.size(), op, ": dropout needs the id of each of the ",
-            keys.cells(), " cells in the key packing, got ", keys.ids.size());
+    require<ConfigError>(dropout.p < 1 && rate.threshold < 256, op,
+                         ": the dropout probability must be below 255.5/256, got ", dropout.p);
+    require(keys.ids.size() + 1 == keys.offsets.size(), op,
+            ": dropout needs the id of each of the ", keys.cells(),
+            " cells in the key packing, got ", keys.ids.size());
     require(heads <= 4096 && dropout.site < (1u << 20), op,
             ": dropout masks tell apart 4096 heads and 2^20 sites, got ", heads, " heads and site ",
             dropout.site);
@@ -113,10 +113,9 @@ struct Definition {
   // 0 or 1/keep.
   T factor(int64_t i, int64_t j) const {
     if (!problem.dropout.active()) return 1;
-    const PhiloxCounter block =
-        philox({problem.site(head), problem.cell_id(cell), static_cast<uint32_t>(i),
-                static_cast<uint32_t>(j / 16)},
-               problem.key);
+    const PhiloxCounter block = philox({problem.site(head), problem.cell_id(cell),
+                                        static_cast<uint32_t>(i), static_cast<uint32_t>(j / 16)},
+                                       problem.key);
     const T kept = T(256) / static_cast<T>(256 - problem.rate.threshold);
     return problem.rate.keeps(block, static_cast<int>(j % 16)) ? kept : T(0);
   }
@@ -174,7 +173,10 @@ const AttentionSimd& simd() {
 
 AttentionMask mask_of(const Problem& problem, int64_t cell, int64_t head) {
   if (!problem.dropout.active()) return {};
-  return {problem.rate.threshold, problem.rate.scale, problem.site(head), problem.cell_id(cell),
+  return {problem.rate.threshold,
+          problem.rate.scale,
+          problem.site(head),
+          problem.cell_id(cell),
           {problem.key[0], problem.key[1]}};
 }
 
@@ -274,8 +276,8 @@ void attention(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorVi
 
 void attention_backward(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorView v,
                         ConstTensorView o, ConstTensorView lse, ConstTensorView dout,
-                        const Packing& queries, const Packing& keys, int64_t heads,
-                        Dropout dropout, TensorView dq, TensorView dk, TensorView dv) {
+                        const Packing& queries, const Packing& keys, int64_t heads, Dropout dropout,
+                        TensorView dq, TensorView dk, TensorView dv) {
   const char* op = "attention_backward";
   const Problem problem = check(op, ctx, q, k, v, lse, queries, keys, heads, dropout);
   check_like(op, ctx, "o", o, "q", q);

@@ -41,7 +41,7 @@ void attention(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorVi
 // does.
 void attention_backward(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorView v,
                         ConstTensorView o, ConstTensorView lse, ConstTensorView dout,
-                        const Packing& queries, const Packing& keys, int64_t heads,
-                        Dropout dropout, TensorView dq, TensorView dk, TensorView dv);
+                        const Packing& queries, const Packing& keys, int64_t heads, Dropout dropout,
+                        TensorView dq, TensorView dk, TensorView dv);
 
 }  // namespace scgraft

@@ -69,9 +69,9 @@ void random_bytes(const AttentionMask& mask, int64_t i, int64_t rows, int64_t j,
       }
     }
     const VecU zero = {};
-    store_blocks(philox({{zero + mask.site, zero + mask.cell, query, group}}, mask.key[0],
-                        mask.key[1]),
-                 bytes);
+    store_blocks(
+        philox({{zero + mask.site, zero + mask.cell, query, group}}, mask.key[0], mask.key[1]),
+        bytes);
   }
 }
 
@@ -84,11 +84,11 @@ VecF drop(VecF x, const uint8_t* bytes, uint32_t threshold) {
 }
 
 struct ForwardScratch {
-  float* k;       // [panels][head_dim][kPanel]
-  float* v;       // [keys][width]
-  float* q;       // [kForwardQueries][width]
-  float* o;       // [kForwardQueries][width]
-  float* scores;  // [kForwardQueries][kForwardKeys]
+  float* k;        // [panels][head_dim][kPanel]
+  float* v;        // [keys][width]
+  float* q;        // [kForwardQueries][width]
+  float* o;        // [kForwardQueries][width]
+  float* scores;   // [kForwardQueries][kForwardKeys]
   float* largest;  // [kForwardQueries]
   float* sum;      // [kForwardQueries]
   float* bytes;
@@ -167,8 +167,7 @@ void forward(const AttentionForward& head, float* scratch) {
     for (int64_t r = 0; r < rows; ++r) {
       unpack_rows(s.o + r * width, 1, dim, head.mask.scale / s.sum[r],
                   head.o + (i + r) * head.stride, head.stride);
-      head.lse[(i + r) * head.lse_stride] =
-          kLn2 * (s.largest[r] + __builtin_log2f(s.sum[r]));
+      head.lse[(i + r) * head.lse_stride] = kLn2 * (s.largest[r] + __builtin_log2f(s.sum[r]));
     }
   }
 }
@@ -302,8 +301,7 @@ void backward(const AttentionBackward& head, float* scratch) {
     if (head.dv)
       unpack_rows(s.dv, keys, dim, head.mask.scale, head.dv + j * head.stride, head.stride);
   }
-  if (head.dq)
-    unpack_rows(s.dq, head.queries, dim, scale * head.mask.scale, head.dq, head.stride);
+  if (head.dq) unpack_rows(s.dq, head.queries, dim, scale * head.mask.scale, head.dq, head.stride);
 }
 
 void exp2_of(const float* x, int64_t n, float* y) {

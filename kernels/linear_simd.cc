@@ -31,12 +31,14 @@ void project(const float* x, const float* a, float* u, int64_t rows, int64_t n, 
   int64_t r = 0;
   for (; r + 4 <= rows; r += 4) {
     int64_t j = 0;
-    for (; j + 4 <= rank; j += 4) project_block<4, 4>(x + r * n, a + j * n, u + r * rank + j, n, rank);
+    for (; j + 4 <= rank; j += 4)
+      project_block<4, 4>(x + r * n, a + j * n, u + r * rank + j, n, rank);
     for (; j < rank; ++j) project_block<4, 1>(x + r * n, a + j * n, u + r * rank + j, n, rank);
   }
   for (; r < rows; ++r) {
     int64_t j = 0;
-    for (; j + 4 <= rank; j += 4) project_block<1, 4>(x + r * n, a + j * n, u + r * rank + j, n, rank);
+    for (; j + 4 <= rank; j += 4)
+      project_block<1, 4>(x + r * n, a + j * n, u + r * rank + j, n, rank);
     for (; j < rank; ++j) project_block<1, 1>(x + r * n, a + j * n, u + r * rank + j, n, rank);
   }
 }
@@ -59,8 +61,7 @@ void expand_block(const float* u, const float* a, float scale, float* y, int64_t
 template <int R>
 void expand_rows(const float* u, const float* a, float scale, float* y, int64_t n, int64_t rank) {
   int64_t k = 0;
-  for (; k + 2 * kLanes <= n; k += 2 * kLanes)
-    expand_block<R, 2>(u, a + k, scale, y + k, n, rank);
+  for (; k + 2 * kLanes <= n; k += 2 * kLanes) expand_block<R, 2>(u, a + k, scale, y + k, n, rank);
   for (; k + kLanes <= n; k += kLanes) expand_block<R, 1>(u, a + k, scale, y + k, n, rank);
   for (; k < n; ++k)
     for (int r = 0; r < R; ++r) {

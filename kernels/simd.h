@@ -77,7 +77,7 @@ inline float max_of(VecF v) {
 // into the exponent, and a polynomial on [-0.5, 0.5] of least largest relative error.
 inline VecF exp2_nonpositive(VecF x) {
   const VecF clamped = vmax(splat(-126.0f), x);  // in this order NaN stays NaN
-  const VecF magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const VecF magic = splat(12582912.0f);         // 1.5 * 2^23: adding it rounds to an integer
   const VecF shifted = clamped + magic;
   const VecF f = clamped - (shifted - magic);
   VecF p = splat(1.32647273e-3f);

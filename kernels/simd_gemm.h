@@ -65,12 +65,18 @@ void gemm_panel(GemmA a, const float* b, int64_t b_step, GemmC c, int64_t rows, 
     c.data += kTileRows * c.row;
   }
   switch (rows) {
-    case 5: return gemm_tile<5, kVecs>(a, b, b_step, c, depth, add);
-    case 4: return gemm_tile<4, kVecs>(a, b, b_step, c, depth, add);
-    case 3: return gemm_tile<3, kVecs>(a, b, b_step, c, depth, add);
-    case 2: return gemm_tile<2, kVecs>(a, b, b_step, c, depth, add);
-    case 1: return gemm_tile<1, kVecs>(a, b, b_step, c, depth, add);
-    default: return;
+    case 5:
+      return gemm_tile<5, kVecs>(a, b, b_step, c, depth, add);
+    case 4:
+      return gemm_tile<4, kVecs>(a, b, b_step, c, depth, add);
+    case 3:
+      return gemm_tile<3, kVecs>(a, b, b_step, c, depth, add);
+    case 2:
+      return gemm_tile<2, kVecs>(a, b, b_step, c, depth, add);
+    case 1:
+      return gemm_tile<1, kVecs>(a, b, b_step, c, depth, add);
+    default:
+      return;
   }
 }
 
@@ -147,8 +153,7 @@ inline void pack_transposed(const float* from, int64_t stride, int64_t rows, int
       for (int64_t d = 0; d < dim; d += kLanes) {
         VecF block[kLanes];
         for (int i = 0; i < kLanes; ++i)
-          block[i] =
-              j + i < rows ? load_some(from + (j + i) * stride + d, dim - d) : VecF{};
+          block[i] = j + i < rows ? load_some(from + (j + i) * stride + d, dim - d) : VecF{};
         // Interleaving the two halves of the block rotates the bits of (row, column) by one place;
         // log2(kLanes) times exchanges row and column.
         for (int step = 1; step < kLanes; step *= 2) {

@@ -21,8 +21,8 @@ inline VecU multiply_high(VecU a, uint32_t m) {
   const __m512i y = _mm512_set1_epi32(static_cast<int>(m));
   // The forms with a full mask, since g++ 12 warns about an undefined value inside the others.
   const auto even = reinterpret_cast<VecU>(_mm512_maskz_mul_epu32(0xff, x, y));
-  const auto odd = reinterpret_cast<VecU>(
-      _mm512_maskz_mul_epu32(0xff, _mm512_maskz_srli_epi64(0xff, x, 32), y));
+  const auto odd =
+      reinterpret_cast<VecU>(_mm512_maskz_mul_epu32(0xff, _mm512_maskz_srli_epi64(0xff, x, 32), y));
   return __builtin_shufflevector(even, odd, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15,
                                  31);
 #elif defined(__AVX2__)

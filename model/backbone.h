@@ -16,9 +16,9 @@ namespace scgraft {
 using Tap = std::function<void(const std::string& name, ConstTensorView view)>;
 
 struct EncodeOptions {
-  bool training = false;             // dropout is active
-  bool save = false;                 // keep what encode_backward() needs
-  LayerRows rows = LayerRows::all;   // what the last layer must produce
+  bool training = false;            // dropout is active
+  bool save = false;                // keep what encode_backward() needs
+  LayerRows rows = LayerRows::all;  // what the last layer must produce
   const Tap* tap = nullptr;
 };
 

@@ -67,10 +67,12 @@ void TokenBatch::assign(std::span<const CellView> cells) {
   require(masked_.empty() || masked_.size() == values_.size(),
           "either all cells of a batch have a mask or none");
   const std::vector<int32_t> ids = genes;
-  deduplicate(ids, [](int32_t id) { return id; }, unique_genes_, gene_index_, gene_use_offsets_,
-              gene_use_tokens_);
-  deduplicate(values_, [](float v) { return std::bit_cast<uint32_t>(v); }, unique_values_,
-              value_index_, value_use_offsets_, value_use_tokens_);
+  deduplicate(
+      ids, [](int32_t id) { return id; }, unique_genes_, gene_index_, gene_use_offsets_,
+      gene_use_tokens_);
+  deduplicate(
+      values_, [](float v) { return std::bit_cast<uint32_t>(v); }, unique_values_, value_index_,
+      value_use_offsets_, value_use_tokens_);
 }
 
 RowUses TokenBatch::gene_uses() const {

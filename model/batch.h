@@ -11,12 +11,12 @@ namespace scgraft {
 
 // The tokens of one cell on their way into a batch: views into whatever holds them.
 struct CellView {
-  int64_t cell = 0;                   // number in its data set
-  std::span<const int32_t> genes;     // [length] token ids, <cls> first
-  std::span<const float> values;      // [length] what the network sees
+  int64_t cell = 0;                      // number in its data set
+  std::span<const int32_t> genes;        // [length] token ids, <cls> first
+  std::span<const float> values;         // [length] what the network sees
   std::span<const float> targets = {};   // [length] true values, or empty
   std::span<const uint8_t> masked = {};  // [length] 1 where the value was hidden, or empty
-  int32_t label = -1;                 // class, -1: none
+  int32_t label = -1;                    // class, -1: none
 };
 
 // Several cells, packed, with the distinct genes and values listed once: row-wise functions of a
@@ -34,14 +34,14 @@ class TokenBatch {
 
   ConstTensorView unique_genes() const { return vector_view(unique_genes_); }    // [genes] i32 ids
   ConstTensorView unique_values() const { return vector_view(unique_values_); }  // [values] f32
-  ConstTensorView gene_index() const { return vector_view(gene_index_); }    // [tokens] i32
-  ConstTensorView value_index() const { return vector_view(value_index_); }  // [tokens] i32
-  RowUses gene_uses() const;   // tokens by unique gene
-  RowUses value_uses() const;  // tokens by unique value
-  ConstTensorView values() const { return vector_view(values_); }            // [tokens] f32
-  ConstTensorView targets() const { return vector_view(targets_); }          // [tokens] f32 or empty
-  ConstTensorView masked() const { return vector_view(masked_); }            // [tokens] u8 or empty
-  ConstTensorView labels() const { return vector_view(labels_); }            // [cells] i32
+  ConstTensorView gene_index() const { return vector_view(gene_index_); }        // [tokens] i32
+  ConstTensorView value_index() const { return vector_view(value_index_); }      // [tokens] i32
+  RowUses gene_uses() const;                                         // tokens by unique gene
+  RowUses value_uses() const;                                        // tokens by unique value
+  ConstTensorView values() const { return vector_view(values_); }    // [tokens] f32
+  ConstTensorView targets() const { return vector_view(targets_); }  // [tokens] f32 or empty
+  ConstTensorView masked() const { return vector_view(masked_); }    // [tokens] u8 or empty
+  ConstTensorView labels() const { return vector_view(labels_); }    // [cells] i32
 
  private:
   template <class T>

@@ -73,8 +73,7 @@ void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packi
       (keep_hidden ? ctx.activations() : ctx.scratch()).take({n, ffn_in.out()}, type);
   ffn_in.forward(ctx, h, rows, training, hidden);
   TensorView bits;
-  if (saved != nullptr)
-    bits = ctx.activations().take({n, (ffn_in.out() + 7) / 8}, DType::u8);
+  if (saved != nullptr) bits = ctx.activations().take({n, (ffn_in.out() + 7) / 8}, DType::u8);
   relu_dropout(ctx, hidden, active(dropout, training, index, DropoutSlot::ffn_hidden), &rows,
                hidden, bits);
   ffn_out.forward(ctx, hidden, rows, training, branch);
@@ -117,7 +116,8 @@ void EncoderLayer::backward(Context& ctx, const Saved& saved, const Packing& pac
   const Dropout drop2 = active(dropout, training, index, DropoutSlot::ffn_residual);
   TensorView dbranch = dy;
   if (drop2.active() || want_h) dbranch = scratch.take({n, dim}, type);
-  norm2.backward(ctx, saved.norm2, dy, drop2, &rows, dy, dbranch.data() == dy.data() ? TensorView() : dbranch);
+  norm2.backward(ctx, saved.norm2, dy, drop2, &rows, dy,
+                 dbranch.data() == dy.data() ? TensorView() : dbranch);
   TensorView dhidden;
   if (want_hidden) dhidden = scratch.take({n, ffn_in.out()}, type);
   ffn_out.backward(ctx, saved.hidden, dbranch, rows, training, false, dhidden);
@@ -144,7 +144,8 @@ void EncoderLayer::backward(Context& ctx, const Saved& saved, const Packing& pac
 
   // The residual's gradient (dy) starts dx; with CLS rows it is scattered to the first tokens.
   if (which == LayerRows::all) {
-    if (want_q) q.backward(ctx, saved.x_rows, dq, rows, training, true, want_dx ? dy : TensorView());
+    if (want_q)
+      q.backward(ctx, saved.x_rows, dq, rows, training, true, want_dx ? dy : TensorView());
     if (want_dx) {
       k.backward(ctx, saved.x, dk, packing, training, true, dy);
       v.backward(ctx, saved.x, dv, packing, training, false, dx);
@@ -152,7 +153,8 @@ void EncoderLayer::backward(Context& ctx, const Saved& saved, const Packing& pac
       return;
     }
   } else {
-    if (want_q) q.backward(ctx, saved.x_rows, dq, rows, training, true, want_dx ? dy : TensorView());
+    if (want_q)
+      q.backward(ctx, saved.x_rows, dq, rows, training, true, want_dx ? dy : TensorView());
     if (want_dx) {
       pool_backward(ctx, Pooling::cls, dy, {}, packing, dx);
       k.backward(ctx, saved.x, dk, packing, training, true, dx);

@@ -37,13 +37,13 @@ struct EncoderLayer {
 
   // What the backward pass reads; views into the activation arena.
   struct Saved {
-    ConstTensorView x;            // [tokens, dim]
-    ConstTensorView x_rows;       // x, or its CLS rows
-    ConstTensorView q, k, v;      // [rows or tokens, dim]
-    ConstTensorView o, lse;       // [rows, dim], [rows, heads]
-    ConstTensorView h;            // [rows, dim]
-    ConstTensorView hidden;       // [rows, ffn]: only when ffn_out has something to train
-    ConstTensorView bits;         // [rows, ffn / 8]
+    ConstTensorView x;        // [tokens, dim]
+    ConstTensorView x_rows;   // x, or its CLS rows
+    ConstTensorView q, k, v;  // [rows or tokens, dim]
+    ConstTensorView o, lse;   // [rows, dim], [rows, heads]
+    ConstTensorView h;        // [rows, dim]
+    ConstTensorView hidden;   // [rows, ffn]: only when ffn_out has something to train
+    ConstTensorView bits;     // [rows, ffn / 8]
     LayerNorm::Saved norm1, norm2;
   };
   // Named activations for `trace`; empty views are not filled.

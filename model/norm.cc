@@ -25,7 +25,8 @@ void LayerNorm::backward(Context& ctx, const Saved& saved, ConstTensorView dy, D
                          const Packing* packing, TensorView dx, TensorView dbranch) {
   layer_norm_backward(ctx, dy, {.y = saved.y, .xhat = saved.xhat, .rstd = saved.rstd},
                       std::as_const(gamma->value).view(), std::as_const(beta->value).view(),
-                      dropout, packing, dx, dbranch, gamma->grad.empty() ? TensorView() : gamma->grad.view(),
+                      dropout, packing, dx, dbranch,
+                      gamma->grad.empty() ? TensorView() : gamma->grad.view(),
                       beta->grad.empty() ? TensorView() : beta->grad.view());
 }
 

@@ -29,11 +29,7 @@ class Array {
   SCGRAFT_HD int64_t dim(int i) const { return dims_[i]; }
   SCGRAFT_HD T* data() const { return data_; }
   // Row r of a matrix.
-  SCGRAFT_HD T* row(int64_t r) const
-    requires(N == 2)
-  {
-    return data_ + r * dims_[1];
-  }
+  SCGRAFT_HD T* row(int64_t r) const requires(N == 2) { return data_ + r * dims_[1]; }
 
  private:
   T* data_ = nullptr;

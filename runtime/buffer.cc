@@ -16,7 +16,8 @@ Buffer::Buffer(int64_t nbytes, Device device) : nbytes_(nbytes), device_(device)
   if (data == nullptr)
     throw Error(cat("out of host memory: ", nbytes, " bytes were asked for"), "E-MEMORY");
   std::memset(data, 0, padded);
-  owner_ = std::shared_ptr<const void>(data, [](const void* p) { std::free(const_cast<void*>(p)); });
+  owner_ =
+      std::shared_ptr<const void>(data, [](const void* p) { std::free(const_cast<void*>(p)); });
   data_ = data;
 }
 

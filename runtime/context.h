@@ -9,8 +9,8 @@
 namespace scgraft {
 
 struct ContextOptions {
-  int threads = 0;         // 0: default_threads()
-  bool reference = false;  // run the plain-loop definition of every operation
+  int threads = 0;           // 0: default_threads()
+  bool reference = false;    // run the plain-loop definition of every operation
   int64_t memory_limit = 0;  // bytes for activations; 0: no limit but the machine's
 };
 

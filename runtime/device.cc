@@ -9,8 +9,9 @@ namespace scgraft {
 Device Device::parse(std::string_view text) {
   if (text == "cpu" || text == "auto") return cpu();
   if (text == "cuda" || text.starts_with("cuda:")) {
-    DeviceError error(cat("device ", text, " was asked for, but this program was built without CUDA"),
-                      "E-DEVICE-NONE");
+    DeviceError error(
+        cat("device ", text, " was asked for, but this program was built without CUDA"),
+        "E-DEVICE-NONE");
     error.set_hint("--device cpu");
     throw error;
   }

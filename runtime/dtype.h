@@ -19,13 +19,17 @@ enum class DType : uint8_t { f32, bf16, f16, f64, i64, i32, i16, i8, u8, boolean
 constexpr int64_t size_of(DType t) {
   switch (t) {
     case DType::f64:
-    case DType::i64: return 8;
+    case DType::i64:
+      return 8;
     case DType::f32:
-    case DType::i32: return 4;
+    case DType::i32:
+      return 4;
     case DType::bf16:
     case DType::f16:
-    case DType::i16: return 2;
-    default: return 1;
+    case DType::i16:
+      return 2;
+    default:
+      return 1;
   }
 }
 
@@ -59,16 +63,46 @@ float to_float(f16 value);
 
 template <class T>
 struct DTypeOf;
-template <> struct DTypeOf<float> { static constexpr DType value = DType::f32; };
-template <> struct DTypeOf<bf16> { static constexpr DType value = DType::bf16; };
-template <> struct DTypeOf<f16> { static constexpr DType value = DType::f16; };
-template <> struct DTypeOf<double> { static constexpr DType value = DType::f64; };
-template <> struct DTypeOf<int64_t> { static constexpr DType value = DType::i64; };
-template <> struct DTypeOf<int32_t> { static constexpr DType value = DType::i32; };
-template <> struct DTypeOf<int16_t> { static constexpr DType value = DType::i16; };
-template <> struct DTypeOf<int8_t> { static constexpr DType value = DType::i8; };
-template <> struct DTypeOf<uint8_t> { static constexpr DType value = DType::u8; };
-template <> struct DTypeOf<bool> { static constexpr DType value = DType::boolean; };
+template <>
+struct DTypeOf<float> {
+  static constexpr DType value = DType::f32;
+};
+template <>
+struct DTypeOf<bf16> {
+  static constexpr DType value = DType::bf16;
+};
+template <>
+struct DTypeOf<f16> {
+  static constexpr DType value = DType::f16;
+};
+template <>
+struct DTypeOf<double> {
+  static constexpr DType value = DType::f64;
+};
+template <>
+struct DTypeOf<int64_t> {
+  static constexpr DType value = DType::i64;
+};
+template <>
+struct DTypeOf<int32_t> {
+  static constexpr DType value = DType::i32;
+};
+template <>
+struct DTypeOf<int16_t> {
+  static constexpr DType value = DType::i16;
+};
+template <>
+struct DTypeOf<int8_t> {
+  static constexpr DType value = DType::i8;
+};
+template <>
+struct DTypeOf<uint8_t> {
+  static constexpr DType value = DType::u8;
+};
+template <>
+struct DTypeOf<bool> {
+  static constexpr DType value = DType::boolean;
+};
 
 // A type as a value, for typed lambdas: visit_real(t, [&]<class T>(Type<T>) { ... }).
 template <class T>
@@ -88,16 +122,26 @@ decltype(auto) visit_real(DType t, F&& f) {
 template <class F>
 decltype(auto) visit_any(DType t, F&& f) {
   switch (t) {
-    case DType::f32: return f(Type<float>{});
-    case DType::bf16: return f(Type<bf16>{});
-    case DType::f16: return f(Type<f16>{});
-    case DType::f64: return f(Type<double>{});
-    case DType::i64: return f(Type<int64_t>{});
-    case DType::i32: return f(Type<int32_t>{});
-    case DType::i16: return f(Type<int16_t>{});
-    case DType::i8: return f(Type<int8_t>{});
-    case DType::u8: return f(Type<uint8_t>{});
-    case DType::boolean: return f(Type<bool>{});
+    case DType::f32:
+      return f(Type<float>{});
+    case DType::bf16:
+      return f(Type<bf16>{});
+    case DType::f16:
+      return f(Type<f16>{});
+    case DType::f64:
+      return f(Type<double>{});
+    case DType::i64:
+      return f(Type<int64_t>{});
+    case DType::i32:
+      return f(Type<int32_t>{});
+    case DType::i16:
+      return f(Type<int16_t>{});
+    case DType::i8:
+      return f(Type<int8_t>{});
+    case DType::u8:
+      return f(Type<uint8_t>{});
+    case DType::boolean:
+      return f(Type<bool>{});
   }
   throw TypeError("unknown element type");
 }

@@ -32,9 +32,7 @@ class Tensor {
   bool is_shared() const { return buffer_.is_shared(); }
 
   ConstTensorView view() const { return {buffer_.data(), shape_, dtype_, device()}; }
-  TensorView view() {
-    return {buffer_.data(), shape_, dtype_, device()};
-  }
+  TensorView view() { return {buffer_.data(), shape_, dtype_, device()}; }
   template <class T, int N>
   auto as() {
     return view().as<T, N>();

@@ -24,8 +24,8 @@ class BasicTensorView {
       : data_(data), shape_(shape), dtype_(dtype), device_(device) {}
   // A mutable view is also a const view.
   template <class Other>
-    requires(std::is_const_v<Void> && !std::is_const_v<Other>)
-  BasicTensorView(const BasicTensorView<Other>& other)  // NOLINT(google-explicit-constructor)
+  requires(std::is_const_v<Void> && !std::is_const_v<Other>)
+      BasicTensorView(const BasicTensorView<Other>& other)  // NOLINT(google-explicit-constructor)
       : BasicTensorView(other.data(), other.shape(), other.dtype(), other.device()) {}
 
   bool empty() const { return data_ == nullptr; }

@@ -20,9 +20,12 @@ inline Tolerance tolerance(DType storage, int64_t k) {
   constexpr double kF32 = 6.0e-8;
   constexpr double kBf16 = 3.9e-3;
   switch (storage) {
-    case DType::f64: return {8 * 1.1e-16 * root, 8 * 1.1e-16 * root};
-    case DType::bf16: return {2 * kBf16 + 8 * kF32 * root, 2 * kBf16 + 8 * kF32 * root};
-    default: return {8 * kF32 * root, 8 * kF32 * root};
+    case DType::f64:
+      return {8 * 1.1e-16 * root, 8 * 1.1e-16 * root};
+    case DType::bf16:
+      return {2 * kBf16 + 8 * kF32 * root, 2 * kBf16 + 8 * kF32 * root};
+    default:
+      return {8 * kF32 * root, 8 * kF32 * root};
   }
 }
 

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/attention.h"
-
 #include <vector>
 
 #include "benchmarks/kernels/bench.h"
+#include "kernels/attention.h"
 
 namespace scgraft {
 namespace {
@@ -21,7 +20,8 @@ std::vector<int32_t> offsets_of(const std::vector<int32_t>& lengths) {
 std::vector<int32_t> ragged(int64_t cells) {
   RandomStream stream(1, RandomUse::simulate);
   std::vector<int32_t> lengths;
-  for (int64_t i = 0; i < cells; ++i) lengths.push_back(200 + static_cast<int32_t>(stream.below(801)));
+  for (int64_t i = 0; i < cells; ++i)
+    lengths.push_back(200 + static_cast<int32_t>(stream.below(801)));
   return lengths;
 }
 
@@ -94,7 +94,7 @@ void backward(benchmark::State& state, const std::vector<int32_t>& queries,
   report(state, c.backward_cost());
 }
 
-#define ATTENTION_BENCH(name, ...)                                                         \
+#define ATTENTION_BENCH(name, ...)                                                             \
   BENCHMARK_CAPTURE(forward, name, __VA_ARGS__)->UseRealTime()->Unit(benchmark::kMillisecond); \
   BENCHMARK_CAPTURE(backward, name, __VA_ARGS__)->UseRealTime()->Unit(benchmark::kMillisecond)
 

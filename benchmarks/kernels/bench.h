@@ -20,10 +20,10 @@ inline void report(benchmark::State& state, Cost cost) {
   using benchmark::Counter;
   state.counters["bytes"] = static_cast<double>(cost.bytes);
   state.counters["flops"] = static_cast<double>(cost.flops);
-  state.counters["GB/s"] = Counter(1e-9 * static_cast<double>(cost.bytes),
-                                   Counter::kIsIterationInvariantRate);
-  state.counters["GFLOP/s"] = Counter(1e-9 * static_cast<double>(cost.flops),
-                                      Counter::kIsIterationInvariantRate);
+  state.counters["GB/s"] =
+      Counter(1e-9 * static_cast<double>(cost.bytes), Counter::kIsIterationInvariantRate);
+  state.counters["GFLOP/s"] =
+      Counter(1e-9 * static_cast<double>(cost.flops), Counter::kIsIterationInvariantRate);
 }
 
 inline Tensor random_tensor(Shape shape, uint32_t which = 0) {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/contrastive.h"
-
 #include "benchmarks/kernels/bench.h"
+#include "kernels/contrastive.h"
 
 namespace scgraft {
 namespace {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/linear.h"
-
 #include "benchmarks/kernels/bench.h"
+#include "kernels/linear.h"
 
 namespace scgraft {
 namespace {

@@ -56,8 +56,19 @@ struct Call {
                        dv.view());
   }
   Call converted(DType dtype) const {
-    return {queries, keys, heads, dropout, q.converted(dtype), k.converted(dtype),
-            v.converted(dtype), dout.converted(dtype), {}, {}, {}, {}, {}};
+    return {queries,
+            keys,
+            heads,
+            dropout,
+            q.converted(dtype),
+            k.converted(dtype),
+            v.converted(dtype),
+            dout.converted(dtype),
+            {},
+            {},
+            {},
+            {},
+            {}};
   }
   static void poison(Tensor& t) {
     visit_real(t.dtype(), [&]<class T>(Type<T>) {
@@ -68,12 +79,22 @@ struct Call {
 
 class AttentionTest : public OpTest {
  protected:
-  Call call(const Cells& queries, const Cells& keys, int64_t heads, int64_t head_dim,
-            float p = 0) {
+  Call call(const Cells& queries, const Cells& keys, int64_t heads, int64_t head_dim, float p = 0) {
     const Shape query_shape{queries.tokens(), heads * head_dim};
     const Shape key_shape{keys.tokens(), heads * head_dim};
-    return {queries, keys, heads, {p, kSite}, random(query_shape), random(key_shape),
-            random(key_shape), random(query_shape), {}, {}, {}, {}, {}};
+    return {queries,
+            keys,
+            heads,
+            {p, kSite},
+            random(query_shape),
+            random(key_shape),
+            random(key_shape),
+            random(query_shape),
+            {},
+            {},
+            {},
+            {},
+            {}};
   }
   Call call(const Cells& cells, int64_t heads, int64_t head_dim, float p = 0) {
     return call(cells, cells, heads, head_dim, p);
@@ -275,8 +296,8 @@ void expect_all_same_bits(const Call& a, const Call& b) {
 
 TEST_P(AttentionTest, ThreadCountDoesNotChangeABit) {
   Call c = call(Cells({33, 140, 7, 200}), 3, 16, 0.2f);
-  Call one{c.queries, c.keys, c.heads, c.dropout, c.q.clone(), c.k.clone(), c.v.clone(),
-           c.dout.clone(), {}, {}, {}, {}, {}};
+  Call one{c.queries,      c.keys, c.heads, c.dropout, c.q.clone(), c.k.clone(), c.v.clone(),
+           c.dout.clone(), {},     {},      {},        {},          {}};
   c.forward(ctx());
   c.backward(ctx());
   Context single(Device::cpu(), {.threads = 1, .reference = GetParam().reference});
@@ -294,8 +315,19 @@ TEST_P(AttentionTest, BatchMatesDoNotChangeABit) {
     return tensor_of({140, t.dim(1)}, t.dtype(), values_of(t.view().rows(33, 173)));
   };
   ASSERT_EQ(c.q.dim(1), dim);
-  Call alone{Cells({140}, 8), Cells({140}, 8), 2, c.dropout, rows(c.q), rows(c.k), rows(c.v),
-             rows(c.dout), {}, {}, {}, {}, {}};
+  Call alone{Cells({140}, 8),
+             Cells({140}, 8),
+             2,
+             c.dropout,
+             rows(c.q),
+             rows(c.k),
+             rows(c.v),
+             rows(c.dout),
+             {},
+             {},
+             {},
+             {},
+             {}};
   alone.forward(ctx());
   alone.backward(ctx());
   expect_same_bits(c.o.view().rows(33, 173), alone.o.view());
@@ -315,8 +347,19 @@ TEST_P(AttentionTest, OrderOfKeysDoesNotMatter) {
       to.insert(to.end(), from.begin() + row * 32, from.begin() + (row + 1) * 32);
     return tensor(t.shape(), to);
   };
-  Call other{c.queries, c.keys, c.heads, c.dropout, c.q.clone(), reversed(c.k), reversed(c.v),
-             c.dout.clone(), {}, {}, {}, {}, {}};
+  Call other{c.queries,
+             c.keys,
+             c.heads,
+             c.dropout,
+             c.q.clone(),
+             reversed(c.k),
+             reversed(c.v),
+             c.dout.clone(),
+             {},
+             {},
+             {},
+             {},
+             {}};
   for (Call* each : {&c, &other}) {
     each->forward(ctx());
     each->backward(ctx());
@@ -326,8 +369,19 @@ TEST_P(AttentionTest, OrderOfKeysDoesNotMatter) {
   expect_close(other.dk.view(), reversed(c.dk).view(), n);
   expect_close(other.dv.view(), reversed(c.dv).view(), n);
   // All tokens in another order: the same rows in that order, which is what makes a cell a set.
-  Call moved{c.queries, c.keys, c.heads, c.dropout, reversed(c.q), reversed(c.k), reversed(c.v),
-             reversed(c.dout), {}, {}, {}, {}, {}};
+  Call moved{c.queries,
+             c.keys,
+             c.heads,
+             c.dropout,
+             reversed(c.q),
+             reversed(c.k),
+             reversed(c.v),
+             reversed(c.dout),
+             {},
+             {},
+             {},
+             {},
+             {}};
   moved.forward(ctx());
   moved.backward(ctx());
   expect_close(moved.o.view(), reversed(c.o).view(), n);
@@ -347,8 +401,19 @@ TEST_P(AttentionTest, ABatchOfTwoEqualsTwoBatchesOfOne) {
       return tensor_of({end - begin, t.dim(1)}, t.dtype(), values_of(t.view().rows(begin, end)));
     };
     const Cells own({end - begin}, both.keys.ids[cell]);
-    Call one{own, own, 2, both.dropout, rows(both.q), rows(both.k), rows(both.v), rows(both.dout),
-             {}, {}, {}, {}, {}};
+    Call one{own,
+             own,
+             2,
+             both.dropout,
+             rows(both.q),
+             rows(both.k),
+             rows(both.v),
+             rows(both.dout),
+             {},
+             {},
+             {},
+             {},
+             {}};
     one.forward(ctx());
     one.backward(ctx());
     expect_same_bits(one.o.view(), both.o.view().rows(begin, end));
@@ -445,8 +510,9 @@ TEST_P(AttentionTest, ErrorsSayWhatWasWantedAndWhatCame) {
   const Cells one({7});
   expect_error("packings of the same cells, got 2 and 3 offsets",
                [&] { run(c.q, c.k, one.packing(), 2, {}, c.o, c.lse); });
-  expect_error("the dropout probability must be below 255.5/256, got 1",
-               [&] { run(c.q, c.k, cells, 2, {1.0f, kSite}, c.o, c.lse); });
+  expect_error("the dropout probability must be below 255.5/256, got 1", [&] {
+    run(c.q, c.k, cells, 2, {1.0f, kSite}, c.o, c.lse);
+  });
   Tensor integers({7, 16}, DType::i32);
   expect_error("attention: computes on f32 or f64, q is i32; convert it first",
                [&] { run(integers, c.k, cells, 2, {}, c.o, c.lse); });

@@ -113,8 +113,8 @@ TEST_P(LinearTest, ATermEqualsTheMergedWeight) {
   for (int64_t i = 0; i < out; ++i)
     for (int64_t j = 0; j < in; ++j)
       for (int64_t r = 0; r < rank; ++r)
-        merged[static_cast<size_t>(i * in + j)] += 0.25 * vb[static_cast<size_t>(i * rank + r)] *
-                                                   va[static_cast<size_t>(r * in + j)];
+        merged[static_cast<size_t>(i * in + j)] +=
+            0.25 * vb[static_cast<size_t>(i * rank + r)] * va[static_cast<size_t>(r * in + j)];
   const LowRank term{a.view(), b.view(), 0.25, {}};
   Tensor y = poisoned({65, out}), want = poisoned({65, out});
   linear(ctx(), x.view(), packed(w), {}, {&term, 1}, nullptr, y.view());
@@ -369,10 +369,12 @@ TEST_P(LinearTest, ErrorsNameTheShapeTheyWanted) {
   const auto run = [&](const LowRank& term, const Packing* packing) {
     linear(ctx(), good.view(), packed(w), {}, {&term, 1}, packing, y.view());
   };
-  expect_error("linear: low-rank b must be [4, 3], got [4, 2]",
-               [&] { run({a.view(), narrow.view(), 1, {}}, nullptr); });
-  expect_error("linear: low-rank a must be [rank, 6], got [4, 2]",
-               [&] { run({narrow.view(), b.view(), 1, {}}, nullptr); });
+  expect_error("linear: low-rank b must be [4, 3], got [4, 2]", [&] {
+    run({a.view(), narrow.view(), 1, {}}, nullptr);
+  });
+  expect_error("linear: low-rank a must be [rank, 6], got [4, 2]", [&] {
+    run({narrow.view(), b.view(), 1, {}}, nullptr);
+  });
   const LowRank drops{a.view(), b.view(), 1, {.p = 0.5f, .site = 1030}};
   expect_error("linear: dropout 0.5 needs the packing of the rows, got none",
                [&] { run(drops, nullptr); });
@@ -381,9 +383,8 @@ TEST_P(LinearTest, ErrorsNameTheShapeTheyWanted) {
   const Packing nameless = Packing::over(offsets);
   expect_error("linear: dropout needs the id of each of the 1 cells, got 0",
                [&] { run(drops, &nameless); });
-  expect_error("linear: bias must be [4]", [&] {
-    linear(ctx(), good.view(), packed(w), bias.view(), {}, nullptr, y.view());
-  });
+  expect_error("linear: bias must be [4]",
+               [&] { linear(ctx(), good.view(), packed(w), bias.view(), {}, nullptr, y.view()); });
   const Tensor dy = random({2, 4});
   Tensor da = zeros({3, 5}), dw = zeros({6, 4});
   expect_error("low_rank_backward: da must be [3, 6], got [3, 5]", [&] {
@@ -394,9 +395,8 @@ TEST_P(LinearTest, ErrorsNameTheShapeTheyWanted) {
     linear_backward_weight(ctx(), good.view(), dy.view(), nameless, dw.view(), {});
   });
   const Packing none;
-  expect_error("the packing has no offsets", [&] {
-    linear_backward_weight(ctx(), good.view(), dy.view(), none, {}, {});
-  });
+  expect_error("the packing has no offsets",
+               [&] { linear_backward_weight(ctx(), good.view(), dy.view(), none, {}, {}); });
 }
 
 }  // namespace

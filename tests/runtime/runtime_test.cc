@@ -33,8 +33,9 @@ TEST(Philox, MatchesKnownAnswers) {
   const uint32_t ones = 0xffffffffu;
   EXPECT_EQ(philox({ones, ones, ones, ones}, {ones, ones}),
             (PhiloxCounter{0x408f276du, 0x41c83b0eu, 0xa20bc7c6u, 0x6d5451fdu}));
-  EXPECT_EQ(philox({0x243f6a88u, 0x85a308d3u, 0x13198a2eu, 0x03707344u}, {0xa4093822u, 0x299f31d0u}),
-            (PhiloxCounter{0xd16cfe09u, 0x94fdccebu, 0x5001e420u, 0x24126ea1u}));
+  EXPECT_EQ(
+      philox({0x243f6a88u, 0x85a308d3u, 0x13198a2eu, 0x03707344u}, {0xa4093822u, 0x299f31d0u}),
+      (PhiloxCounter{0xd16cfe09u, 0x94fdccebu, 0x5001e420u, 0x24126ea1u}));
 }
 
 TEST(RandomStream, BelowStaysInRangeAndCoversIt) {
@@ -75,8 +76,8 @@ TEST(Arena, ScopeGivesBackAndPeakRemembers) {
 
 TEST(Bf16, RoundsToNearestEven) {
   EXPECT_EQ(bf16(1.0f).bits, 0x3f80);
-  EXPECT_EQ(static_cast<float>(bf16(1.00390625f)), 1.0f);         // half way, to even
-  EXPECT_EQ(static_cast<float>(bf16(1.01171875f)), 1.015625f);    // half way, to even
+  EXPECT_EQ(static_cast<float>(bf16(1.00390625f)), 1.0f);       // half way, to even
+  EXPECT_EQ(static_cast<float>(bf16(1.01171875f)), 1.015625f);  // half way, to even
   EXPECT_TRUE(std::isnan(static_cast<float>(bf16(NAN))));
 }
 
@@ -97,9 +98,8 @@ TEST(TensorView, ChecksTypeAndRank) {
 
 TEST(Parallel, RethrowsTheErrorOfABody) {
   Context ctx(Device::cpu(), {.threads = 2});
-  expect_error("seven", [&] {
-    parallel_for(ctx, 20, [](int64_t i) { require(i != 7, "seven"); });
-  });
+  expect_error("seven",
+               [&] { parallel_for(ctx, 20, [](int64_t i) { require(i != 7, "seven"); }); });
 }
 
 TEST(Device, RefusesWhatThisBuildLacks) {

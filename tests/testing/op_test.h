@@ -48,7 +48,7 @@ class OpTest : public ::testing::TestWithParam<OpMode> {
   uint32_t draws_ = 0;
 };
 
-#define INSTANTIATE_OP_TEST(Suite)                                               \
+#define INSTANTIATE_OP_TEST(Suite)                                                   \
   INSTANTIATE_TEST_SUITE_P(Modes, Suite, ::testing::ValuesIn(::scgraft::op_modes()), \
                            [](const auto& mode) { return mode.param.name; })
 
@@ -77,8 +77,8 @@ double dot(ConstTensorView a, ConstTensorView b);
 std::string shared_path(const std::string& relative);
 
 // Skips the test, saying which file is missing, when the shared test data is not on this machine.
-#define SCGRAFT_NEEDS_SHARED(relative)                                            \
-  if (::scgraft::shared_path(relative).empty())                                   \
+#define SCGRAFT_NEEDS_SHARED(relative)          \
+  if (::scgraft::shared_path(relative).empty()) \
   GTEST_SKIP() << "shared test data is not on this machine: " << (relative)
 
 }  // namespace scgraft
