@@ -4,11 +4,20 @@
 #include <cstring>
 
 #include "kernels/dropout_rows.h"
+#include "kernels/relu_dropout_simd.h"
 #include "kernels/require_tensor.h"
 #include "kernels/rows.h"
+#include "runtime/cpu.h"
 
 namespace scgraft {
 namespace {
+
+const ReluDropoutSimd& simd() {
+#if defined(__x86_64__)
+  if (cpu_level() == CpuLevel::v4) return v4::relu_dropout_simd;
+#endif
+  return v3::relu_dropout_simd;
+}
 
 void check(const char* op, Context& ctx, ConstTensorView in, const char* in_name,
            ConstTensorView out, const char* out_name, ConstTensorView bits) {
@@ -47,42 +56,14 @@ void forward_definition(const RowDropout& drop, Array<const T, 2> x, Array<T, 2>
   }
 }
 
-// One bit per flag byte (0 or 1): the product gathers the low bit of byte l at bit 56 + l.
-inline uint8_t pack8(const uint8_t* flags) {
-  uint64_t word;
-  std::memcpy(&word, flags, 8);
-  return static_cast<uint8_t>((word * 0x0102040810204080u) >> 56);
-}
-
-// y and bits of at most RowDropout::kPiece features; drop(i, value) applies the mask.
-template <class Drop>
-void forward_piece(const float* x, int64_t n, float* y, uint8_t* bits, Drop&& drop) {
-  uint8_t flags[RowDropout::kPiece];
-  if (bits != nullptr && n % 8 != 0) std::memset(flags + n / 8 * 8, 0, 8);
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) {
-    const float value = drop(i, relu(x[i]));
-    y[i] = value;
-    flags[i] = value > 0 ? 1 : 0;
-  }
-  if (bits == nullptr) return;
-  for (int64_t b = 0; b < (n + 7) / 8; ++b) bits[b] = pack8(flags + 8 * b);
-}
-
 void forward_row(const RowDropout& drop, const float* x, int64_t row, int64_t dim, float* y,
                  uint8_t* bits) {
-  const auto piece_bits = [&](int64_t f) { return bits == nullptr ? nullptr : bits + f / 8; };
-  if (drop.active()) {
-    const Keep keep = drop.keep();
-    drop.pieces(row, 0, dim, [&](int64_t f, int64_t n, const uint16_t* lanes) {
-      forward_piece(x + f, n, y + f, piece_bits(f),
-                    [=](int64_t i, float value) { return keep(lanes[i], value); });
-    });
-    return;
-  }
-  for (int64_t f = 0; f < dim; f += RowDropout::kPiece)
-    forward_piece(x + f, std::min(RowDropout::kPiece, dim - f), y + f, piece_bits(f),
-                  [](int64_t, float value) { return value; });
+  if (!drop.active()) return simd().forward(x, nullptr, 0, 1.0f, dim, y, bits);
+  const Keep keep = drop.keep();
+  drop.pieces(row, 0, dim, [&](int64_t f, int64_t n, const uint16_t* lanes) {
+    simd().forward(x + f, lanes, keep.threshold, keep.scale, n, y + f,
+                   bits == nullptr ? nullptr : bits + f / 8);
+  });
 }
 
 template <class T>
@@ -91,16 +72,6 @@ void backward_definition(Array<const T, 2> dy, Array<const uint8_t, 2> bits, T s
   for (int64_t r = 0; r < dy.dim(0); ++r)
     for (int64_t f = 0; f < dy.dim(1); ++f)
       dx(r, f) = (bits(r, f / 8) >> (f % 8) & 1) != 0 ? dy(r, f) * scale : T(0);
-}
-
-void backward_row(const float* dy, const uint8_t* bits, float scale, int64_t dim, float* dx) {
-  int64_t f = 0;
-  for (; f + 8 <= dim; f += 8) {
-    const int32_t byte = bits[f / 8];
-#pragma omp simd
-    for (int l = 0; l < 8; ++l) dx[f + l] = (byte & (1 << l)) != 0 ? dy[f + l] * scale : 0.0f;
-  }
-  for (; f < dim; ++f) dx[f] = (bits[f / 8] >> (f % 8) & 1) != 0 ? dy[f] * scale : 0.0f;
 }
 
 }  // namespace
@@ -144,7 +115,7 @@ void relu_dropout_backward(Context& ctx, ConstTensorView dy, ConstTensorView bit
       if (!ctx.reference()) {
         for_row_panels(ctx, dy.dim(0), [&](int64_t begin, int64_t end) {
           for (int64_t r = begin; r < end; ++r)
-            backward_row(in.row(r), mask.row(r), scale, dy.dim(1), out.row(r));
+            simd().backward(in.row(r), mask.row(r), scale, dy.dim(1), out.row(r));
         });
         return;
       }

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <cstdint>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 // Vectors of floats for the `*_simd.cc` files, which are compiled once per CPU level; everything
 // here lives in a namespace of that level (v3, v4). Include it from those files only, and put
@@ -31,6 +34,19 @@ inline void store(float* p, VecF v) { __builtin_memcpy(p, &v, sizeof v); }
 inline VecF splat(float x) { return x - VecF{}; }  // x - 0 folds for -0 too, 0 + x does not
 inline VecF select(VecI mask, VecF yes, VecF no) { return mask ? yes : no; }
 inline VecF vmax(VecF a, VecF b) { return a > b ? a : b; }
+
+// Bit l of the result: lane l of a comparison.
+inline uint32_t bits_of(VecI comparison) {
+#if defined(__AVX512F__)
+  return _mm512_movepi32_mask(reinterpret_cast<__m512i>(comparison));
+#elif defined(__AVX2__)
+  return static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(comparison)));
+#else
+  uint32_t bits = 0;
+  for (int lane = 0; lane < kLanes; ++lane) bits |= (comparison[lane] & 1u) << lane;
+  return bits;
+#endif
+}
 
 // The lanes moved down by half the vector, a quarter ... : the steps of a reduction tree.
 #if defined(__AVX512F__)
