@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <bit>
 #include <cstdint>
 
 #include "kernels/dropout.h"
@@ -16,7 +17,11 @@ struct RowPlace {
 struct Keep {
   uint32_t threshold;
   float scale;
-  float operator()(uint16_t lane, float x) const { return lane >= threshold ? x * scale : 0.0f; }
+  // A mask of bits instead of a condition: compilers make vectors of it.
+  float operator()(uint16_t lane, float x) const {
+    const uint32_t kept = 0u - static_cast<uint32_t>(lane >= threshold);
+    return std::bit_cast<float>(std::bit_cast<uint32_t>(x * scale) & kept);
+  }
 };
 
 // Hidden dropout (kernels/dropout.h) of the rows of one tensor: checks it once, then says per
