@@ -84,7 +84,10 @@ void outer_block(const float* g, const float* x, float scale, float* c, int64_t 
   VecF sum[J][V] = {};
   for (int64_t r = 0; r < rows; ++r) {
     VecF v[V];
-    for (int i = 0; i < V; ++i) v[i] = load(x + r * n + i * kLanes);
+    for (int i = 0; i < V; ++i) {
+      v[i] = load(x + r * n + i * kLanes);
+      __builtin_prefetch(x + (r + 16) * n + i * kLanes);  // does not fault behind the last row
+    }
     for (int j = 0; j < J; ++j) {
       const float w = g[r * rank + j];
       for (int i = 0; i < V; ++i) sum[j][i] += w * v[i];
@@ -106,21 +109,25 @@ void outer_column(const float* g, const float* x, float scale, float* c, int64_t
   }
 }
 
+// Columns of kVecs vectors, all ranks: in blocks of eight where the registers hold their sums.
+template <int kVecs>
+void outer_columns(const float* g, const float* x, float scale, float* c, int64_t rows, int64_t n,
+                   int64_t rank) {
+  int64_t j = 0;
+#if defined(__AVX512F__)
+  for (; j + 8 <= rank; j += 8) outer_block<8, kVecs>(g + j, x, scale, c + j * n, rows, n, rank);
+#endif
+  for (; j + 4 <= rank; j += 4) outer_block<4, kVecs>(g + j, x, scale, c + j * n, rows, n, rank);
+  for (; j < rank; ++j) outer_block<1, kVecs>(g + j, x, scale, c + j * n, rows, n, rank);
+}
+
 void outer(const float* g, const float* x, float scale, float* c, int64_t rows, int64_t n,
            int64_t rank, int64_t begin, int64_t end) {
+  constexpr int kVecs = 2;
   int64_t k = begin;
-  for (; k + 4 * kLanes <= end; k += 4 * kLanes) {
-    int64_t j = 0;
-    for (; j + 4 <= rank; j += 4)
-      outer_block<4, 4>(g + j, x + k, scale, c + j * n + k, rows, n, rank);
-    for (; j < rank; ++j) outer_block<1, 4>(g + j, x + k, scale, c + j * n + k, rows, n, rank);
-  }
-  for (; k + kLanes <= end; k += kLanes) {
-    int64_t j = 0;
-    for (; j + 4 <= rank; j += 4)
-      outer_block<4, 1>(g + j, x + k, scale, c + j * n + k, rows, n, rank);
-    for (; j < rank; ++j) outer_block<1, 1>(g + j, x + k, scale, c + j * n + k, rows, n, rank);
-  }
+  for (; k + kVecs * kLanes <= end; k += kVecs * kLanes)
+    outer_columns<kVecs>(g, x + k, scale, c + k, rows, n, rank);
+  for (; k + kLanes <= end; k += kLanes) outer_columns<1>(g, x + k, scale, c + k, rows, n, rank);
   for (; k < end; ++k) outer_column(g, x + k, scale, c + k, rows, n, rank);
 }
 
