@@ -10,17 +10,11 @@
 namespace scgraft::SCGRAFT_SIMD_LEVEL {
 namespace {
 
-#ifndef FQ
-#define FQ 24
-#define FK 128
-#define BQ 64
-#define BK 128
-#endif
 // Tiles of scores, chosen so that a tile and the panel it meets stay in the first-level cache.
-constexpr int64_t kForwardQueries = FQ;
-constexpr int64_t kForwardKeys = FK;
-constexpr int64_t kBackwardQueries = BQ;
-constexpr int64_t kBackwardKeys = BK;
+constexpr int64_t kForwardQueries = 24;
+constexpr int64_t kForwardKeys = 128;
+constexpr int64_t kBackwardQueries = 64;
+constexpr int64_t kBackwardKeys = 128;
 constexpr int64_t kBlockKeys = 16;  // keys of one Philox call
 static_assert(kForwardKeys % kPanel == 0 && kBackwardKeys % kPanel == 0);
 
