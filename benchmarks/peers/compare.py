@@ -189,12 +189,6 @@ def compare_embed(c):
     reference = f"{folder}/embedding.safetensors"
     mine = run(ours("embed", folder=folder, threads=c.args.threads, out=reference), c.args.threads)
     expect(mine["same_bits"], "embeddings are the same bits for any batch, order and threads")
-    variants = ["eager", "sdpa", "stock", "sorted"]
-    for variant in variants:
-        theirs = run(python("embed.py", folder, variant, "--batch", 32, "--reference", reference),
-                     c.args.threads)
-        expect(theirs["difference"] <= AGREEMENT,
-               f"{variant}: embeddings {theirs['difference']:.1e} relative")
     repeats = 2 if c.args.rounds > 1 else 1
     commands = {}
     for product in ("f32", "bf16"):
@@ -203,8 +197,11 @@ def compare_embed(c):
     for variant, batch in [("eager", 32), ("eager", 64), ("sdpa", 32), ("stock", 32),
                            ("sorted", 32)]:
         commands[f"torch {variant} {batch}"] = python("embed.py", folder, variant, "--batch", batch,
-                                                      "--repeats", repeats)
+                                                      "--repeats", repeats, "--reference", reference)
     runs = c.session.interleave(commands)
+    for name in (n for n in runs if n.startswith("torch")):  # the timed runs themselves
+        worst = max(r["difference"] for r in runs[name])
+        expect(worst <= AGREEMENT, f"{name}: embeddings {worst:.1e} relative")
     c.add(runs, cells=cells)
     first = runs["scgraft f32"][0]
     c.facts.update(cells=cells, tokens=first["tokens"], gflop_dense=first["gflop_dense"],

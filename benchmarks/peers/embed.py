@@ -8,7 +8,7 @@ VARIANT
   sdpa    the same with scaled_dot_product_attention
   stock   the same through torch.nn.TransformerEncoder in evaluation mode: its fused inference path
   sorted  sdpa, cells sorted by length first: the least padding batches can have
---reference compares with the embeddings of whole_bench instead of timing.
+--reference also compares with the embeddings of whole_bench.
 Prints one JSON object.
 """
 import argparse
@@ -80,12 +80,12 @@ def main():
                 out[numbers] = embed(numbers).numpy()
                 slots += len(numbers) * int(cells.lengths()[numbers].max())
             seconds.append(time.perf_counter() - begin)
+    result = {"seconds": seconds, "padded_tokens": slots, "peak_rss": peak_rss(),
+              "import_rss": import_rss, "torch": torch.__version__}
     if args.reference:
         want = read_safetensors(args.reference)["embedding"]
-        print(json.dumps({"difference": float(np.abs(out - want).max() / np.abs(want).max())}))
-        return
-    print(json.dumps({"seconds": seconds, "padded_tokens": slots, "peak_rss": peak_rss(),
-                      "import_rss": import_rss, "torch": torch.__version__}))
+        result["difference"] = float(np.abs(out - want).max() / np.abs(want).max())
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":
