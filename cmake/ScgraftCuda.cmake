@@ -51,6 +51,12 @@ function(scgraft_cuda_back_end target)
   endif()
   if(SCGRAFT_CUDA STREQUAL "EMULATED")
     target_compile_definitions(${target} PUBLIC SCGRAFT_CUDA_EMULATED=1)
+    # The thread sanitizer must not see the emulator's own accesses, only those of kernels.
+    if(CMAKE_CXX_FLAGS MATCHES "-fsanitize=[a-z,]*thread")
+      set_source_files_properties(
+        ${PROJECT_SOURCE_DIR}/runtime/gpu/fiber.cc ${PROJECT_SOURCE_DIR}/runtime/gpu/emulator.cc
+        PROPERTIES COMPILE_OPTIONS -fno-sanitize=thread COMPILE_DEFINITIONS SCGRAFT_EMULATOR_TSAN)
+    endif()
   elseif(SCGRAFT_CUDA STREQUAL "ON")
     target_link_libraries(${target} PUBLIC CUDA::cudart_static)
   endif()

@@ -11,8 +11,8 @@
 
 namespace scgraft {
 
-// How device code of this build is executed: not at all (a CPU build), by a GPU, or by an emulated
-// device in this process, for tests. SCGRAFT_CUDA is the CMake option.
+// Whether this build has device code, and whether it runs on the CPU by the emulator of
+// runtime/gpu (SCGRAFT_CUDA=EMULATED) in place of a CUDA device.
 #ifdef SCGRAFT_WITH_CUDA
 inline constexpr bool kBuiltWithCuda = true;
 #else
