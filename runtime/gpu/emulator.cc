@@ -151,6 +151,7 @@ struct Launch {
   Body body = nullptr;
   void* arguments = nullptr;
   Order order = Order::forward;
+  int capability = 0;
   std::atomic<bool> stop = false;
 };
 
@@ -310,6 +311,14 @@ class Worker {
   [[noreturn]] void abandon() {
     stopped_.release();
     Fiber::abandon(current_->fiber, main_);
+  }
+
+  void require_capability(int least, const char* what, const Site& site) {
+    if (launch_->capability >= least) return;
+    finding = cat(what, " needs compute capability ", least / 10, ".", least % 10,
+                  ", the device has ", launch_->capability / 10, ".", launch_->capability % 10,
+                  ", ", describe(*current_, site));
+    abandon();
   }
 
   CudaThread& current() { return *current_; }
@@ -637,6 +646,7 @@ void launch(Grid grid, int block, int64_t shared_bytes, Body body, void* argumen
   launch.body = body;
   launch.arguments = arguments;
   launch.order = order;
+  launch.capability = emulator_options().capability;
   const std::vector<int64_t> positions = block_order(order, seed, grid.x * grid.y * grid.z);
   const auto n_workers =
       std::min(static_cast<size_t>(std::max(1, emulator_options().workers)), positions.size());
@@ -746,6 +756,27 @@ uint32_t ballot(bool predicate, const Site& site) {
   return mine.result;
 }
 
+namespace {
+
+// The eight rows of a matrix are read at once if they lie in different 16-byte columns of the 128
+// bytes that the banks deliver; rows at one address are one read.
+template <class RowOf>
+int extra_phases(const RowOf& row_of) {
+  unsigned columns = 0;
+  for (int row = 0; row < 8; ++row)
+    columns |= 1u << ((reinterpret_cast<uintptr_t>(row_of(row)) >> 4) & 7);
+  if (columns == 0xff) return 0;
+  int rows_at[8] = {};
+  for (int row = 0; row < 8; ++row) {
+    bool repeated = false;
+    for (int other = 0; other < row; ++other) repeated |= row_of(other) == row_of(row);
+    if (!repeated) ++rows_at[(reinterpret_cast<uintptr_t>(row_of(row)) >> 4) & 7];
+  }
+  return *std::max_element(rows_at, rows_at + 8) - 1;
+}
+
+}  // namespace
+
 void ldmatrix(MatrixLoad& mine, int matrices, bool transposed, const Site& site) {
   Worker& worker = *this_worker;
   worker.meet(Kind::ldmatrix, ~0u, &mine, site, [&](void** operands) {
@@ -755,19 +786,9 @@ void ldmatrix(MatrixLoad& mine, int matrices, bool transposed, const Site& site)
     LdmatrixSite& count = worker.ldmatrix_site(site);
     ++count.loads;
     for (int m = 0; m < matrices; ++m) {
-      // The eight rows of a matrix are read at once if they lie in different 16-byte columns of the
-      // 128 bytes that the banks deliver.
-      int rows_at[8] = {};
       uint16_t element[8][8];
-      for (int row = 0; row < 8; ++row) {
-        const MatrixLoad& source = lane_of(8 * m + row);
-        std::memcpy(element[row], source.data, 16);
-        bool repeated = false;
-        for (int other = 0; other < row; ++other)
-          repeated = repeated || lane_of(8 * m + other).row == source.row;
-        if (!repeated) ++rows_at[(reinterpret_cast<uintptr_t>(source.row) >> 4) & 7];
-      }
-      count.extra_phases += *std::max_element(rows_at, rows_at + 8) - 1;
+      for (int row = 0; row < 8; ++row) std::memcpy(element[row], lane_of(8 * m + row).data, 16);
+      count.extra_phases += extra_phases([&](int row) { return lane_of(8 * m + row).row; });
       for (int lane = 0; lane < kWarp; ++lane) {
         const int g = lane / 4;
         const int t = lane % 4;
@@ -823,6 +844,7 @@ void multiply(void** operands) {
 
 void mma(Fragment fragment, float* d, const uint32_t* a, const uint32_t* b, const Site& site) {
   Product mine{d, a, b};
+  if (fragment != Fragment::m16n8k8_f16) this_worker->require_capability(80, "mma_m16n8k16", site);
   switch (fragment) {
     case Fragment::m16n8k16_bf16:
       return this_worker->meet(Kind::mma_m16n8k16_bf16, ~0u, &mine, site, multiply<bf16, 2>);
@@ -834,6 +856,7 @@ void mma(Fragment fragment, float* d, const uint32_t* a, const uint32_t* b, cons
 }
 
 void issue_copy(void* shared, const void* global, bool valid, const Site& site) {
+  this_worker->require_capability(80, "cp_async16", site);
   require_aligned("cp_async16: the destination", shared, 16, site);
   require_aligned("cp_async16: the source", global, 16, site);
   require_shared("cp_async16: the destination", shared, 16, site);

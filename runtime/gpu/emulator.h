@@ -49,8 +49,11 @@ struct EmulatorOptions {
   // OS threads of a launch. Blocks are dealt to them in turn, and blocks of one worker look ordered
   // to the thread sanitizer: it needs two to see races between blocks.
   int workers = 2;
-  int max_threads = 1024;          // per block
-  int64_t max_shared = 99 * 1024;  // bytes per block: what 8.6, 8.9 and 12.0 have
+  // The device: ten times its compute capability, and its limits per block. Below 80 instructions
+  // that need 8.0 stop the launch.
+  int capability = 80;
+  int max_threads = 1024;
+  int64_t max_shared = 99 * 1024;  // bytes; what 8.6, 8.9 and 12.0 have
   EmulatorReport last_report;      // of the launch that ended last
 };
 

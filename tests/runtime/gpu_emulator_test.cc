@@ -516,6 +516,26 @@ TEST_F(EmulatorTest, FindsMisalignedAccesses) {
   EXPECT_THAT(found(Access::matrix_global), HasSubstr("is not in the block's shared memory"));
 }
 
+__global__ void product_kernel(int depth) {
+  float d[4] = {};
+  const uint32_t a[4] = {}, b[2] = {};
+  if (depth == 16)
+    mma_m16n8k16<f16>(d, a, b);
+  else
+    mma_m16n8k8(d, {a[0], a[1]}, {b[0]});
+}
+
+TEST_F(EmulatorTest, RefusesInstructionsThatTheDeviceLacks) {
+  EXPECT_EQ(finding(product_kernel, 32, 0, 16), "");
+  emulator_options().capability = 75;
+  EXPECT_EQ(finding(product_kernel, 32, 0, 8), "");
+  EXPECT_THAT(finding(product_kernel, 32, 0, 16),
+              HasSubstr("mma_m16n8k16 needs compute capability 8.0, the device has 7.5"));
+  const std::vector<float> x(4, 1.0f);
+  float out = NAN;
+  EXPECT_THAT(finding(zero_fill_kernel, 1, 16, x.data(), &out), HasSubstr("cp_async16 needs"));
+}
+
 __global__ void throwing_kernel() {
   if (blockIdx.x == 0 && threadIdx.x == 5) throw Error("not a number I know");
   sync_block();
