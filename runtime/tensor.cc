@@ -29,7 +29,12 @@ Tensor Tensor::to(Device device) const {
 
 void copy(ConstTensorView from, TensorView to) {
   require_copyable(from, to);
-  // Work of the blocking streams of a device comes before and after work without a stream.
+  // Work of the blocking streams of a device comes before and after its work without a stream, but
+  // not before that of another device.
+  if constexpr (kBuiltWithCuda) {
+    if (from.device().is_cuda() && to.device().is_cuda() && from.device() != to.device())
+      gpu::synchronize(from.device(), nullptr);
+  }
   copy_bytes(from, to, nullptr);
   if constexpr (kBuiltWithCuda) {
     if (to.device().is_cuda()) gpu::synchronize(to.device(), nullptr);

@@ -112,13 +112,16 @@ TEST_F(GpuDevice, SlicesAndSharesStayOnTheDevice) {
   EXPECT_EQ(values_of(all.view().rows(4, 8)), (std::vector<double>{1, 2, 3, 4}));
 }
 
+// Others may use a GPU too, and its driver keeps pages back.
+constexpr int64_t kSlack = kCudaEmulated ? 0 : int64_t{1} << 24;
+
 TEST_F(GpuDevice, MemoryIsGivenBack) {
   const int64_t before = gpu::memory_info(Device::cuda()).free;
   {
-    const Tensor big({1 << 22}, DType::f32, Device::cuda());
-    EXPECT_LE(gpu::memory_info(Device::cuda()).free, before - (1 << 24));
+    const Tensor big({1 << 24}, DType::f32, Device::cuda());
+    EXPECT_LE(gpu::memory_info(Device::cuda()).free, before - (1 << 26) + kSlack);
   }
-  EXPECT_EQ(gpu::memory_info(Device::cuda()).free, before);
+  EXPECT_GE(gpu::memory_info(Device::cuda()).free, before - kSlack);
 }
 
 // A step of a given size, in two scopes as layers and operations open them.
@@ -164,7 +167,7 @@ TEST_F(GpuDevice, ArenaJoinsItsChunksIntoOneAsLargeAsThePeak) {
     EXPECT_EQ(before - gpu::memory_info(Device::cuda()).free, arena.peak());
   }
   arena.trim();
-  EXPECT_EQ(gpu::memory_info(Device::cuda()).free, before);
+  EXPECT_GE(gpu::memory_info(Device::cuda()).free, before - kSlack);
 }
 
 TEST_F(GpuDevice, ArenaTakesAreAlignedDisjointAndOnTheDevice) {
