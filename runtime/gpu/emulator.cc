@@ -643,7 +643,7 @@ void launch(Grid grid, int block, int64_t shared_bytes, Body body, void* argumen
   launch.body = body;
   launch.arguments = arguments;
   launch.order = order;
-  launch.capability = emulator_options().capability;
+  launch.capability = emulator_options().compute_capability;
   const int64_t blocks = grid.x * grid.y * grid.z;
   std::vector<int64_t> positions;
   if (order == Order::random) positions = shuffled(seed, blocks);

@@ -527,7 +527,7 @@ __global__ void product_kernel(int depth) {
 
 TEST_F(EmulatorTest, RefusesInstructionsThatTheDeviceLacks) {
   EXPECT_EQ(finding(product_kernel, 32, 0, 16), "");
-  emulator_options().capability = 75;
+  emulator_options().compute_capability = 75;
   EXPECT_EQ(finding(product_kernel, 32, 0, 8), "");
   EXPECT_THAT(finding(product_kernel, 32, 0, 16),
               HasSubstr("mma_m16n8k16 needs compute capability 8.0, the device has 7.5"));
