@@ -615,17 +615,14 @@ void check_limits(const EmulatorOptions& options, Grid grid, int block, int64_t 
                        options.max_shared, " are possible");
 }
 
-// The blocks of a launch in the order asked for.
-std::vector<int64_t> block_order(Order order, uint64_t seed, int64_t blocks) {
+// A random order of `blocks` blocks.
+std::vector<int64_t> shuffled(uint64_t seed, int64_t blocks) {
   std::vector<int64_t> positions(static_cast<size_t>(blocks));
   std::iota(positions.begin(), positions.end(), int64_t{0});
-  if (order == Order::reverse) std::reverse(positions.begin(), positions.end());
-  if (order == Order::random) {
-    uint64_t state = seed;
-    for (size_t i = positions.size(); i > 1; --i) {
-      state = state * 6364136223846793005u + 1442695040888963407u;
-      std::swap(positions[i - 1], positions[(state >> 33) % i]);
-    }
+  uint64_t state = seed;
+  for (size_t i = positions.size(); i > 1; --i) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    std::swap(positions[i - 1], positions[(state >> 33) % i]);
   }
   return positions;
 }
@@ -646,21 +643,24 @@ void launch(Grid grid, int block, int64_t shared_bytes, Body body, void* argumen
   launch.body = body;
   launch.arguments = arguments;
   launch.order = order;
-  launch.capability = emulator_options().capability;
-  const std::vector<int64_t> positions = block_order(order, seed, grid.x * grid.y * grid.z);
+  launch.capability = emulator_options().compute_capability;
+  const int64_t blocks = grid.x * grid.y * grid.z;
+  std::vector<int64_t> positions;
+  if (order == Order::random) positions = shuffled(seed, blocks);
   const auto n_workers =
-      std::min(static_cast<size_t>(std::max(1, emulator_options().workers)), positions.size());
+      std::clamp<int64_t>(emulator_options().workers, 1, std::min<int64_t>(blocks, 64));
   std::vector<std::unique_ptr<Worker>> workers;
-  for (size_t i = 0; i < n_workers; ++i) workers.push_back(pool().take());
+  for (int64_t i = 0; i < n_workers; ++i) workers.push_back(pool().take());
 
   // Blocks are dealt in turn, so that which worker runs which block does not depend on time.
-  const auto work = [&](size_t w) {
-    Worker& worker = *workers[w];
+  const auto work = [&](int64_t w) {
+    Worker& worker = *workers[static_cast<size_t>(w)];
     this_worker = &worker;
-    worker.begin(launch, seed + w);
+    worker.begin(launch, seed + static_cast<uint64_t>(w));
     try {
-      for (size_t i = w; i < positions.size() && !launch.stop; i += n_workers) {
-        const int64_t b = positions[i];
+      for (int64_t i = w; i < blocks && !launch.stop; i += n_workers) {
+        int64_t b = order == Order::reverse ? blocks - 1 - i : i;
+        if (order == Order::random) b = positions[static_cast<size_t>(i)];
         const Index3 index{static_cast<unsigned>(b % grid.x),
                            static_cast<unsigned>(b / grid.x % grid.y),
                            static_cast<unsigned>(b / grid.x / grid.y)};
@@ -679,7 +679,7 @@ void launch(Grid grid, int block, int64_t shared_bytes, Body body, void* argumen
     this_worker = nullptr;
   };
   std::vector<std::thread> threads;
-  for (size_t w = 1; w < n_workers; ++w) threads.emplace_back(work, w);
+  for (int64_t w = 1; w < n_workers; ++w) threads.emplace_back(work, w);
   work(0);
   for (std::thread& thread : threads) thread.join();
 

@@ -51,7 +51,7 @@ struct EmulatorOptions {
   int workers = 2;
   // The device: ten times its compute capability, and its limits per block. Below 80 instructions
   // that need 8.0 stop the launch.
-  int capability = 80;
+  int compute_capability = 86;
   int max_threads = 1024;
   int64_t max_shared = 99 * 1024;  // bytes; what 8.6, 8.9 and 12.0 have
   EmulatorReport last_report;      // of the launch that ended last

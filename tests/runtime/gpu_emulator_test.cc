@@ -527,7 +527,7 @@ __global__ void product_kernel(int depth) {
 
 TEST_F(EmulatorTest, RefusesInstructionsThatTheDeviceLacks) {
   EXPECT_EQ(finding(product_kernel, 32, 0, 16), "");
-  emulator_options().capability = 75;
+  emulator_options().compute_capability = 75;
   EXPECT_EQ(finding(product_kernel, 32, 0, 8), "");
   EXPECT_THAT(finding(product_kernel, 32, 0, 16),
               HasSubstr("mma_m16n8k16 needs compute capability 8.0, the device has 7.5"));
@@ -600,6 +600,87 @@ TEST_F(EmulatorTest, FindsAMissingSyncWarp) {
   EXPECT_RACE(finding(warp_neighbour_kernel<false>, 32, 128, out.data()));
 }
 
+// Lanes write rows of shared memory in one way and read them in another.
+enum class Row { scalar, u4, u2, f4, copy, matrix };
+
+__device__ void write_row(Row way, float* row, const float* source) {
+  switch (way) {
+    case Row::u4:
+      return store_vec(row, U4{});
+    case Row::u2:
+      return store_vec(row, U2{});
+    case Row::f4:
+      return store_vec(row, F4{});
+    case Row::copy:
+      cp_async16(row, source, true);
+      cp_async_commit();
+      return cp_async_wait<0>();
+    default:
+      row[0] = 0.0f;
+  }
+}
+
+__device__ float read_row(Row way, const float* row) {
+  uint32_t r[4];
+  switch (way) {
+    case Row::u4:
+      return static_cast<float>(load_vec<U4>(row).x);
+    case Row::u2:
+      return static_cast<float>(load_vec<U2>(row).x);
+    case Row::f4:
+      return load_vec<F4>(row).x;
+    case Row::matrix:
+      ldmatrix_x4(r, row);
+      return static_cast<float>(r[0]);
+    default:
+      return row[0];
+  }
+}
+
+__global__ void rows_kernel(Row writes, Row reads, bool sync, const float* source, float* out) {
+  auto* tile = SharedCarver(shared_memory()).take<float>(4 * 32);
+  write_row(writes, tile + 4 * lane(), source);
+  if (sync)
+    sync_warp();
+  else
+    ballot(true);
+  out[lane()] = read_row(reads, tile + 4 * (lane() ^ 1));
+}
+
+class RowsTest : public EmulatorTest, public testing::WithParamInterface<std::pair<Row, Row>> {};
+
+TEST_P(RowsTest, EveryKindOfAccessIsSeen) {
+  const auto [writes, reads] = GetParam();
+  const std::vector<float> source(4);
+  std::vector<float> out(32);
+  EXPECT_EQ(finding(rows_kernel, 32, 16 * 32, writes, reads, true, source.data(), out.data()), "");
+  EXPECT_RACE(finding(rows_kernel, 32, 16 * 32, writes, reads, false, source.data(), out.data()));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Accesses, RowsTest,
+    testing::Values(std::pair{Row::u4, Row::scalar}, std::pair{Row::u2, Row::scalar},
+                    std::pair{Row::f4, Row::scalar}, std::pair{Row::copy, Row::scalar},
+                    std::pair{Row::scalar, Row::u4}, std::pair{Row::scalar, Row::u2},
+                    std::pair{Row::scalar, Row::f4}, std::pair{Row::scalar, Row::matrix}));
+
+// One thread reads 16 bytes of global memory by a copy, another writes them.
+__global__ void copied_source_kernel(float* x) {
+  auto* tile = SharedCarver(shared_memory()).take<float>(4);
+  if (threadIdx.x == 0) {
+    cp_async16(tile, x, true);
+    cp_async_commit();
+    cp_async_wait<0>();
+  } else {
+    x[2] = 1.0f;
+  }
+}
+
+TEST_F(EmulatorTest, FindsARaceWithTheSourceOfACopy) {
+  alignas(16) float x[4] = {};
+  EXPECT_RACE(finding(copied_source_kernel, 2, 16, +x));
+}
+
 __global__ void shared_counter_kernel(int* sum) { *sum += 1; }
 
 TEST_F(EmulatorTest, FindsARaceBetweenBlocks) {
@@ -660,6 +741,26 @@ TEST_F(EmulatorTest, FindsAWriteBehindASharedArray) {
 
 TEST_F(EmulatorTest, FindsAWriteBehindSharedMemory) {
   EXPECT_BAD_ACCESS("use-after-poison", finding(shared_write_kernel, 2, two_arrays() - 64, 20));
+}
+
+// Rows of 16 bytes, the last of which ends beyond the array.
+template <class V>
+__global__ void vector_read_kernel(const float* x, float* out) {
+  const V v = load_vec<V>(x + threadIdx.x * sizeof(V) / 4);
+  out[threadIdx.x] = static_cast<float>(v.x);
+}
+template <class V>
+__global__ void vector_write_kernel(float* x) {
+  store_vec(x + threadIdx.x * sizeof(V) / 4, V{});
+}
+
+TEST_F(EmulatorTest, FindsAVectorAccessBeyondGlobalMemory) {
+  std::vector<float> x(4 * 8 - 1), out(16);
+  EXPECT_BAD_ACCESS("heap-buffer-overflow",
+                    finding(vector_read_kernel<F4>, 8, 0, x.data(), out.data()));
+  EXPECT_BAD_ACCESS("heap-buffer-overflow",
+                    finding(vector_read_kernel<U2>, 16, 0, x.data(), out.data()));
+  EXPECT_BAD_ACCESS("heap-buffer-overflow", finding(vector_write_kernel<U4>, 8, 0, x.data()));
 }
 
 __global__ void copy_row_kernel(const float* x) {
