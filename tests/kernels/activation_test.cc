@@ -58,20 +58,24 @@ TEST_P(ActivationTest, NanStaysVisible) {
 }
 
 TEST_P(ActivationTest, AwkwardSizesAgreeWithTheF64Definition) {
-  Context definition = reference_context();
-  for (Activation kind : kAll)
-    for (int64_t n : {0, 1, 2, 3, 31, 33, 257, 16384, 16385, 33000}) {
-      const Tensor x = random_values({n}, dtype(), 1, 3);
-      const Tensor dy = random_values({n}, dtype(), 2);
-      Tensor y = poisoned({n}), dx = poisoned({n});
-      activation(ctx(), kind, x.view(), y.view());
-      activation_backward(ctx(), kind, y.view(), dy.view(), dx.view());
-      Tensor y64(Shape{n}, DType::f64), dx64(Shape{n}, DType::f64);
-      activation(definition, kind, in_f64(x).view(), y64.view());
-      activation_backward(definition, kind, y64.view(), in_f64(dy).view(), dx64.view());
-      expect_close(y.view(), values_of(y64.view()));
-      expect_close(dx.view(), values_of(dx64.view()));
-    }
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    Context definition = reference_context();
+    for (Activation kind : kAll)
+      for (int64_t n : {0, 1, 2, 3, 31, 33, 257, 16384, 16385, 33000}) {
+        const Tensor x = random_values({n}, dtype(), 1, 3);
+        const Tensor dy = random_values({n}, dtype(), 2);
+        Tensor y = poisoned({n}), dx = poisoned({n});
+        activation(ctx(), kind, x.view(), y.view());
+        activation_backward(ctx(), kind, y.view(), dy.view(), dx.view());
+        Tensor y64(Shape{n}, DType::f64), dx64(Shape{n}, DType::f64);
+        activation(definition, kind, in_f64(x).view(), y64.view());
+        activation_backward(definition, kind, in_f64(y).view(), in_f64(dy).view(), dx64.view());
+        expect_close(y.view(), values_of(y64.view()));
+        expect_close(dx.view(), values_of(dx64.view()));
+      }
+  }
 }
 
 TEST(Activation, BackwardMatchesFiniteDifferences) {

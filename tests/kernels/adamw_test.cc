@@ -181,6 +181,26 @@ TEST_P(AdamWTest, ANormThatIsNotFiniteChangesNothing) {
   }
 }
 
+// The counter takes the place of options.step, and an update that was skipped does not count.
+TEST_P(AdamWTest, ACounterOfUpdatesReplacesTheStep) {
+  const AdamWSegment all{.begin = 0, .end = 70};
+  const Tensor gradient = random({70}), bad = tensor({70}, std::vector<double>(70, NAN));
+  Block want = random_block(70), got = want.clone();
+  Tensor done = longs({6});
+  Tensor norm({1}, DType::f64, test_device());
+  for (const Tensor* g : {&gradient, &bad, &gradient}) {
+    gradient_norm(ctx(), g->view(), norm.view());
+    const bool updated =
+        adamw(ctx(), got.p.view(), g->view(), got.m.view(), got.v.view(),
+              std::as_const(norm).view(), {.max_norm = 1, .step = 1}, {&all, 1}, done.view());
+    EXPECT_TRUE(updated || (g == &bad && ctx().device().is_cpu()));
+  }
+  EXPECT_EQ(values_of(done.view())[0], 8);
+  for (int64_t number : {7, 8})
+    ASSERT_TRUE(step(ctx(), want, gradient, {.max_norm = 1, .step = number}, {&all, 1}));
+  expect_same(got, want);
+}
+
 TEST_P(AdamWTest, SegmentsHaveTheirOwnDecayAndRate) {
   Block b = fresh({1, 1, 1, 1, 1});
   const std::array<AdamWSegment, 3> segments = {{

@@ -18,34 +18,42 @@ TEST_P(AddTest, AddsElementByElement) {
 }
 
 TEST_P(AddTest, WritesEveryElementOfAwkwardSizes) {
-  for (int64_t n : {0, 1, 2, 3, 31, 33, 257, 16383, 16384, 16385, 40000}) {
-    const Tensor a = random({n});
-    const Tensor b = random({n});
-    std::vector<double> want = values_of(a.view());
-    const std::vector<double> other = values_of(b.view());
-    for (size_t i = 0; i < want.size(); ++i) want[i] += other[i];
-    Tensor y = poisoned({n});
-    add(ctx(), a.view(), b.view(), y.view());
-    expect_close(y.view(), want);
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    for (int64_t n : {0, 1, 2, 3, 31, 33, 257, 16383, 16384, 16385, 40000}) {
+      const Tensor a = random({n});
+      const Tensor b = random({n});
+      std::vector<double> want = values_of(a.view());
+      const std::vector<double> other = values_of(b.view());
+      for (size_t i = 0; i < want.size(); ++i) want[i] += other[i];
+      Tensor y = poisoned({n});
+      add(ctx(), a.view(), b.view(), y.view());
+      expect_close(y.view(), want);
+    }
   }
 }
 
 TEST_P(AddTest, OutputMayBeEitherInput) {
-  const Tensor a = random({33, 7});
-  const Tensor b = random({33, 7});
-  Tensor want = poisoned({33, 7});
-  add(ctx(), a.view(), b.view(), want.view());
-  Tensor first = a.clone();
-  add(ctx(), first.view(), b.view(), first.view());
-  expect_same_bits(first.view(), want.view());
-  Tensor second = b.clone();
-  add(ctx(), a.view(), second.view(), second.view());
-  expect_same_bits(second.view(), want.view());
-  Tensor both = a.clone();
-  add(ctx(), both.view(), both.view(), both.view());
-  std::vector<double> twice = values_of(a.view());
-  for (double& v : twice) v *= 2;
-  expect_close(both.view(), twice);
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    const Tensor a = random({33, 7});
+    const Tensor b = random({33, 7});
+    Tensor want = poisoned({33, 7});
+    add(ctx(), a.view(), b.view(), want.view());
+    Tensor first = a.clone();
+    add(ctx(), first.view(), b.view(), first.view());
+    expect_same_bits(first.view(), want.view());
+    Tensor second = b.clone();
+    add(ctx(), a.view(), second.view(), second.view());
+    expect_same_bits(second.view(), want.view());
+    Tensor both = a.clone();
+    add(ctx(), both.view(), both.view(), both.view());
+    std::vector<double> twice = values_of(a.view());
+    for (double& v : twice) v *= 2;
+    expect_close(both.view(), twice);
+  }
 }
 
 TEST_P(AddTest, ThreadsChangeNothing) {
@@ -69,7 +77,7 @@ TEST_P(AddTest, ErrorsNameShapesAndTypes) {
   Tensor whole(Shape{2, 3}, DType::i32, test_device());
   expect_error("and i32; convert them first",
                [&] { add(ctx(), a.view(), a.view(), whole.view()); });
-  expect_error("computes on f32 or f64, got i32",
+  expect_error("this operation computes on f32",
                [&] { add(ctx(), whole.view(), whole.view(), whole.view()); });
 }
 

@@ -36,29 +36,33 @@ TEST_P(CellDotTest, BackwardHandComputed) {
 }
 
 TEST_P(CellDotTest, AgreesWithPlainSumsAtAwkwardSizes) {
-  const Packing cells = packing_over(kAwkward);
-  for (int64_t dim : {0, 1, 2, 3, 31, 33, 257}) {
-    const Tensor x = random({cells.tokens(), dim});
-    const Tensor c = random({cells.cells(), dim});
-    const Tensor dy = random({cells.tokens()});
-    const std::vector<double> xs = values_of(x.view()), cs = values_of(c.view());
-    const std::vector<double> gs = values_of(dy.view());
-    std::vector<double> y_want(gs.size()), dx_want(xs.size()), dc_want(cs.size());
-    for (int64_t b = 0; b < cells.cells(); ++b)
-      for (int64_t t = cells.begin(b); t < cells.end(b); ++t)
-        for (int64_t d = 0; d < dim; ++d) {
-          const size_t i = static_cast<size_t>(t * dim + d), j = static_cast<size_t>(b * dim + d);
-          y_want[static_cast<size_t>(t)] += xs[i] * cs[j];
-          dx_want[i] = gs[static_cast<size_t>(t)] * cs[j];
-          dc_want[j] += gs[static_cast<size_t>(t)] * xs[i];
-        }
-    Tensor y = poisoned({cells.tokens()});
-    Tensor dx = poisoned({cells.tokens(), dim}), dc = poisoned({cells.cells(), dim});
-    cell_dot(ctx(), x.view(), c.view(), cells, y.view());
-    cell_dot_backward(ctx(), x.view(), c.view(), dy.view(), cells, dx.view(), dc.view());
-    expect_close(y.view(), y_want, dim);
-    expect_close(dx.view(), dx_want);
-    expect_close(dc.view(), dc_want, 257);
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    const Packing cells = packing_over(kAwkward);
+    for (int64_t dim : {0, 1, 2, 3, 31, 33, 257}) {
+      const Tensor x = random({cells.tokens(), dim});
+      const Tensor c = random({cells.cells(), dim});
+      const Tensor dy = random({cells.tokens()});
+      const std::vector<double> xs = values_of(x.view()), cs = values_of(c.view());
+      const std::vector<double> gs = values_of(dy.view());
+      std::vector<double> y_want(gs.size()), dx_want(xs.size()), dc_want(cs.size());
+      for (int64_t b = 0; b < cells.cells(); ++b)
+        for (int64_t t = cells.begin(b); t < cells.end(b); ++t)
+          for (int64_t d = 0; d < dim; ++d) {
+            const size_t i = static_cast<size_t>(t * dim + d), j = static_cast<size_t>(b * dim + d);
+            y_want[static_cast<size_t>(t)] += xs[i] * cs[j];
+            dx_want[i] = gs[static_cast<size_t>(t)] * cs[j];
+            dc_want[j] += gs[static_cast<size_t>(t)] * xs[i];
+          }
+      Tensor y = poisoned({cells.tokens()});
+      Tensor dx = poisoned({cells.tokens(), dim}), dc = poisoned({cells.cells(), dim});
+      cell_dot(ctx(), x.view(), c.view(), cells, y.view());
+      cell_dot_backward(ctx(), x.view(), c.view(), dy.view(), cells, dx.view(), dc.view());
+      expect_close(y.view(), y_want, dim);
+      expect_close(dx.view(), dx_want);
+      expect_close(dc.view(), dc_want, 257);
+    }
   }
 }
 
@@ -94,32 +98,36 @@ TEST_P(CellDotTest, GradientsMatchFiniteDifferences) {
 }
 
 TEST_P(CellDotTest, SameBitsForAnyThreadCountAndAnyBatch) {
-  const Packing cells = packing_over(kAwkward);
-  const Tensor x = random({cells.tokens(), 515});
-  const Tensor c = random({cells.cells(), 515});
-  const Tensor dy = random({cells.tokens()});
-  Tensor y = poisoned(dy.shape()), dx = poisoned(x.shape()), dc = poisoned(c.shape());
-  cell_dot(ctx(), x.view(), c.view(), cells, y.view());
-  cell_dot_backward(ctx(), x.view(), c.view(), dy.view(), cells, dx.view(), dc.view());
-  for (int threads : {1, 3, 8}) {
-    Context other(test_device(), {.threads = threads, .reference = GetParam().reference});
-    Tensor y2 = poisoned(dy.shape()), dx2 = poisoned(x.shape()), dc2 = poisoned(c.shape());
-    cell_dot(other, x.view(), c.view(), cells, y2.view());
-    cell_dot_backward(other, x.view(), c.view(), dy.view(), cells, dx2.view(), dc2.view());
-    expect_same_bits(y2.view(), y.view());
-    expect_same_bits(dx2.view(), dx.view());
-    expect_same_bits(dc2.view(), dc.view());
-  }
-  for (int64_t b = 0; b < cells.cells(); ++b) {
-    const std::vector<int32_t> alone = {0, static_cast<int32_t>(cells.length(b))};
-    const int64_t begin = cells.begin(b), end = cells.end(b);
-    Tensor y1 = poisoned({end - begin}), dc1 = poisoned({1, 515});
-    cell_dot(ctx(), x.view().rows(begin, end), c.view().rows(b, b + 1), packing_over(alone),
-             y1.view());
-    cell_dot_backward(ctx(), x.view().rows(begin, end), c.view().rows(b, b + 1),
-                      dy.view().rows(begin, end), packing_over(alone), {}, dc1.view());
-    expect_same_bits(y1.view(), y.view().rows(begin, end));
-    expect_same_bits(dc1.view(), dc.view().rows(b, b + 1));
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    const Packing cells = packing_over(kAwkward);
+    const Tensor x = random({cells.tokens(), 515});
+    const Tensor c = random({cells.cells(), 515});
+    const Tensor dy = random({cells.tokens()});
+    Tensor y = poisoned(dy.shape()), dx = poisoned(x.shape()), dc = poisoned(c.shape());
+    cell_dot(ctx(), x.view(), c.view(), cells, y.view());
+    cell_dot_backward(ctx(), x.view(), c.view(), dy.view(), cells, dx.view(), dc.view());
+    for (int threads : {1, 3, 8}) {
+      Context other(test_device(), {.threads = threads, .reference = GetParam().reference});
+      Tensor y2 = poisoned(dy.shape()), dx2 = poisoned(x.shape()), dc2 = poisoned(c.shape());
+      cell_dot(other, x.view(), c.view(), cells, y2.view());
+      cell_dot_backward(other, x.view(), c.view(), dy.view(), cells, dx2.view(), dc2.view());
+      expect_same_bits(y2.view(), y.view());
+      expect_same_bits(dx2.view(), dx.view());
+      expect_same_bits(dc2.view(), dc.view());
+    }
+    for (int64_t b = 0; b < cells.cells(); ++b) {
+      const std::vector<int32_t> alone = {0, static_cast<int32_t>(cells.length(b))};
+      const int64_t begin = cells.begin(b), end = cells.end(b);
+      Tensor y1 = poisoned({end - begin}), dc1 = poisoned({1, 515});
+      cell_dot(ctx(), x.view().rows(begin, end), c.view().rows(b, b + 1), packing_over(alone),
+               y1.view());
+      cell_dot_backward(ctx(), x.view().rows(begin, end), c.view().rows(b, b + 1),
+                        dy.view().rows(begin, end), packing_over(alone), {}, dc1.view());
+      expect_same_bits(y1.view(), y.view().rows(begin, end));
+      expect_same_bits(dc1.view(), dc.view().rows(b, b + 1));
+    }
   }
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/require_tensor.h"
 #include "tests/kernels/packed_cells.h"
 
 namespace scgraft {
@@ -61,35 +62,47 @@ TEST_P(MaskedMseTest, NothingMaskedIsZero) {
 }
 
 TEST_P(MaskedMseTest, AgreesWithPlainSumsAtAwkwardSizes) {
-  const Packing cells = packing_over(kAwkward);
-  const Tensor x = random({456}), target = random({456}), mask = every_third_left_out(456);
-  const std::vector<double> p = values_of(x.view()), t = values_of(target.view());
-  std::vector<double> loss_want(static_cast<size_t>(cells.cells())), dx_want(456);
-  for (int64_t b = 0; b < cells.cells(); ++b)
-    for (int64_t i = cells.begin(b); i < cells.end(b); ++i) {
-      if (i % 3 == 1) continue;
-      const double error = p[static_cast<size_t>(i)] - t[static_cast<size_t>(i)];
-      loss_want[static_cast<size_t>(b)] += error * error;
-      dx_want[static_cast<size_t>(i)] = 2 * error / 304;
-    }
-  Tensor loss = poisoned({cells.cells()}), dx = poisoned({456});
-  masked_mse(ctx(), x.view(), target.view(), mask.view(), cells, 1.0 / 304, loss.view(), dx.view());
-  expect_close(loss.view(), loss_want, 257);
-  expect_close(dx.view(), dx_want);
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    const Packing cells = packing_over(kAwkward);
+    const Tensor x = random({456}), target = random_values({456}, sum_type(type), 1),
+                 mask = every_third_left_out(456);
+    const std::vector<double> p = values_of(x.view()), t = values_of(target.view());
+    std::vector<double> loss_want(static_cast<size_t>(cells.cells())), dx_want(456);
+    for (int64_t b = 0; b < cells.cells(); ++b)
+      for (int64_t i = cells.begin(b); i < cells.end(b); ++i) {
+        if (i % 3 == 1) continue;
+        const double error = p[static_cast<size_t>(i)] - t[static_cast<size_t>(i)];
+        loss_want[static_cast<size_t>(b)] += error * error;
+        dx_want[static_cast<size_t>(i)] = 2 * error / 304;
+      }
+    Tensor loss = poisoned({cells.cells()}, sum_type(type)), dx = poisoned({456});
+    masked_mse(ctx(), x.view(), target.view(), mask.view(), cells, 1.0 / 304, loss.view(),
+               dx.view());
+    expect_close(loss.view(), loss_want, 257);
+    expect_close(dx.view(), dx_want);
+  }
 }
 
 TEST_P(MaskedMseTest, InPlaceAndLossAloneGiveTheSameBits) {
-  const Packing cells = packing_over(kAwkward);
-  const Tensor x = random({456}), target = random({456}), mask = every_third_left_out(456);
-  Tensor loss = poisoned({11}), dx = poisoned({456}), alone = poisoned({11});
-  masked_mse(ctx(), x.view(), target.view(), mask.view(), cells, 0.1, loss.view(), dx.view());
-  masked_mse(ctx(), x.view(), target.view(), mask.view(), cells, 0.1, alone.view(), {});
-  expect_same_bits(alone.view(), loss.view());
-  Tensor in_place = x.clone();
-  masked_mse(ctx(), in_place.view(), target.view(), mask.view(), cells, 0.1, alone.view(),
-             in_place.view());
-  expect_same_bits(alone.view(), loss.view());
-  expect_same_bits(in_place.view(), dx.view());
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    const Packing cells = packing_over(kAwkward);
+    const Tensor x = random({456}), target = random_values({456}, sum_type(type), 1),
+                 mask = every_third_left_out(456);
+    Tensor loss = poisoned({11}, sum_type(type)), dx = poisoned({456}),
+           alone = poisoned({11}, sum_type(type));
+    masked_mse(ctx(), x.view(), target.view(), mask.view(), cells, 0.1, loss.view(), dx.view());
+    masked_mse(ctx(), x.view(), target.view(), mask.view(), cells, 0.1, alone.view(), {});
+    expect_same_bits(alone.view(), loss.view());
+    Tensor in_place = x.clone();
+    masked_mse(ctx(), in_place.view(), target.view(), mask.view(), cells, 0.1, alone.view(),
+               in_place.view());
+    expect_same_bits(alone.view(), loss.view());
+    expect_same_bits(in_place.view(), dx.view());
+  }
 }
 
 TEST_P(MaskedMseTest, GradientMatchesFiniteDifferences) {
@@ -113,24 +126,29 @@ TEST_P(MaskedMseTest, GradientMatchesFiniteDifferences) {
 }
 
 TEST_P(MaskedMseTest, SameBitsForAnyThreadCountAndAnyBatch) {
-  const Packing cells = packing_over(kAwkward);
-  const Tensor x = random({456}), target = random({456}), mask = every_third_left_out(456);
-  Tensor loss = poisoned({11}), dx = poisoned({456});
-  masked_mse(ctx(), x.view(), target.view(), mask.view(), cells, 0.1, loss.view(), dx.view());
-  for (int threads : {1, 3, 8}) {
-    Context other(test_device(), {.threads = threads, .reference = GetParam().reference});
-    Tensor loss2 = poisoned({11}), dx2 = poisoned({456});
-    masked_mse(other, x.view(), target.view(), mask.view(), cells, 0.1, loss2.view(), dx2.view());
-    expect_same_bits(loss2.view(), loss.view());
-    expect_same_bits(dx2.view(), dx.view());
-  }
-  for (int64_t b = 0; b < cells.cells(); ++b) {
-    const std::vector<int32_t> alone = {0, static_cast<int32_t>(cells.length(b))};
-    const int64_t begin = cells.begin(b), end = cells.end(b);
-    Tensor loss1 = poisoned({1});
-    masked_mse(ctx(), x.view().rows(begin, end), target.view().rows(begin, end),
-               mask.view().rows(begin, end), packing_over(alone), 0.1, loss1.view(), {});
-    expect_same_bits(loss1.view(), loss.view().rows(b, b + 1));
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    const Packing cells = packing_over(kAwkward);
+    const Tensor x = random({456}), target = random_values({456}, sum_type(type), 1),
+                 mask = every_third_left_out(456);
+    Tensor loss = poisoned({11}, sum_type(type)), dx = poisoned({456});
+    masked_mse(ctx(), x.view(), target.view(), mask.view(), cells, 0.1, loss.view(), dx.view());
+    for (int threads : {1, 3, 8}) {
+      Context other(test_device(), {.threads = threads, .reference = GetParam().reference});
+      Tensor loss2 = poisoned({11}, sum_type(type)), dx2 = poisoned({456});
+      masked_mse(other, x.view(), target.view(), mask.view(), cells, 0.1, loss2.view(), dx2.view());
+      expect_same_bits(loss2.view(), loss.view());
+      expect_same_bits(dx2.view(), dx.view());
+    }
+    for (int64_t b = 0; b < cells.cells(); ++b) {
+      const std::vector<int32_t> alone = {0, static_cast<int32_t>(cells.length(b))};
+      const int64_t begin = cells.begin(b), end = cells.end(b);
+      Tensor loss1 = poisoned({1}, sum_type(type));
+      masked_mse(ctx(), x.view().rows(begin, end), target.view().rows(begin, end),
+                 mask.view().rows(begin, end), packing_over(alone), 0.1, loss1.view(), {});
+      expect_same_bits(loss1.view(), loss.view().rows(b, b + 1));
+    }
   }
 }
 

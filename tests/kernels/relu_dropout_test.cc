@@ -31,30 +31,34 @@ TEST_P(ReluDropoutTest, RemembersOneBitPerPositiveElement) {
 
 // p = 1/4: what is kept is divided by 3/4.
 TEST_P(ReluDropoutTest, AwkwardSizesFollowTheDocumentedMask) {
-  for (int64_t rows : kAwkwardRows)
-    for (int64_t dim : kAwkwardDims)
-      for (Dropout dropout : {Dropout{}, kDropout}) {
-        SCOPED_TRACE(cat("rows ", rows, ", dim ", dim, ", p ", dropout.p));
-        const PackedCells cells = awkward_cells(rows);
-        const Packing packing = cells.packing();
-        const Tensor x = random({rows, dim});
-        const Tensor dy = random({rows, dim});
-        Tensor y = poisoned({rows, dim}), dx = poisoned({rows, dim});
-        Tensor bits(Shape{rows, (dim + 7) / 8}, DType::u8, test_device());
-        relu_dropout(ctx(), x.view(), dropout, &packing, y.view(), bits.view());
-        relu_dropout_backward(ctx(), dy.view(), bits.view(), dropout, dx.view());
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    for (int64_t rows : kAwkwardRows)
+      for (int64_t dim : kAwkwardDims)
+        for (Dropout dropout : {Dropout{}, kDropout}) {
+          SCOPED_TRACE(cat("rows ", rows, ", dim ", dim, ", p ", dropout.p));
+          const PackedCells cells = awkward_cells(rows);
+          const Packing packing = cells.packing();
+          const Tensor x = random({rows, dim});
+          const Tensor dy = random({rows, dim});
+          Tensor y = poisoned({rows, dim}), dx = poisoned({rows, dim});
+          Tensor bits(Shape{rows, (dim + 7) / 8}, DType::u8, test_device());
+          relu_dropout(ctx(), x.view(), dropout, &packing, y.view(), bits.view());
+          relu_dropout_backward(ctx(), dy.view(), bits.view(), dropout, dx.view());
 
-        std::vector<double> factor(static_cast<size_t>(rows * dim), 1.0);
-        if (dropout.active()) {
-          factor = hidden_mask(ctx(), dropout, cells, dim);
-          for (double v : factor) ASSERT_TRUE(v == 0 || std::abs(v - 4.0 / 3) < 1e-6);
+          std::vector<double> factor(static_cast<size_t>(rows * dim), 1.0);
+          if (dropout.active()) {
+            factor = hidden_mask(ctx(), dropout, cells, dim);
+            for (double v : factor) ASSERT_TRUE(v == 0 || std::abs(v - 4.0 / 3) < 1e-6);
+          }
+          const std::vector<double> in = values_of(x.view());
+          for (size_t i = 0; i < in.size(); ++i)
+            if (!(in[i] > 0)) factor[i] = 0;
+          expect_close(y.view(), product(in, factor));
+          expect_close(dx.view(), product(values_of(dy.view()), factor));
         }
-        const std::vector<double> in = values_of(x.view());
-        for (size_t i = 0; i < in.size(); ++i)
-          if (!(in[i] > 0)) factor[i] = 0;
-        expect_close(y.view(), product(in, factor));
-        expect_close(dx.view(), product(values_of(dy.view()), factor));
-      }
+  }
 }
 
 TEST(ReluDropout, BackwardMatchesFiniteDifferences) {
@@ -80,21 +84,25 @@ TEST(ReluDropout, BackwardMatchesFiniteDifferences) {
 
 // The rows of a cell come out the same whatever else is in the batch, and wherever they lie.
 TEST_P(ReluDropoutTest, OtherCellsOfTheBatchChangeNothing) {
-  constexpr int64_t kDim = 40;
-  const PackedCells together({5, 90, 7}, {21, 22, 23});
-  const PackedCells shuffled({7, 90}, {23, 22});
-  const Packing a = together.packing();
-  const Packing b = shuffled.packing();
-  const Tensor x = random({102, kDim});
-  Tensor y = poisoned({102, kDim});
-  relu_dropout(ctx(), x.view(), kDropout, &a, y.view(), {});
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    constexpr int64_t kDim = 40;
+    const PackedCells together({5, 90, 7}, {21, 22, 23});
+    const PackedCells shuffled({7, 90}, {23, 22});
+    const Packing a = together.packing();
+    const Packing b = shuffled.packing();
+    const Tensor x = random({102, kDim});
+    Tensor y = poisoned({102, kDim});
+    relu_dropout(ctx(), x.view(), kDropout, &a, y.view(), {});
 
-  Tensor other_x = zeros({97, kDim}), other_y = poisoned({97, kDim});
-  copy(x.view().rows(95, 102), other_x.view().rows(0, 7));
-  copy(x.view().rows(5, 95), other_x.view().rows(7, 97));
-  relu_dropout(ctx(), other_x.view(), kDropout, &b, other_y.view(), {});
-  expect_same_bits(other_y.view().rows(0, 7), y.view().rows(95, 102));
-  expect_same_bits(other_y.view().rows(7, 97), y.view().rows(5, 95));
+    Tensor other_x = zeros({97, kDim}), other_y = poisoned({97, kDim});
+    copy(x.view().rows(95, 102), other_x.view().rows(0, 7));
+    copy(x.view().rows(5, 95), other_x.view().rows(7, 97));
+    relu_dropout(ctx(), other_x.view(), kDropout, &b, other_y.view(), {});
+    expect_same_bits(other_y.view().rows(0, 7), y.view().rows(95, 102));
+    expect_same_bits(other_y.view().rows(7, 97), y.view().rows(5, 95));
+  }
 }
 
 TEST_P(ReluDropoutTest, WorksInPlaceAndOnAnyThreads) {
@@ -119,17 +127,21 @@ TEST_P(ReluDropoutTest, WorksInPlaceAndOnAnyThreads) {
 }
 
 TEST_P(ReluDropoutTest, FastPathAndDefinitionSetTheSameBits) {
-  const PackedCells cells = awkward_cells(257);
-  const Packing packing = cells.packing();
-  const Tensor x = random_values({257, 521}, dtype(), 9);
-  Tensor y = poisoned({257, 521});
-  Tensor bits(Shape{257, 66}, DType::u8, test_device()), want(Shape{257, 66}, DType::u8);
-  relu_dropout(ctx(), x.view(), kDropout, &packing, y.view(), bits.view());
-  Context definition = reference_context();
-  const Tensor x64 = in_f64(x);
-  Tensor y64(Shape{257, 521}, DType::f64);
-  relu_dropout(definition, x64.view(), kDropout, &packing, y64.view(), want.view());
-  expect_same_bits(bits.view(), want.view());
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    const PackedCells cells = awkward_cells(257);
+    const Packing packing = cells.packing();
+    const Tensor x = random_values({257, 521}, dtype(), 9);
+    Tensor y = poisoned({257, 521});
+    Tensor bits(Shape{257, 66}, DType::u8, test_device()), want(Shape{257, 66}, DType::u8);
+    relu_dropout(ctx(), x.view(), kDropout, &packing, y.view(), bits.view());
+    Context definition = reference_context();
+    const Tensor x64 = in_f64(x);
+    Tensor y64(Shape{257, 521}, DType::f64);
+    relu_dropout(definition, x64.view(), kDropout, &packing, y64.view(), want.view());
+    expect_same_bits(bits.view(), want.view());
+  }
 }
 
 TEST_P(ReluDropoutTest, NanStaysVisible) {

@@ -65,7 +65,8 @@ Device test_device() { return running.device; }
 void keep_for_test(std::shared_ptr<const void> thing) { running.kept.push_back(std::move(thing)); }
 
 OpTest::OpTest()
-    : ctx_(GetParam().device, ContextOptions{.threads = 2, .reference = GetParam().reference}) {
+    : ctx_(GetParam().device, ContextOptions{.threads = 2, .reference = GetParam().reference}),
+      dtype_(GetParam().dtype) {
   running.device = GetParam().device;
 }
 
@@ -82,6 +83,8 @@ Tensor tensor_of(Shape shape, DType dtype, const std::vector<double>& values) {
   if (dtype == DType::bf16) {
     for (size_t i = 0; i < values.size(); ++i)
       t.as<bf16>()[i] = bf16(static_cast<float>(values[i]));
+  } else if (dtype == DType::f16) {
+    for (size_t i = 0; i < values.size(); ++i) t.as<f16>()[i] = f16(static_cast<float>(values[i]));
   } else {
     visit_real(dtype, [&]<class T>(Type<T>) {
       for (size_t i = 0; i < values.size(); ++i) t.as<T>()[i] = static_cast<T>(values[i]);
@@ -111,8 +114,13 @@ Tensor OpTest::random(Shape shape, double scale) {
   return tensor_of(shape, dtype(), values);
 }
 
-Tensor OpTest::poisoned(Shape shape) const {
-  return tensor_of(shape, dtype(),
+std::vector<DType> OpTest::storage_types() const {
+  if (GetParam().device.is_cpu()) return {GetParam().dtype};
+  return {GetParam().dtype, DType::bf16, DType::f16};
+}
+
+Tensor OpTest::poisoned(Shape shape, DType dtype) const {
+  return tensor_of(shape, dtype,
                    std::vector<double>(static_cast<size_t>(shape.numel()),
                                        std::numeric_limits<double>::quiet_NaN()));
 }

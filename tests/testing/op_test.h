@@ -41,21 +41,27 @@ class OpTest : public ::testing::TestWithParam<OpMode> {
   ~OpTest() override;
   void SetUp() override;
   Context& ctx() { return ctx_; }
-  DType dtype() const { return GetParam().dtype; }
+  DType dtype() const { return dtype_; }
+  // What this mode can store: its own type, and on CUDA bf16 and f16 too, with sums in f32.
+  std::vector<DType> storage_types() const;
+  // Real tensors that are made from now on have this type.
+  void store(DType dtype) { dtype_ = dtype; }
 
-  // Real tensors have this mode's dtype.
+  // Real tensors have the type dtype().
   Tensor tensor(Shape shape, const std::vector<double>& values) const;
   Tensor zeros(Shape shape) const { return Tensor(shape, dtype(), test_device()); }
   // Reproducible values, standard normal times scale.
   Tensor random(Shape shape, double scale = 1.0);
   // A fresh copy with every element NaN: outputs start poisoned, so that a missed element shows.
-  Tensor poisoned(Shape shape) const;
+  Tensor poisoned(Shape shape) const { return poisoned(shape, dtype()); }
+  Tensor poisoned(Shape shape, DType dtype) const;
   Tensor ints(const std::vector<int32_t>& values) const;
   Tensor longs(const std::vector<int64_t>& values) const;
   Tensor bytes(const std::vector<uint8_t>& values) const;
 
  private:
   Context ctx_;
+  DType dtype_;
   uint32_t draws_ = 0;
 };
 
