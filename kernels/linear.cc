@@ -265,7 +265,7 @@ void run(const char* op, Context& ctx, ConstTensorView x, const PackedWeight& we
 
 void check_gradient(const char* op, Context& ctx, ConstTensorView x, ConstTensorView dy,
                     const Packing& packing) {
-  ctx.require_here(op, x, dy, packing.cu_seqlens);
+  ctx.require_here(op, x, dy);
   require(x.rank() == 2 && dy.rank() == 2 && x.dim(0) == dy.dim(0), op,
           ": x and dy must be [rows, in] and [rows, out], got ", x.shape(), " and ", dy.shape());
   require_packed(op, "x", packing, x.dim(0));

@@ -113,8 +113,8 @@ Operand<T> operand(Call& call, ConstTensorView m, OperandOptions options = {}) {
                     cols % std::max<int64_t>(options.col_step, Operand<T>::kChunk) == 0 &&
                     reinterpret_cast<uintptr_t>(m.data()) % 16 == 0;
   if (fits) return {m.as<T>(), rows, cols};
-  TensorView copy = call.scratch.take(
-      {rows, round_up(cols, std::max<int64_t>(options.col_step, kColumnStep))}, DTypeOf<T>::value);
+  const Shape shape{rows, round_up(cols, std::max<int64_t>(options.col_step, kColumnStep))};
+  TensorView copy = call.scratch.take(shape, DTypeOf<T>::value);
   copy_operand(call.ctx, call.op, m, options.transposed, copy);
   return {copy.as<T>(), copy.dim(0), copy.dim(1)};
 }
@@ -134,7 +134,7 @@ Operand<T> first_factor(Call& call, const LowRank& term, bool backward) {
 template <class T>
 Operand<T> project(Call& call, const Operand<T>& x, const Operand<T>& first,
                    const DeviceDropout& drop) {
-  TensorView to = call.scratch.take({x.rows, first.rows}, DTypeOf<T>::value);
+  TensorView to = call.scratch.take(Shape{x.rows, first.rows}, DTypeOf<T>::value);
   T* u = to.as<T>();
   if constexpr (std::is_same_v<T, float>) {
     constexpr int kRows = 128, kCols = 16, kDepth = 8;
@@ -208,7 +208,7 @@ void run_product(Call& call, ConstTensorView x, const PackedWeight& weight, Cons
   for (const LowRank& term : terms) {
     if (term.a.dim(0) == 0) continue;
     const DeviceDropout drop =
-        RowDropout(call.op, call.ctx, term.dropout, packing, x.dim(0)).on_device();
+        RowDropout(call.op, call.ctx, term.dropout, packing, x.dim(0)).on_device(call.ctx);
     const Operand<T> first = first_factor<T>(call, term, backward);
     LowRankShare<T>& share = e.term[e.terms++];
     share.u = project(call, rows, first, backward ? DeviceDropout{} : drop);
@@ -260,7 +260,7 @@ constexpr int64_t kLargeProduct = int64_t{1} << 18;
 template <class Add>
 void sum_by_cell(Call& call, const Packing& packing, int64_t rows, int64_t cols, Sum sum,
                  Add&& add) {
-  Pieces pieces{.cu_seqlens = packing.cu_seqlens.as<int32_t>()};
+  Pieces pieces{.offsets = packed_rows(call.op, call.ctx, packing).offsets};
   pieces.length = rows * cols >= kLargeProduct ? kWholeCell : kPieceRows;
   int64_t longest = 0;
   for (int64_t b = 0; b < packing.cells(); ++b) longest = std::max(longest, packing.length(b));
@@ -269,7 +269,8 @@ void sum_by_cell(Call& call, const Packing& packing, int64_t rows, int64_t cols,
   const int64_t cell_bytes = pieces.per_cell * rows * cols * size_of(DType::f32);
   const int64_t group =
       std::clamp<int64_t>(kPartialBytes / std::max<int64_t>(cell_bytes, 1), 1, packing.cells());
-  float* partial = call.scratch.take({group * pieces.per_cell, rows, cols}, DType::f32).as<float>();
+  float* partial =
+      call.scratch.take(Shape{group * pieces.per_cell, rows, cols}, DType::f32).as<float>();
   for (pieces.first_cell = 0; pieces.first_cell < packing.cells(); pieces.first_cell += group) {
     pieces.cells = std::min(group, packing.cells() - pieces.first_cell);
     add(pieces, partial);
@@ -334,7 +335,8 @@ void low_rank_backward(Context& ctx, ConstTensorView x, ConstTensorView dy, cons
   Call call(ctx, "low_rank_backward");
   const int64_t rank = term.a.dim(0);
   if (rank == 0) return;
-  const DeviceDropout drop = RowDropout(call.op, ctx, term.dropout, &packing, x.dim(0)).on_device();
+  const DeviceDropout drop =
+      RowDropout(call.op, ctx, term.dropout, &packing, x.dim(0)).on_device(call.ctx);
   const float scale = static_cast<float>(term.scale) * drop.scale;
   visit_storage(x.dtype(), [&]<class T>(Type<T>) {
     require_tensor_cores<T>(call);

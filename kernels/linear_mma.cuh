@@ -30,8 +30,10 @@ __device__ __forceinline__ void multiply_fragments(float (&d)[4], const uint32_t
 // A slice of one operand in shared memory: kRows rows of kCols 16-bit elements. Chunks of 16 bytes
 // are permuted within a row, so that the eight rows that ldmatrix reads at once, and the chunks
 // that neighbouring threads store, lie in different banks.
-template <class T, int kRows, int kCols, int kThreads>
+template <class T, int kSliceRows, int kSliceCols, int kThreads>
 struct MmaSlice {
+  static constexpr int kRows = kSliceRows;
+  static constexpr int kCols = kSliceCols;
   static constexpr int kPerRow = kCols / 8;
   static constexpr int kChunks = kRows * kPerRow;
   static constexpr int kLoads = (kChunks + kThreads - 1) / kThreads;
@@ -66,9 +68,16 @@ struct MmaLoads {
   // Starts the copy of rows row0.. and columns col0.. of `from`; rows from `stop` on are zeros.
   __device__ __forceinline__ void start(T* slice, const Operand<T>& from, int64_t row0,
                                         int64_t col0, int64_t stop) {
+    // Within a slice 32 bits are enough.
+    const T* corner = from.data + row0 * from.cols + col0;
+    const int stride = static_cast<int>(from.cols);
+    const int64_t rows_left = stop - row0;
+    const int rows = rows_left < Slice::kRows ? static_cast<int>(rows_left) : Slice::kRows;
+    const int64_t cols_left = from.cols - col0;
+    const int cols = cols_left < Slice::kCols ? static_cast<int>(cols_left) : Slice::kCols;
     Slice::each(slice, [&](T* to, int row, int col, int i) {
-      const bool valid = row0 + row < stop && col0 + col < from.cols;
-      const T* source = valid ? from.data + (row0 + row) * from.cols + col0 + col : from.data;
+      const bool valid = row < rows && col < cols;
+      const T* source = valid ? corner + (row * stride + col) : from.data;
       if constexpr (kTuring) {
         held[i] = valid ? gpu::load_vec<gpu::U4>(source) : gpu::U4{0, 0, 0, 0};
       } else {
@@ -116,10 +125,10 @@ struct MmaTile {
     return gpu::warp() % kWarpsAcross * kWarpCols;
   }
 
-  __device__ __forceinline__ T* row_slice(int64_t number) const {
+  __device__ __forceinline__ T* row_slice(int number) const {
     return slices + number % kStages * kSliceElements;
   }
-  __device__ __forceinline__ T* col_slice(int64_t number) const {
+  __device__ __forceinline__ T* col_slice(int number) const {
     return row_slice(number) + RowSlice::kElements;
   }
 
@@ -127,13 +136,13 @@ struct MmaTile {
   //   start(number, row_loads, col_loads, row_slice, col_slice) starts the copies of one
   //   arrived(number, row_slice, col_slice) may change the chunks that this thread copied
   template <class Start, class Arrived>
-  __device__ __forceinline__ void multiply(int64_t count, Start&& start, Arrived&& arrived,
+  __device__ __forceinline__ void multiply(int count, Start&& start, Arrived&& arrived,
                                            Sums& acc) const {
     MmaLoads<T, RowSlice, kTuring> row_loads;
     MmaLoads<T, ColSlice, kTuring> col_loads;
     if constexpr (kTuring) {
       if (count > 0) start(0, row_loads, col_loads, row_slice(0), col_slice(0));
-      for (int64_t s = 0; s < count; ++s) {
+      for (int s = 0; s < count; ++s) {
         // Slice s - 2 lay here; all have read it before the barrier of s - 1.
         row_loads.finish(row_slice(s));
         col_loads.finish(col_slice(s));
@@ -148,12 +157,12 @@ struct MmaTile {
         if (s < count) start(s, row_loads, col_loads, row_slice(s), col_slice(s));
         gpu::cp_async_commit();
       }
-      for (int64_t s = 0; s < count; ++s) {
+      for (int s = 0; s < count; ++s) {
         gpu::cp_async_wait<kStages - 2>();
         arrived(s, row_slice(s), col_slice(s));
         // Everybody's chunks of slice s are there, and nobody reads slice s - 1 any more.
         gpu::sync_block();
-        const int64_t next = s + kStages - 1;
+        const int next = s + kStages - 1;
         if (next < count) start(next, row_loads, col_loads, row_slice(next), col_slice(next));
         gpu::cp_async_commit();
         multiply_slice(row_slice(s), col_slice(s), acc);
@@ -177,23 +186,21 @@ struct MmaTile {
           gpu::ldmatrix_x4_trans(a[m], RowSlice::at(rows, k + (lane & 7) + 8 * (lane >> 4),
                                                     row / 8 + ((lane >> 3) & 1)));
       }
-      uint32_t b[kFragments][2];
       UNROLL
       for (int n = 0; n < kFragments; n += 2) {
         const int col = warp_col() + 8 * n;
-        uint32_t pair[4];
+        uint32_t b[4];
         if constexpr (kColsAlongK)
-          gpu::ldmatrix_x4(pair, ColSlice::at(cols, col + (lane & 7) + 8 * (lane >> 4),
-                                              k / 8 + ((lane >> 3) & 1)));
+          gpu::ldmatrix_x4(
+              b, ColSlice::at(cols, col + (lane & 7) + 8 * (lane >> 4), k / 8 + ((lane >> 3) & 1)));
         else
-          gpu::ldmatrix_x4_trans(pair, ColSlice::at(cols, k + (lane & 15), col / 8 + (lane >> 4)));
-        b[n][0] = pair[0], b[n][1] = pair[1];
-        b[n + 1][0] = pair[2], b[n + 1][1] = pair[3];
-      }
-      UNROLL
-      for (int m = 0; m < kBlocks; ++m) {
+          gpu::ldmatrix_x4_trans(b, ColSlice::at(cols, k + (lane & 15), col / 8 + (lane >> 4)));
+        const uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
         UNROLL
-        for (int n = 0; n < kFragments; ++n) multiply_fragments<T, kTuring>(acc[m][n], a[m], b[n]);
+        for (int m = 0; m < kBlocks; ++m) {
+          multiply_fragments<T, kTuring>(acc[m][n], a[m], left);
+          multiply_fragments<T, kTuring>(acc[m][n + 1], a[m], right);
+        }
       }
     }
   }
@@ -345,7 +352,8 @@ __device__ __forceinline__ void store_results(const Epilogue<T>& e, int64_t row,
 // tiles, out of the second-level cache, since blocks that share rows of x run together; y once.
 // Bound by the tensor cores from about k = 512 on, below that by memory.
 template <class T, int kRows, int kCols, bool kOutIn, bool kTuring>
-__global__ void __launch_bounds__(LinearTile<T, kRows, kCols, kOutIn, kTuring>::kThreads)
+__global__ void __launch_bounds__(LinearTile<T, kRows, kCols, kOutIn, kTuring>::kThreads,
+                                  kTuring ? 1 : 2)
     linear_mma_kernel(Operand<T> x, Operand<T> w, int64_t k, Epilogue<T> e) {
   using Tile = LinearTile<T, kRows, kCols, kOutIn, kTuring>;
   gpu::SharedCarver carver(gpu::shared_memory());
@@ -356,15 +364,15 @@ __global__ void __launch_bounds__(LinearTile<T, kRows, kCols, kOutIn, kTuring>::
 
   typename Tile::Sums acc = {};
   tile.multiply(
-      ceil_div(k, kMmaDepth),
-      [&](int64_t s, auto& row_loads, auto& col_loads, T* row_slice, T* col_slice) {
-        row_loads.start(row_slice, x, row0, s * kMmaDepth, x.rows);
+      static_cast<int>(ceil_div(k, kMmaDepth)),
+      [&](int s, auto& row_loads, auto& col_loads, T* row_slice, T* col_slice) {
+        row_loads.start(row_slice, x, row0, int64_t{s} * kMmaDepth, x.rows);
         if constexpr (kOutIn)
-          col_loads.start(col_slice, w, col0, s * kMmaDepth, w.rows);
+          col_loads.start(col_slice, w, col0, int64_t{s} * kMmaDepth, w.rows);
         else
-          col_loads.start(col_slice, w, s * kMmaDepth, col0, w.rows);
+          col_loads.start(col_slice, w, int64_t{s} * kMmaDepth, col0, w.rows);
       },
-      [](int64_t, T*, T*) {}, acc);
+      [](int, T*, T*) {}, acc);
 
   const int64_t warp_row0 = row0 + Tile::warp_row();
   const int64_t warp_col0 = col0 + Tile::warp_col();
@@ -471,7 +479,7 @@ struct OuterTile : MmaTile<T, kRows, kCols, false, false, kTuring> {
 // One piece of a cell's share of g^T x, as outer_f32_kernel() in kernels/linear_f32.cuh:
 // partial[piece, j, k] = sum over its rows of g[r, j] keep(x[r, k]).
 template <class T, int kRows, int kCols, bool kTuring>
-__global__ void __launch_bounds__(OuterTile<T, kRows, kCols, kTuring>::kThreads)
+__global__ void __launch_bounds__(OuterTile<T, kRows, kCols, kTuring>::kThreads, 3)
     outer_mma_kernel(Operand<T> g, Operand<T> x, DeviceDropout drop, Pieces pieces,
                      float* partial) {
   using Tile = OuterTile<T, kRows, kCols, kTuring>;
@@ -486,15 +494,15 @@ __global__ void __launch_bounds__(OuterTile<T, kRows, kCols, kTuring>::kThreads)
 
   typename Tile::Sums acc = {};
   tile.multiply(
-      ceil_div(rows.end - rows.begin, kMmaDepth),
-      [&](int64_t s, auto& row_loads, auto& col_loads, T* row_slice, T* col_slice) {
-        row_loads.start(row_slice, g, rows.begin + s * kMmaDepth, row0, rows.end);
-        col_loads.start(col_slice, x, rows.begin + s * kMmaDepth, col0, rows.end);
+      static_cast<int>(ceil_div(rows.end - rows.begin, kMmaDepth)),
+      [&](int s, auto& row_loads, auto& col_loads, T* row_slice, T* col_slice) {
+        row_loads.start(row_slice, g, rows.begin + int64_t{s} * kMmaDepth, row0, rows.end);
+        col_loads.start(col_slice, x, rows.begin + int64_t{s} * kMmaDepth, col0, rows.end);
       },
-      [&](int64_t s, T*, T* col_slice) {
+      [&](int s, T*, T* col_slice) {
         if (!drop.active) return;
         Tile::ColSlice::each(col_slice, [&](T* chunk, int row, int col, int) {
-          const int64_t r = rows.begin + s * kMmaDepth + row;
+          const int64_t r = rows.begin + int64_t{s} * kMmaDepth + row;
           if (r >= rows.end || col0 + col >= x.cols) return;
           auto v = gpu::load_vec<gpu::U4>(chunk);
           drop_eight(drop, row_place(drop, r), col0 + col, v);

@@ -52,7 +52,7 @@ struct Epilogue {
   bool accumulate = false;
   bool vectors = false;  // rows of y begin at 16-byte boundaries
   int terms = 0;
-  LowRankShare<T> term[kMostTerms];
+  LowRankShare<T> term[kMostTerms] = {};
 };
 
 template <class T>
@@ -73,11 +73,12 @@ __device__ __forceinline__ bool keeps(const DeviceDropout& drop, const PhiloxCou
 __device__ __forceinline__ void drop_four(const DeviceDropout& drop, RowPlace place,
                                           int64_t feature, gpu::F4& v) {
   const PhiloxCounter bits = piece_bits(drop, place, static_cast<int>(feature & ~int64_t{7}));
-  const int lane = static_cast<int>(feature & 7);
-  v.x = keeps(drop, bits, lane) ? v.x : 0.0f;
-  v.y = keeps(drop, bits, lane + 1) ? v.y : 0.0f;
-  v.z = keeps(drop, bits, lane + 2) ? v.z : 0.0f;
-  v.w = keeps(drop, bits, lane + 3) ? v.w : 0.0f;
+  const bool upper = (feature & 4) != 0;
+  const uint32_t pair[2] = {upper ? bits[2] : bits[0], upper ? bits[3] : bits[1]};
+  v.x = (pair[0] & 0xffffu) >= drop.threshold ? v.x : 0.0f;
+  v.y = (pair[0] >> 16) >= drop.threshold ? v.y : 0.0f;
+  v.z = (pair[1] & 0xffffu) >= drop.threshold ? v.z : 0.0f;
+  v.w = (pair[1] >> 16) >= drop.threshold ? v.w : 0.0f;
 }
 
 __device__ __forceinline__ uint32_t drop_pair(const DeviceDropout& drop, uint32_t random,
@@ -103,7 +104,7 @@ struct PieceRows {
   int64_t end;  // not above begin when the cell has no such piece
 };
 struct Pieces {
-  const int32_t* cu_seqlens = nullptr;
+  const int32_t* offsets = nullptr;
   int64_t first_cell = 0;
   int64_t cells = 0;     // from first_cell on
   int64_t per_cell = 0;  // room for the longest cell
@@ -112,8 +113,8 @@ struct Pieces {
   int64_t count() const { return cells * per_cell; }
   __device__ __forceinline__ PieceRows rows(int64_t piece) const {
     const int64_t cell = first_cell + piece / per_cell;
-    const int64_t begin = cu_seqlens[cell] + piece % per_cell * length;
-    const int64_t stop = cu_seqlens[cell + 1];
+    const int64_t begin = offsets[cell] + piece % per_cell * length;
+    const int64_t stop = offsets[cell + 1];
     return {begin, begin + length < stop ? begin + length : stop};
   }
 };
