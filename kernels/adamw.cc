@@ -7,6 +7,7 @@
 #include "kernels/ordered_sum.h"
 #include "kernels/require_tensor.h"
 #include "runtime/parallel.h"
+#include "runtime/tensor.h"
 
 namespace scgraft {
 namespace {
@@ -86,6 +87,13 @@ void adamw_cpu(Context& ctx, T* p, const T* gradient, T* m, T* v, int64_t n, dou
   });
 }
 
+// The number in a tensor of one f64 on any device; waits for it.
+double host_value(ConstTensorView view) {
+  double value = 0;
+  copy(view, view_of(&value, Shape{1}));
+  return value;
+}
+
 }  // namespace
 
 void gradient_norm(Context& ctx, ConstTensorView gradient, TensorView norm) {
@@ -93,6 +101,9 @@ void gradient_norm(Context& ctx, ConstTensorView gradient, TensorView norm) {
   ctx.require_here(op, gradient, norm);
   require(gradient.rank() == 1, op, ": gradient must be flat [n], got ", gradient.shape());
   require_tensor(op, "norm", norm, {1}, DType::f64);
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda()) return cuda::gradient_norm(ctx, gradient, norm);
+  }
   const int64_t n = gradient.dim(0);
   const int64_t blocks = blocks_of(n, kNormBlock);
   Arena::Scope scratch(ctx.scratch());
@@ -118,21 +129,30 @@ void gradient_norm(Context& ctx, ConstTensorView gradient, TensorView norm) {
 
 bool adamw(Context& ctx, TensorView parameter, ConstTensorView gradient, TensorView m, TensorView v,
            ConstTensorView norm, const AdamWOptions& options,
-           std::span<const AdamWSegment> segments) {
+           std::span<const AdamWSegment> segments, TensorView steps_done) {
   const char* op = "adamw";
-  ctx.require_here(op, parameter, gradient, m, v, norm);
+  ctx.require_here(op, parameter, gradient, m, v, norm, steps_done);
   require(parameter.rank() == 1, op, ": parameter must be flat [n], got ", parameter.shape());
   require_tensor(op, "gradient", gradient, parameter.shape(), parameter.dtype());
   require_tensor(op, "m", m, parameter.shape(), parameter.dtype());
   require_tensor(op, "v", v, parameter.shape(), parameter.dtype());
   require_tensor(op, "norm", norm, {1}, DType::f64);
+  require_optional(op, "steps_done", steps_done, {1}, DType::i64);
   check_options(op, options);
   check_segments(op, segments, parameter.dim(0));
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda()) {
+      cuda::adamw(ctx, parameter, gradient, m, v, norm, options, segments, steps_done);
+      return !steps_done.empty() || std::isfinite(host_value(norm));
+    }
+  }
   const double length = *norm.as<double>();
   if (!std::isfinite(length)) return false;
+  AdamWOptions now = options;
+  if (!steps_done.empty()) now.step = ++*steps_done.as<int64_t>();
   visit_real(parameter.dtype(), [&]<class T>(Type<T>) {
     adamw_cpu<T>(ctx, parameter.as<T>(), gradient.as<T>(), m.as<T>(), v.as<T>(), parameter.dim(0),
-                 length, options, segments);
+                 length, now, segments);
   });
   return true;
 }

@@ -22,6 +22,9 @@ void add(Context& ctx, ConstTensorView a, ConstTensorView b, TensorView y) {
   require<TypeError>(a.dtype() == b.dtype() && a.dtype() == y.dtype(),
                      "add: a, b and y must have one type, got ", a.dtype(), ", ", b.dtype(),
                      " and ", y.dtype(), "; convert them first");
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda()) return cuda::add(ctx, a, b, y);
+  }
   visit_real(a.dtype(), [&]<class T>(Type<T>) {
     const T* pa = a.as<T>();
     const T* pb = b.as<T>();

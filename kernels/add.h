@@ -7,9 +7,13 @@ namespace scgraft {
 
 // y = a + b, element by element.
 //
-//   a, b, y  any equal shape, f32 or f64; y overwritten; y may be a or b
+//   a, b, y  any equal shape, f32 or f64, on CUDA f32, bf16 or f16; y overwritten; y may be a or b
 //
 // Throws ShapeError or TypeError when something does not fit.
 void add(Context& ctx, ConstTensorView a, ConstTensorView b, TensorView y);
+
+namespace cuda {  // in add.cu; add.cc calls this after its checks
+void add(Context& ctx, ConstTensorView a, ConstTensorView b, TensorView y);
+}  // namespace cuda
 
 }  // namespace scgraft
