@@ -86,21 +86,21 @@ TEST_P(LinearTest, DropoutOfATermIsTheDocumentedMask) {
   Tensor y = poisoned({rows, out}), y_want = poisoned({rows, out});
   linear(ctx(), x.view(), packed(w), {}, {&drops, 1}, &packing, y.view());
   linear(ctx(), masked.view(), packed(w), {}, {&plain, 1}, nullptr, y_want.view());
-  expect_close(y.view(), y_want.view());
+  expect_close(y.view(), y_want.view(), in);
 
   const PackedWeight back = packed(w, PackedFor::backward_input);
   Tensor dx = poisoned({rows, in}), dx_plain = poisoned({rows, in});
   linear_backward_input(ctx(), dy.view(), back, {&drops, 1}, &packing, false, dx.view());
   linear_backward_input(ctx(), dy.view(), back, {&plain, 1}, nullptr, false, dx_plain.view());
-  expect_close(dx.view(), product(values_of(dx_plain.view()), mask));
+  expect_close(dx.view(), product(values_of(dx_plain.view()), mask), out);
 
   Tensor da = zeros({rank, in}), db = zeros({out, rank});
   Tensor da_want = zeros({rank, in}), db_want = zeros({out, rank});
   low_rank_backward(ctx(), x.view(), dy.view(), drops, packing, da.view(), db.view());
   low_rank_backward(ctx(), masked.view(), dy.view(), plain, packing, da_want.view(),
                     db_want.view());
-  expect_close(da.view(), da_want.view());
-  expect_close(db.view(), db_want.view());
+  expect_close(da.view(), da_want.view(), rows + out);
+  expect_close(db.view(), db_want.view(), rows + in);
 }
 
 // The adapter and the weight it would be merged into are the same function.
