@@ -248,7 +248,7 @@ void run(const char* op, Context& ctx, ConstTensorView x, const PackedWeight& we
 }
 
 // Partial sums of one launch; batches that need more are summed in several launches.
-constexpr int64_t kPartialBytes = int64_t{64} << 20;
+constexpr int64_t kPartialBytes = int64_t{16} << 20;
 // Rows of one piece. A large product has blocks enough in one cell, and needs no more partial sums
 // than one per cell.
 constexpr int64_t kPieceRows = 512;

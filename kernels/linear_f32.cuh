@@ -152,7 +152,7 @@ struct F32Tile {
 // Bytes: x once per column of tiles, w once per row of tiles, the rest from the second-level cache,
 // since blocks that share rows of x run together. Bound by the multiply-adds of the CUDA cores.
 template <int kRows, int kCols, int kDepth, bool kOutIn, bool kDropX>
-__global__ void __launch_bounds__(kF32Threads)
+__global__ void __launch_bounds__(kF32Threads, kRows* kCols >= 128 * 128 ? 1 : 2)
     linear_f32_kernel(Operand<float> x, Operand<float> w, int64_t k, DeviceDropout drop,
                       Epilogue<float> e) {
   using Tile = F32Tile<kRows, kCols, kDepth>;
@@ -225,7 +225,7 @@ __global__ void __launch_bounds__(kF32Threads)
 // k]. See sum_pieces_kernel for what becomes of it. drop is that of x. Rows of a piece are summed
 // in order.
 template <int kRows, int kCols, int kDepth>
-__global__ void __launch_bounds__(kF32Threads)
+__global__ void __launch_bounds__(kF32Threads, 2)
     outer_f32_kernel(Operand<float> g, Operand<float> x, DeviceDropout drop, Pieces pieces,
                      float* partial) {
   using Tile = F32Tile<kRows, kCols, kDepth>;

@@ -479,7 +479,7 @@ struct OuterTile : MmaTile<T, kRows, kCols, false, false, kTuring> {
 // One piece of a cell's share of g^T x, as outer_f32_kernel() in kernels/linear_f32.cuh:
 // partial[piece, j, k] = sum over its rows of g[r, j] keep(x[r, k]).
 template <class T, int kRows, int kCols, bool kTuring>
-__global__ void __launch_bounds__(OuterTile<T, kRows, kCols, kTuring>::kThreads, 3)
+__global__ void __launch_bounds__(OuterTile<T, kRows, kCols, kTuring>::kThreads, kTuring ? 2 : 3)
     outer_mma_kernel(Operand<T> g, Operand<T> x, DeviceDropout drop, Pieces pieces,
                      float* partial) {
   using Tile = OuterTile<T, kRows, kCols, kTuring>;

@@ -437,9 +437,9 @@ TEST_P(LinearTest, TheSizeOfTilesDoesNotShow) {
 // in pieces.
 TEST_P(LinearTest, ManyCellsAreSummedInOrder) {
   for (int64_t width : {24, 512}) {
-    std::vector<int32_t> lengths(70, 1);
+    std::vector<int32_t> lengths(20, 1);
     lengths[3] = 0;
-    if (width == 24) lengths[30] = 1100;
+    if (width == 24) lengths[7] = 1100;
     std::vector<int64_t> ids(lengths.size());
     for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int64_t>(i);
     const PackedCells cells(lengths, ids);
