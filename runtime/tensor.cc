@@ -8,9 +8,7 @@ namespace {
 
 template <class T>
 double value_of(T x) {
-  if constexpr (std::is_same_v<T, f16>)
-    return static_cast<double>(to_float(x));
-  else if constexpr (std::is_same_v<T, bf16>)
+  if constexpr (std::is_same_v<T, f16> || std::is_same_v<T, bf16>)
     return static_cast<double>(static_cast<float>(x));
   else
     return static_cast<double>(x);

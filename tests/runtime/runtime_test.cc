@@ -81,13 +81,6 @@ TEST(Bf16, RoundsToNearestEven) {
   EXPECT_TRUE(std::isnan(static_cast<float>(bf16(NAN))));
 }
 
-TEST(F16, ConvertsExactly) {
-  EXPECT_EQ(to_float(f16{0x3c00}), 1.0f);
-  EXPECT_EQ(to_float(f16{0xc000}), -2.0f);
-  EXPECT_EQ(to_float(f16{0x0001}), std::ldexp(1.0f, -24));
-  EXPECT_TRUE(std::isinf(to_float(f16{0x7c00})));
-}
-
 TEST(TensorView, ChecksTypeAndRank) {
   Tensor t({2, 3}, DType::f32);
   EXPECT_EQ((t.as<float, 2>().dim(1)), 3);

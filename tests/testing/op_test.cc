@@ -71,9 +71,7 @@ std::vector<double> values_of(ConstTensorView view) {
   visit_any(view.dtype(), [&]<class T>(Type<T>) {
     const T* data = view.as<T>();
     for (size_t i = 0; i < out.size(); ++i) {
-      if constexpr (std::is_same_v<T, f16>)
-        out[i] = static_cast<double>(to_float(data[i]));
-      else if constexpr (std::is_same_v<T, bf16>)
+      if constexpr (std::is_same_v<T, f16> || std::is_same_v<T, bf16>)
         out[i] = static_cast<double>(static_cast<float>(data[i]));
       else
         out[i] = static_cast<double>(data[i]);
