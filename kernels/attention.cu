@@ -147,23 +147,21 @@ __global__ void __launch_bounds__(kRowsThreads, 2)
 
 // A warp owns 16 * kBands queries: two bands share each fragment of k and v, which halves the
 // reads of shared memory, as long as the accumulators of both fit into registers.
-template <int kDim>
+template <int kDim, bool kSm80>
 struct FragmentShape {
-  static constexpr int kBands = kDim <= 64 ? 2 : 1;
+  static constexpr int kBands = kSm80 && kDim <= 64 ? 2 : 1;
   static constexpr int kQueries = 16 * kBands * kFragmentWarps;
   static constexpr int kKeys = kDim <= 96 ? 64 : 32;  // two stages of k and v within 48 KiB or so
 };
 
-template <class T, int kDim>
+template <class T, int kDim, bool kSm80>
 struct FragmentShared {
-  using Size = FragmentShape<kDim>;
-  T* q;
-  T* k[2];
-  T* v[2];
+  using Size = FragmentShape<kDim, kSm80>;
+  T *q, *k, *v;  // k and v: two tiles each
   SCGRAFT_HD explicit FragmentShared(gpu::SharedCarver& carve)
       : q(carve.take<T>(Size::kQueries * kDim, 128)),
-        k{carve.take<T>(Size::kKeys * kDim, 128), carve.take<T>(Size::kKeys * kDim, 128)},
-        v{carve.take<T>(Size::kKeys * kDim, 128), carve.take<T>(Size::kKeys * kDim, 128)} {}
+        k(carve.take<T>(2 * Size::kKeys * kDim, 128)),
+        v(carve.take<T>(2 * Size::kKeys * kDim, 128)) {}
 };
 
 // A block owns kQueries queries of one (cell, head) and walks the keys in tiles, the next one
@@ -174,20 +172,20 @@ template <class T, int kDim, bool kSm80>
 __global__ void __launch_bounds__(kFragmentThreads, 2)
     attention_fragments_kernel(AttentionProblem p, const T* q, const T* k, const T* v, T* o,
                                float* lse) {
-  using Size = FragmentShape<kDim>;
+  using Size = FragmentShape<kDim, kSm80>;
   using Tile = FragmentTile<T, kDim>;
   constexpr int kBands = Size::kBands, kKeys = Size::kKeys;
   const AttentionBlock b = attention_block(p, Size::kQueries);
   if (b.begin >= b.queries) return;
   if (b.keys == 0) return write_without_keys(p, b, Size::kQueries, o, lse);
   gpu::SharedCarver carve(gpu::shared_memory());
-  const FragmentShared<T, kDim> tiles(carve);
+  const FragmentShared<T, kDim, kSm80> tiles(carve);
   const int64_t queries_at = b.first_query * p.stride() + b.head * p.head_dim;
   const int64_t keys_at = b.first_key * p.stride() + b.head * p.head_dim;
   const auto load_keys = [&](int key) {
-    const int stage = key / kKeys % 2;
-    Tile::template load<kSm80, kKeys>(tiles.k[stage], k + keys_at, p, key, b.keys);
-    Tile::template load<kSm80, kKeys>(tiles.v[stage], v + keys_at, p, key, b.keys);
+    const int at = key / kKeys % 2 * kKeys * kDim;
+    Tile::template load<kSm80, kKeys>(tiles.k + at, k + keys_at, p, key, b.keys);
+    Tile::template load<kSm80, kKeys>(tiles.v + at, v + keys_at, p, key, b.keys);
     if constexpr (kSm80) gpu::cp_async_commit();
   };
   Tile::template load<kSm80, Size::kQueries>(tiles.q, q + queries_at, p, b.begin, b.queries);
@@ -203,8 +201,8 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
     if constexpr (kSm80) gpu::cp_async_wait<0>();
     gpu::sync_block();  // this tile is there, and nobody still reads the one before it
     if (key + kKeys < b.keys) load_keys(key + kKeys);
-    T* k_tile = tiles.k[key / kKeys % 2];
-    T* v_tile = tiles.v[key / kKeys % 2];
+    T* k_tile = tiles.k + key / kKeys % 2 * kKeys * kDim;
+    T* v_tile = tiles.v + key / kKeys % 2 * kKeys * kDim;
     if (key == 0) {
       UNROLL
       for (int band = 0; band < kBands; ++band) UNROLL
@@ -325,9 +323,10 @@ void launch_rows(Context& ctx, AttentionProblem p, const AttentionSizes& sizes,
 template <class T, int kDim, bool kSm80>
 void launch_fragments(Context& ctx, AttentionProblem p, const AttentionSizes& sizes,
                       const Tensors<T>& x) {
-  p.tiles = sizes.query_tiles(FragmentShape<kDim>::kQueries);
+  p.tiles = sizes.query_tiles(FragmentShape<kDim, kSm80>::kQueries);
   launch(ctx, "attention", attention_fragments_kernel<T, kDim, kSm80>, sizes.grid(p),
-         kFragmentThreads, shared_bytes<FragmentShared<T, kDim>>(), p, x.q, x.k, x.v, x.o, x.lse);
+         kFragmentThreads, shared_bytes<FragmentShared<T, kDim, kSm80>>(), p, x.q, x.k, x.v, x.o,
+         x.lse);
 }
 
 }  // namespace

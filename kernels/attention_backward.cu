@@ -118,7 +118,7 @@ struct RowsShared {
 // A block owns kOwn rows of one (cell, head), a group of eight threads four of them. Reads its own
 // rows once and the walked rows once per block, mostly from L2; bound by f32 multiply-adds.
 template <class T, int kDim, bool kKeysOwn>
-__global__ void __launch_bounds__(RowsShape<kDim>::kThreads)
+__global__ void __launch_bounds__(RowsShape<kDim>::kThreads, 2)
     attention_backward_rows_kernel(AttentionProblem p, BackwardTensors<T> x) {
   using Size = RowsShape<kDim>;
   constexpr int kColumns = Size::kWalked / 8;
@@ -224,17 +224,15 @@ template <class T, int kDim>
 struct FragmentShared {
   using Size = FragmentShape<kDim>;
   T *own1, *own2;
-  T *walked1[2], *walked2[2];
-  float *lse[2], *delta[2];  // of walked queries
+  T *walked1, *walked2;  // two tiles each
+  float *lse, *delta;    // of the queries in two walked tiles
   SCGRAFT_HD explicit FragmentShared(gpu::SharedCarver& carve)
-      : own1(carve.take<T>(Size::kOwn * kDim, 128)), own2(carve.take<T>(Size::kOwn * kDim, 128)) {
-    for (int stage = 0; stage < 2; ++stage) {
-      walked1[stage] = carve.take<T>(Size::kWalked * kDim, 128);
-      walked2[stage] = carve.take<T>(Size::kWalked * kDim, 128);
-      lse[stage] = carve.take<float>(Size::kWalked);
-      delta[stage] = carve.take<float>(Size::kWalked);
-    }
-  }
+      : own1(carve.take<T>(Size::kOwn * kDim, 128)),
+        own2(carve.take<T>(Size::kOwn * kDim, 128)),
+        walked1(carve.take<T>(2 * Size::kWalked * kDim, 128)),
+        walked2(carve.take<T>(2 * Size::kWalked * kDim, 128)),
+        lse(carve.take<float>(2 * Size::kWalked)),
+        delta(carve.take<float>(2 * Size::kWalked)) {}
 };
 
 // result[n] += own rows of a warp . 32 walked rows, over all columns. `held` are the own rows when
@@ -297,10 +295,10 @@ __global__ void __launch_bounds__(kFragmentThreads, kDim <= 64 ? 2 : 1)
   const FragmentShared<T, kDim> tiles(carve);
   const bool need_ds = !kKeysOwn || x.dk;
   const auto load_walked = [&](int walked) {
-    const int stage = walked / kWalked % 2;
-    Tile::template load<kSm80, kWalked>(tiles.walked1[stage], rows.walked1, p, walked,
+    const int at = walked / kWalked % 2 * kWalked * kDim;
+    Tile::template load<kSm80, kWalked>(tiles.walked1 + at, rows.walked1, p, walked,
                                         rows.walked_rows);
-    Tile::template load<kSm80, kWalked>(tiles.walked2[stage], rows.walked2, p, walked,
+    Tile::template load<kSm80, kWalked>(tiles.walked2 + at, rows.walked2, p, walked,
                                         rows.walked_rows);
     if constexpr (kSm80) gpu::cp_async_commit();
   };
@@ -308,8 +306,9 @@ __global__ void __launch_bounds__(kFragmentThreads, kDim <= 64 ? 2 : 1)
   const auto thread = static_cast<int>(threadIdx.x);
   const bool has_terms = kKeysOwn && thread < kWalked;
   const auto put_terms = [&](int walked, QueryTerms terms) {
-    tiles.lse[walked / kWalked % 2][thread] = terms.lse;
-    tiles.delta[walked / kWalked % 2][thread] = terms.delta;
+    const int at = walked / kWalked % 2 * kWalked + thread;
+    tiles.lse[at] = terms.lse;
+    tiles.delta[at] = terms.delta;
   };
   if (rows.walked_rows > 0) {
     Tile::template load<kSm80, Size::kOwn>(tiles.own1, rows.own1, p, b.begin, rows.own_rows);
@@ -333,6 +332,8 @@ __global__ void __launch_bounds__(kFragmentThreads, kDim <= 64 ? 2 : 1)
   float sum2[kKeysOwn ? kDim / 8 : 1][4] = {};
   for (int walked = 0; walked < rows.walked_rows; walked += kWalked) {
     const int stage = walked / kWalked % 2;
+    T* walked1 = tiles.walked1 + stage * kWalked * kDim;
+    T* walked2 = tiles.walked2 + stage * kWalked * kDim;
     const bool more = walked + kWalked < rows.walked_rows;
     if constexpr (kSm80) gpu::cp_async_wait<0>();
     gpu::sync_block();  // this tile is there, and nobody still reads the one before it
@@ -352,11 +353,9 @@ __global__ void __launch_bounds__(kFragmentThreads, kDim <= 64 ? 2 : 1)
     }
     for (int step = 0; step < kWalked && walked + step < rows.walked_rows; step += Size::kStep) {
       float weight[4][4] = {}, ds[4][4] = {};
-      product_over_columns<T, kDim, kSm80>(weight, held1, tiles.own1, own_row, tiles.walked1[stage],
-                                           step);
+      product_over_columns<T, kDim, kSm80>(weight, held1, tiles.own1, own_row, walked1, step);
       if (need_ds)
-        product_over_columns<T, kDim, kSm80>(ds, held2, tiles.own2, own_row, tiles.walked2[stage],
-                                             step);
+        product_over_columns<T, kDim, kSm80>(ds, held2, tiles.own2, own_row, walked2, step);
       uint32_t kept = ~0u;  // bit 4 n + e
       if (p.threshold > 0) {
         // One Philox call per thread, for 16 keys of one query: as owners the 16 rows of its warp,
@@ -378,18 +377,18 @@ __global__ void __launch_bounds__(kFragmentThreads, kDim <= 64 ? 2 : 1)
       for (int n = 0; n < 4; ++n) UNROLL
       for (int e = 0; e < 4; ++e) {
         const int column = step + 8 * n + 2 * t + e % 2;
-        const QueryTerms terms =
-            kKeysOwn ? QueryTerms{tiles.lse[stage][column], tiles.delta[stage][column]}
-                     : own_terms[e / 2];
+        const QueryTerms terms = kKeysOwn ? QueryTerms{tiles.lse[stage * kWalked + column],
+                                                       tiles.delta[stage * kWalked + column]}
+                                          : own_terms[e / 2];
         float probability = gpu::exp2_fast(fmaf(weight[n][e], scale_log2, -terms.lse));
         if (!kKeysOwn && walked + column >= rows.walked_rows) probability = 0;
         const bool keep = kept >> (4 * n + e) & 1;
         ds[n][e] = probability * ((keep ? ds[n][e] * p.kept : 0) - terms.delta);
         weight[n][e] = keep ? probability : 0;
       }
-      if (need_ds) accumulate_rows<T, kDim, kSm80>(sum1, ds, tiles.walked1[stage], step);
+      if (need_ds) accumulate_rows<T, kDim, kSm80>(sum1, ds, walked1, step);
       if constexpr (kKeysOwn) {
-        if (x.dv) accumulate_rows<T, kDim, kSm80>(sum2, weight, tiles.walked2[stage], step);
+        if (x.dv) accumulate_rows<T, kDim, kSm80>(sum2, weight, walked2, step);
       }
     }
     if (has_terms && more) put_terms(walked + kWalked, next_terms);

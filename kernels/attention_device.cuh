@@ -197,23 +197,25 @@ struct WeightTile {
                                     gpu::F4 (&sum)[4][kDim / 32]) {
     constexpr int kRowStride = RowTile<1, kDim>::kStride;
     for (int row = 0; row < kColumns * 8; row += 4) {
-      gpu::F4 w[4];
+      float w[4][4];
       UNROLL
-      for (int i = 0; i < 4; ++i)
-        w[i] = gpu::load_vec<gpu::F4>(tile + micro_row(i) * kStride + row);
+      for (int i = 0; i < 4; ++i) {
+        const auto four = gpu::load_vec<gpu::F4>(tile + micro_row(i) * kStride + row);
+        w[i][0] = four.x;
+        w[i][1] = four.y;
+        w[i][2] = four.z;
+        w[i][3] = four.w;
+      }
       UNROLL
-      for (int n = 0; n < kDim / 32; ++n) {
-        gpu::F4 y[4];
-        UNROLL
-        for (int e = 0; e < 4; ++e)
-          y[e] = gpu::load_vec<gpu::F4>(b + (row + e) * kRowStride + 4 * micro_column(n));
+      for (int n = 0; n < kDim / 32; ++n) UNROLL
+      for (int e = 0; e < 4; ++e) {
+        const auto y = gpu::load_vec<gpu::F4>(b + (row + e) * kRowStride + 4 * micro_column(n));
         UNROLL
         for (int i = 0; i < 4; ++i) {
-          gpu::F4& t = sum[i][n];
-          t.x = w[i].w * y[3].x + (w[i].z * y[2].x + (w[i].y * y[1].x + (w[i].x * y[0].x + t.x)));
-          t.y = w[i].w * y[3].y + (w[i].z * y[2].y + (w[i].y * y[1].y + (w[i].x * y[0].y + t.y)));
-          t.z = w[i].w * y[3].z + (w[i].z * y[2].z + (w[i].y * y[1].z + (w[i].x * y[0].z + t.z)));
-          t.w = w[i].w * y[3].w + (w[i].z * y[2].w + (w[i].y * y[1].w + (w[i].x * y[0].w + t.w)));
+          sum[i][n].x += w[i][e] * y.x;
+          sum[i][n].y += w[i][e] * y.y;
+          sum[i][n].z += w[i][e] * y.z;
+          sum[i][n].w += w[i][e] * y.w;
         }
       }
     }

@@ -107,8 +107,11 @@ void visit_attention_kernel(const Context& ctx, const AttentionProblem& p, OnFra
       }
     }
   }
-  if (p.head_dim <= 32) return rows(Rows<32>{});
-  if (p.head_dim <= 64) return rows(Rows<64>{});
+  if constexpr (sizeof(T) == 4) {
+    if (p.head_dim <= 32) return rows(Rows<32>{});
+    if (p.head_dim <= 64) return rows(Rows<64>{});
+  }
+  // The only one for 16-bit types: for widths without tensor cores, and bf16 before sm_80.
   rows(Rows<128>{});
 }
 
