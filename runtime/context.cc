@@ -3,6 +3,7 @@
 
 #include <omp.h>
 
+#include "runtime/copy_bytes.h"
 #include "runtime/cpu.h"
 #include "runtime/parallel.h"
 
@@ -13,11 +14,27 @@ Context::Context(Device device, ContextOptions options)
       threads_(options.threads > 0 ? options.threads : default_threads()),
       reference_(options.reference),
       activations_(device, options.memory_limit),
-      scratch_(device) {}
+      scratch_(device),
+      stream_(device) {
+  require<DeviceError>(!reference_ || device.is_cpu(),
+                       "the definition of operations runs on the CPU, not on ", device);
+}
 
 void Context::require_one_here(const char* op, const ConstTensorView& view) const {
   if (view.empty() || view.device() == device_) return;
   throw DeviceError(cat(op, ": a tensor is on ", view.device(), ", the context runs on ", device_));
+}
+
+void Context::require_cpu() const {
+  if (device_.is_cpu()) return;
+  DeviceError error(cat(op_, " has no CUDA kernel"));
+  error.set_hint("--device cpu");
+  throw error;
+}
+
+void copy(Context& ctx, ConstTensorView from, TensorView to) {
+  require_copyable(from, to);
+  copy_bytes(from, to, ctx.stream().handle());
 }
 
 int thread_index() { return omp_get_thread_num(); }

@@ -4,6 +4,7 @@
 
 #include "runtime/arena.h"
 #include "runtime/device.h"
+#include "runtime/stream.h"
 #include "runtime/tensor_view.h"
 
 namespace scgraft {
@@ -24,6 +25,7 @@ struct RandomState {
 // Where and with what to run. First argument of every operation; no globals.
 class Context {
  public:
+  // Throws DeviceError for the definition on a CUDA device: it is CPU code.
   explicit Context(Device device = Device::cpu(), ContextOptions options = {});
 
   Device device() const { return device_; }
@@ -35,12 +37,21 @@ class Context {
   Arena& scratch() { return scratch_; }          // lives for one operation
   RandomState& random() { return random_; }
 
+  // The queue that operations put their work in. On the CPU they are done when they return.
+  const Stream& stream() const { return stream_; }
+  // Waits for all of it. Throws DeviceError with what went wrong in it.
+  void synchronize() const { stream_.synchronize(); }
+
   // Throws DeviceError naming the op when a tensor is not on this context's device. Empty views
   // are not looked at.
   template <class... Views>
   void require_here(const char* op, const Views&... views) const {
+    op_ = op;
     (require_one_here(op, views), ...);
   }
+  // Throws DeviceError on a CUDA device, naming the op of the last require_here: it has reached
+  // code of the CPU, so it has no CUDA kernel.
+  void require_cpu() const;
 
  private:
   void require_one_here(const char* op, const ConstTensorView& view) const;
@@ -51,6 +62,13 @@ class Context {
   Arena activations_;
   Arena scratch_;
   RandomState random_;
+  Stream stream_;
+  mutable const char* op_ = "this operation";
 };
+
+// Copies all elements between tensors of one shape and type, on any two devices, in the order of
+// the context's stream: memory of the host may be read when ctx.synchronize() has returned, and may
+// be reused when this call has. Throws ShapeError or TypeError.
+void copy(Context& ctx, ConstTensorView from, TensorView to);
 
 }  // namespace scgraft

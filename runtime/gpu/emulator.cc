@@ -49,6 +49,8 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 constexpr int kMaxWarps = kMaxThreads / kWarp;
+// Different masks that one warp may use in one block.
+constexpr int kMasks = 16;
 constexpr int64_t kArenaBytes = 512 * 1024;
 // Device code may rely on this alignment of shared memory, and on no more.
 constexpr int64_t kSharedAlignment = 128;
@@ -136,7 +138,6 @@ struct Meeting {
   uint32_t arrived = 0;
   Kind kind = Kind::none;
   Site site;
-  int first_lane = 0;
   void* operands[kWarp] = {};
   // Used in turn: a lane that already waits for the next meeting must not order those that have not
   // left this one.
@@ -250,18 +251,23 @@ class Worker {
                     " is named, but has returned, ", describe(self, site));
       abandon();
     }
-    Meeting& meeting = meetings_[warp][std::countr_zero(mask)];
+    Meeting& meeting = meeting_of(warp, mask);
+    for (const Meeting& other : meetings_[warp]) {
+      if (other.mask == 0) break;
+      if (other.arrived == 0) continue;
+      // Lanes wait there for the caller, and the caller here for them.
+      const bool crossed = (other.mask & bit) != 0 && (other.arrived & mask) != 0;
+      if (!crossed || (&other == &meeting && other.kind == kind && same_place(other.site, site)))
+        continue;
+      finding = cat("a warp in two collectives: ", name_of(kind), " mask ", std::hex, mask,
+                    std::dec, ", ", describe(self, site), "; lane ",
+                    std::countr_zero(other.arrived), " waits in ", name_of(other.kind), " mask ",
+                    std::hex, other.mask, std::dec, " at ", text_of(other.site));
+      abandon();
+    }
     if (meeting.arrived == 0) {
-      meeting.mask = mask;
       meeting.kind = kind;
       meeting.site = site;
-      meeting.first_lane = self.info.lane;
-    } else if (meeting.kind != kind || meeting.mask != mask || !same_place(meeting.site, site)) {
-      finding = cat("a warp in two collectives: ", name_of(kind), " mask ", std::hex, mask,
-                    std::dec, ", ", describe(self, site), "; lane ", meeting.first_lane,
-                    " waits in ", name_of(meeting.kind), " mask ", std::hex, meeting.mask, std::dec,
-                    " at ", text_of(meeting.site));
-      abandon();
     }
     meeting.operands[self.info.lane] = operand;
     meeting.arrived |= bit;
@@ -369,7 +375,7 @@ class Worker {
       ended_lanes_[warp] = 0;
       ready_[warp] = 0;
       make_ready(warp, present_[warp]);
-      for (Meeting& meeting : meetings_[warp]) meeting.arrived = 0;
+      for (Meeting& meeting : meetings_[warp]) meeting.mask = meeting.arrived = 0;
     }
     if (launch_->order == Order::reverse) warp_ = warps_ - 1;
 #if defined(__SANITIZE_ADDRESS__)
@@ -394,6 +400,16 @@ class Worker {
           return;
         }
 #endif
+  }
+
+  // Each mask keeps its meeting for the whole block: sub-warps meet independently.
+  Meeting& meeting_of(int warp, uint32_t mask) {
+    for (Meeting& meeting : meetings_[warp]) {
+      if (meeting.mask == 0) meeting.mask = mask;
+      if (meeting.mask == mask) return meeting;
+    }
+    finding = cat("more than ", kMasks, " different masks in one warp, ", text_of_current());
+    abandon();
   }
 
   void make_ready(int warp, uint32_t lanes) {
@@ -490,7 +506,7 @@ class Worker {
     }
     for (const Meeting& meeting : meetings_[warp])
       if (meeting.arrived != 0 && (meeting.mask & bit) != 0) {
-        finding = cat(text_of_current(), " returned while lane ", meeting.first_lane,
+        finding = cat(text_of_current(), " returned while lane ", std::countr_zero(meeting.arrived),
                       " waits for it in ", name_of(meeting.kind), " at ", text_of(meeting.site));
         abandon();
       }
@@ -530,7 +546,7 @@ class Worker {
   ThreadInfo barrier_first_;
   Token barrier_tokens_[2];
   unsigned barrier_generation_ = 0;
-  Meeting meetings_[kMaxWarps][kWarp];  // by lowest lane of the mask
+  Meeting meetings_[kMaxWarps][kMasks];
 };
 
 thread_local Worker* this_worker = nullptr;

@@ -15,7 +15,7 @@ class GradientNormTest : public OpTest {
   double norm_of(const Tensor& gradient) {
     Tensor norm = tensor_of({1}, DType::f64, {-1});
     gradient_norm(ctx(), gradient.view(), norm.view());
-    return norm.as<double>()[0];
+    return values_of(norm.view())[0];
   }
 };
 INSTANTIATE_OP_TEST(GradientNormTest);
@@ -51,17 +51,17 @@ TEST_P(GradientNormTest, SameBitsForAnyThreadCount) {
   const Tensor g = random({300001});
   const double want = norm_of(g);
   for (int threads : {1, 3, 8}) {
-    Context other(Device::cpu(), {.threads = threads, .reference = GetParam().reference});
-    Tensor norm({1}, DType::f64);
+    Context other(test_device(), {.threads = threads, .reference = GetParam().reference});
+    Tensor norm({1}, DType::f64, test_device());
     gradient_norm(other, g.view(), norm.view());
-    EXPECT_EQ(norm.as<double>()[0], want);
+    EXPECT_EQ(values_of(norm.view())[0], want);
     EXPECT_EQ(other.scratch().used(), 0);
   }
 }
 
 TEST_P(GradientNormTest, ErrorsNameWhatWasWanted) {
   const Tensor g = zeros({2, 2}), flat = zeros({4});
-  Tensor norm({1}, DType::f32), wide({2}, DType::f64);
+  Tensor norm({1}, DType::f32, test_device()), wide({2}, DType::f64, test_device());
   expect_error("gradient must be flat [n], got [2, 2]",
                [&] { gradient_norm(ctx(), g.view(), wide.view()); });
   expect_error("gradient_norm: norm must be f64, got f32",
@@ -84,14 +84,14 @@ class AdamWTest : public OpTest {
   }
   Block random_block(int64_t n) {
     Block b{random({n}), random({n}), random({n})};
-    visit_real(dtype(), [&]<class T>(Type<T>) {
-      for (int64_t i = 0; i < n; ++i) b.v.as<T>()[i] = std::abs(b.v.as<T>()[i]);
-    });
+    std::vector<double> v = values_of(b.v.view());
+    for (double& x : v) x = std::abs(x);
+    b.v = tensor({n}, v);
     return b;
   }
   static bool step(Context& ctx, Block& b, const Tensor& gradient, const AdamWOptions& options,
                    std::span<const AdamWSegment> segments) {
-    Tensor norm({1}, DType::f64);
+    Tensor norm({1}, DType::f64, test_device());
     gradient_norm(ctx, gradient.view(), norm.view());
     return adamw(ctx, b.p.view(), gradient.view(), b.m.view(), b.v.view(),
                  std::as_const(norm).view(), options, segments);
@@ -245,7 +245,7 @@ TEST_P(AdamWTest, SameBitsForAnyThreadCount) {
   Block want = start.clone();
   ASSERT_TRUE(step(ctx(), want, gradient, {.max_norm = 1}, segments));
   for (int threads : {1, 3, 8}) {
-    Context other(Device::cpu(), {.threads = threads, .reference = GetParam().reference});
+    Context other(test_device(), {.threads = threads, .reference = GetParam().reference});
     Block got = start.clone();
     ASSERT_TRUE(step(other, got, gradient, {.max_norm = 1}, segments));
     expect_same(got, want);

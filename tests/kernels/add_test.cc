@@ -66,7 +66,7 @@ TEST_P(AddTest, ErrorsNameShapesAndTypes) {
   Tensor y = zeros({3, 2});
   expect_error("add: a, b and y must have one shape, got [2, 3], [2, 3] and [3, 2]",
                [&] { add(ctx(), a.view(), a.view(), y.view()); });
-  Tensor whole(Shape{2, 3}, DType::i32);
+  Tensor whole(Shape{2, 3}, DType::i32, test_device());
   expect_error("and i32; convert them first",
                [&] { add(ctx(), a.view(), a.view(), whole.view()); });
   expect_error("computes on f32 or f64, got i32",

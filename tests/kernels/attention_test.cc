@@ -8,7 +8,7 @@
 
 #include "kernels/attention_simd.h"
 #include "runtime/cpu.h"
-#include "tests/testing/op_test.h"
+#include "tests/kernels/packed_cells.h"
 
 namespace scgraft {
 namespace {
@@ -23,7 +23,7 @@ struct Cells {
       ids.push_back(first_id++);
     }
   }
-  Packing packing() const { return Packing::over(offsets, ids); }
+  Packing packing() const { return packing_over(offsets, ids); }
   int64_t tokens() const { return offsets.back(); }
 };
 
@@ -39,41 +39,28 @@ struct Call {
   Tensor o, lse, dq, dk, dv;
 
   void forward(Context& ctx) {
-    o = Tensor(q.shape(), q.dtype());
-    lse = Tensor({queries.tokens(), heads}, q.dtype());
-    poison(o);
-    poison(lse);
+    o = nans(q.shape());
+    lse = nans({queries.tokens(), heads});
     attention(ctx, q.view(), k.view(), v.view(), queries.packing(), keys.packing(), heads, dropout,
               o.view(), lse.view());
   }
   void backward(Context& ctx) {
-    dq = Tensor(q.shape(), q.dtype());
-    dk = Tensor(k.shape(), q.dtype());
-    dv = Tensor(k.shape(), q.dtype());
-    for (Tensor* t : {&dq, &dk, &dv}) poison(*t);
+    dq = nans(q.shape());
+    dk = nans(k.shape());
+    dv = nans(k.shape());
     attention_backward(ctx, q.view(), k.view(), v.view(), o.view(), lse.view(), dout.view(),
                        queries.packing(), keys.packing(), heads, dropout, dq.view(), dk.view(),
                        dv.view());
   }
-  Call converted(DType dtype) const {
-    return {queries,
-            keys,
-            heads,
-            dropout,
-            q.converted(dtype),
-            k.converted(dtype),
-            v.converted(dtype),
-            dout.converted(dtype),
-            {},
-            {},
-            {},
-            {},
-            {}};
+  // The same inputs for the definition.
+  Call as_f64() const {
+    return {queries,      keys, heads, dropout, in_f64(q), in_f64(k), in_f64(v),
+            in_f64(dout), {},   {},    {},      {},        {}};
   }
-  static void poison(Tensor& t) {
-    visit_real(t.dtype(), [&]<class T>(Type<T>) {
-      std::fill_n(t.as<T>(), t.numel(), std::numeric_limits<T>::quiet_NaN());
-    });
+  // Like q, where it is.
+  Tensor nans(Shape shape) const {
+    const std::vector<double> values(static_cast<size_t>(shape.numel()), NAN);
+    return tensor_of(shape, q.dtype(), values).to(q.device());
   }
 };
 
@@ -209,7 +196,7 @@ TEST_P(AttentionTest, AgreesWithTheDefinitionInDoublePrecision) {
       const Cells cells({0, 1, 2, 3, 31, 33, 64, 65, head_dim == 64 ? 257 : 17});
       SCOPED_TRACE(cat("head_dim ", head_dim, ", dropout ", p));
       Call c = call(cells, 2, head_dim, p);
-      Call want = c.converted(DType::f64);
+      Call want = c.as_f64();
       c.forward(ctx());
       c.backward(ctx());
       Context reference = definition();
@@ -300,7 +287,7 @@ TEST_P(AttentionTest, ThreadCountDoesNotChangeABit) {
            c.dout.clone(), {},     {},      {},        {},          {}};
   c.forward(ctx());
   c.backward(ctx());
-  Context single(Device::cpu(), {.threads = 1, .reference = GetParam().reference});
+  Context single(test_device(), {.threads = 1, .reference = GetParam().reference});
   one.forward(single);
   one.backward(single);
   expect_all_same_bits(c, one);
@@ -513,10 +500,10 @@ TEST_P(AttentionTest, ErrorsSayWhatWasWantedAndWhatCame) {
   expect_error("the dropout probability must be below 255.5/256, got 1", [&] {
     run(c.q, c.k, cells, 2, {1.0f, kSite}, c.o, c.lse);
   });
-  Tensor integers({7, 16}, DType::i32);
+  Tensor integers({7, 16}, DType::i32, test_device());
   expect_error("attention: computes on f32 or f64, q is i32; convert it first",
                [&] { run(integers, c.k, cells, 2, {}, c.o, c.lse); });
-  const Packing nameless = Packing::over(c.keys.offsets);
+  const Packing nameless = packing_over(c.keys.offsets);
   expect_error("dropout needs the id of each of the 2 cells in the key packing, got 0", [&] {
     attention(ctx(), c.q.view(), c.k.view(), c.v.view(), cells, nameless, 2, {0.2f, kSite},
               c.o.view(), c.lse.view());

@@ -100,7 +100,7 @@ TEST_P(ContrastiveTest, SameBitsForAnyThreadCount) {
   Tensor loss = poisoned({1}), d1 = zeros({33, 70}), d2 = zeros({33, 70});
   contrastive(ctx(), x1.view(), x2.view(), 0.5, 1, loss.view(), d1.view(), d2.view());
   for (int threads : {1, 3, 8}) {
-    Context other(Device::cpu(), {.threads = threads, .reference = GetParam().reference});
+    Context other(test_device(), {.threads = threads, .reference = GetParam().reference});
     Tensor loss2 = poisoned({1}), e1 = zeros({33, 70}), e2 = zeros({33, 70});
     contrastive(other, x1.view(), x2.view(), 0.5, 1, loss2.view(), e1.view(), e2.view());
     expect_same_bits(loss2.view(), loss.view());

@@ -144,7 +144,7 @@ TEST_P(CrossEntropyTest, SameBitsForAnyThreadCountAndAnyBatch) {
   cross_entropy(ctx(), logits.view(), ints(label).view(), weight.view(), 0.1, loss.view(),
                 dlogits.view());
   for (int threads : {1, 3, 8}) {
-    Context other(Device::cpu(), {.threads = threads, .reference = GetParam().reference});
+    Context other(test_device(), {.threads = threads, .reference = GetParam().reference});
     Tensor loss2 = poisoned({41}), dlogits2 = poisoned({41, 33});
     cross_entropy(other, logits.view(), ints(label).view(), weight.view(), 0.1, loss2.view(),
                   dlogits2.view());

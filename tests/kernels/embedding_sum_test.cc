@@ -13,19 +13,19 @@ constexpr Dropout kDropout{.p = 0.4f, .site = 1024};
 
 // Which tokens use each row of a table, built by looking for them.
 struct Uses {
-  std::vector<int32_t> offsets = {0};
-  std::vector<int32_t> tokens;
+  Tensor offsets;
+  Tensor tokens;
   Uses(const std::vector<int32_t>& index, int64_t rows) {
+    std::vector<int32_t> begins = {0}, users;
     for (int64_t row = 0; row < rows; ++row) {
       for (size_t t = 0; t < index.size(); ++t)
-        if (index[t] == row) tokens.push_back(static_cast<int32_t>(t));
-      offsets.push_back(static_cast<int32_t>(tokens.size()));
+        if (index[t] == row) users.push_back(static_cast<int32_t>(t));
+      begins.push_back(static_cast<int32_t>(users.size()));
     }
+    offsets = ints_of(begins);
+    tokens = ints_of(users);
   }
-  RowUses view() const {
-    return {view_of(offsets.data(), Shape{static_cast<int64_t>(offsets.size())}),
-            view_of(tokens.data(), Shape{static_cast<int64_t>(tokens.size())})};
-  }
+  RowUses view() const { return {offsets.view(), tokens.view()}; }
 };
 
 // Row numbers below `rows`, half of them the last row.
@@ -133,7 +133,7 @@ TEST_P(EmbeddingSumTest, ThreadsChangeNothing) {
                 packing, y.view());
   embedding_sum_backward(ctx(), dy.view(), uses.view(), kDropout, packing, db.view());
   for (int threads : {1, 3, 7}) {
-    Context other(Device::cpu(), {.threads = threads, .reference = ctx().reference()});
+    Context other(test_device(), {.threads = threads, .reference = ctx().reference()});
     Tensor other_y = poisoned({257, 521}), other_db = poisoned({5, 521});
     embedding_sum(other, a.view(), ints(first).view(), b.view(), ints(second).view(), kDropout,
                   packing, other_y.view());

@@ -124,7 +124,7 @@ TEST_P(L2NormalizeTest, SameBitsForAnyThreadCountAndAnyBatch) {
   l2_normalize(ctx(), x.view(), y.view(), norm.view());
   l2_normalize_backward(ctx(), y.view(), norm.view(), dy.view(), dx.view());
   for (int threads : {1, 3, 8}) {
-    Context other(Device::cpu(), {.threads = threads, .reference = GetParam().reference});
+    Context other(test_device(), {.threads = threads, .reference = GetParam().reference});
     Tensor again = poisoned({67, 33});
     Tensor dx_again = poisoned({67, 33});
     l2_normalize(other, x.view(), again.view(), {});
@@ -146,7 +146,7 @@ TEST_P(L2NormalizeTest, ErrorsNameWhatWasWanted) {
                [&] { l2_normalize(ctx(), x.view(), good.view(), norm.view()); });
   expect_error("l2_normalize_backward: norm must be [2], got []",
                [&] { l2_normalize_backward(ctx(), x.view(), {}, x.view(), good.view()); });
-  Tensor bad({2, 3}, DType::bf16);
+  Tensor bad({2, 3}, DType::bf16, test_device());
   expect_error("computes on f32 or f64, got bf16",
                [&] { l2_normalize(ctx(), bad.view(), bad.view(), {}); });
 }

@@ -27,12 +27,12 @@ struct Pass {
         xhat(poison({rows, dim}, dtype)),
         dx(poison({rows, dim}, dtype)),
         dbranch(poison({rows, dim}, dtype)),
-        dgamma(Shape{dim}, dtype),
-        dbeta(Shape{dim}, dtype) {
+        dgamma(Shape{dim}, dtype, test_device()),
+        dbeta(Shape{dim}, dtype, test_device()) {
     // Around 1, as trained norms are, so that xhat can be taken from y.
-    visit_real(dtype, [&]<class T>(Type<T>) {
-      for (int64_t f = 0; f < dim; ++f) gamma.as<T>()[f] = 1 + gamma.as<T>()[f] / 2;
-    });
+    std::vector<double> around_one = values_of(gamma.view());
+    for (double& v : around_one) v = 1 + v / 2;
+    gamma = tensor_of({dim}, dtype, around_one);
   }
 
   static Tensor poison(Shape shape, DType dtype) {
@@ -50,13 +50,13 @@ struct Pass {
     layer_norm_backward(ctx, dy.view(), saved, gamma.view(), beta.view(), dropout, packing,
                         dx.view(), dbranch.view(), dgamma.view(), dbeta.view());
   }
-  Pass in_f64() const {
-    Pass other(x.dim(0), x.dim(1), DType::f64);
-    other.x = x.converted(DType::f64);
-    other.branch = branch.converted(DType::f64);
-    other.gamma = gamma.converted(DType::f64);
-    other.beta = beta.converted(DType::f64);
-    other.dy = dy.converted(DType::f64);
+  // A copy for the definition.
+  Pass as_f64() const {
+    Pass other(0, 0, DType::f64);
+    for (Tensor Pass::*t :
+         {&Pass::x, &Pass::branch, &Pass::gamma, &Pass::beta, &Pass::dy, &Pass::y, &Pass::rstd,
+          &Pass::xhat, &Pass::dx, &Pass::dbranch, &Pass::dgamma, &Pass::dbeta})
+      other.*t = in_f64(this->*t);
     return other;
   }
 };
@@ -143,16 +143,16 @@ TEST_P(LayerNormTest, AwkwardSizesAgreeWithTheF64Definition) {
         const PackedCells cells = awkward_cells(rows);
         const Packing packing = cells.packing();
         Pass got(rows, dim, dtype());
-        Pass want = got.in_f64();
+        Pass want = got.as_f64();
         got.forward(ctx(), kDropout, &packing);
         want.forward(definition, kDropout, &packing);
         expect_close(got.y.view(), values_of(want.y.view()), dim);
         expect_close(got.rstd.view(), values_of(want.rstd.view()), dim);
         expect_close(got.xhat.view(), values_of(want.xhat.view()), dim);
         // The backward pass alone, from the same saved values.
-        want.y = got.y.converted(DType::f64);
-        want.rstd = got.rstd.converted(DType::f64);
-        want.xhat = got.xhat.converted(DType::f64);
+        want.y = in_f64(got.y);
+        want.rstd = in_f64(got.rstd);
+        want.xhat = in_f64(got.xhat);
         got.backward(ctx(), kDropout, &packing, from_y);
         want.backward(definition, kDropout, &packing, from_y);
         expect_close_to_terms(got, got.dx.view(), want.dx.view());
@@ -210,7 +210,7 @@ TEST_P(LayerNormTest, ThreadsChangeNothing) {
   want.forward(ctx(), kDropout, &packing);
   want.backward(ctx(), kDropout, &packing, true);
   for (int threads : {1, 3, 7}) {
-    Context other(Device::cpu(), {.threads = threads, .reference = ctx().reference()});
+    Context other(test_device(), {.threads = threads, .reference = ctx().reference()});
     Pass got(257, 521, dtype());
     got.forward(other, kDropout, &packing);
     got.backward(other, kDropout, &packing, true);
@@ -334,7 +334,7 @@ TEST_P(LayerNormTest, ErrorsNameTheTensorAndTheShapeItShouldHave) {
     layer_norm(ctx(), p.x.view(), {}, {}, nullptr, p.gamma.view(), p.beta.view(), -1, p.y.view(),
                {}, {});
   });
-  const Tensor half(Shape{8}, DType::bf16);
+  const Tensor half(Shape{8}, DType::bf16, test_device());
   expect_error("layer_norm: beta must be", [&] {
     layer_norm(ctx(), p.x.view(), {}, {}, nullptr, p.gamma.view(), half.view(), kEps, p.y.view(),
                {}, {});

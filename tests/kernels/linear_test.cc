@@ -134,75 +134,86 @@ TEST_P(LinearTest, AwkwardWidthsAndRanksAgreeWithTheDefinition) {
         const Tensor x = random({35, in}), dy = random({35, out}), w = random({out, in});
         const Tensor a = random({rank, in}), b = random({out, rank});
         const LowRank term{a.view(), b.view(), 0.5, {.p = 0.25f, .site = 1030}};
+        const Tensor own_x = on_host(x.view()), own_dy = on_host(dy.view()),
+                     own_w = on_host(w.view()), own_a = on_host(a.view()),
+                     own_b = on_host(b.view());
+        const LowRank own_term{own_a.view(), own_b.view(), 0.5, term.dropout};
         const int64_t k = in + out + rank;
         PackedWeight plain;
-        Tensor y = poisoned({35, out}), y_want = poisoned({35, out});
-        plain.pack(definition, w.view(), PackedFor::forward, w.dtype());
+        Tensor y = poisoned({35, out}), y_want = on_host(poisoned({35, out}).view());
+        plain.pack(definition, own_w.view(), PackedFor::forward, w.dtype());
         linear(ctx(), x.view(), packed(w), {}, {&term, 1}, &packing, y.view());
-        linear(definition, x.view(), plain, {}, {&term, 1}, &packing, y_want.view());
+        linear(definition, own_x.view(), plain, {}, {&own_term, 1}, &packing, y_want.view());
         expect_close(y.view(), y_want.view(), k);
-        Tensor dx = poisoned({35, in}), dx_want = poisoned({35, in});
-        plain.pack(definition, w.view(), PackedFor::backward_input, w.dtype());
+        Tensor dx = poisoned({35, in}), dx_want = on_host(poisoned({35, in}).view());
+        plain.pack(definition, own_w.view(), PackedFor::backward_input, w.dtype());
         linear_backward_input(ctx(), dy.view(), packed(w, PackedFor::backward_input), {&term, 1},
                               &packing, false, dx.view());
-        linear_backward_input(definition, dy.view(), plain, {&term, 1}, &packing, false,
+        linear_backward_input(definition, own_dy.view(), plain, {&own_term, 1}, &packing, false,
                               dx_want.view());
         expect_close(dx.view(), dx_want.view(), k);
-        Tensor da = zeros({rank, in}), da_want = zeros({rank, in});
-        Tensor db = zeros({out, rank}), db_want = zeros({out, rank});
+        Tensor da = zeros({rank, in}), da_want({rank, in}, dtype());
+        Tensor db = zeros({out, rank}), db_want({out, rank}, dtype());
         low_rank_backward(ctx(), x.view(), dy.view(), term, packing, da.view(), db.view());
-        low_rank_backward(definition, x.view(), dy.view(), term, packing, da_want.view(),
-                          db_want.view());
+        low_rank_backward(definition, own_x.view(), own_dy.view(), own_term, packing,
+                          da_want.view(), db_want.view());
         expect_close(da.view(), da_want.view(), 35 * k);
         expect_close(db.view(), db_want.view(), 35 * k);
-        Tensor dw = zeros({out, in}), dw_want = zeros({out, in});
+        Tensor dw = zeros({out, in}), dw_want({out, in}, dtype());
         linear_backward_weight(ctx(), x.view(), dy.view(), packing, dw.view(), {});
-        linear_backward_weight(definition, x.view(), dy.view(), packing, dw_want.view(), {});
+        linear_backward_weight(definition, own_x.view(), own_dy.view(), packing, dw_want.view(),
+                               {});
         expect_close(dw.view(), dw_want.view(), 35);
       }
 }
 
 TEST_P(LinearTest, MatchesTheDefinitionOnAwkwardSizes) {
-  Context definition(Device::cpu(), {.threads = 1, .reference = true});
+  Context definition = reference_context();
   for (int64_t rows : {0, 1, 2, 3, 31, 33, 64, 65, 257}) {
     for (int64_t out : {1, 5, 32}) {
       const int64_t in = 37;
       const std::vector<int32_t> offsets = {0, static_cast<int32_t>(rows / 3),
                                             static_cast<int32_t>(rows)};
       const std::vector<int64_t> ids = {4, 9};
-      const Packing packing = Packing::over(offsets, ids);
+      const Packing packing = packing_over(offsets, ids);
       const Tensor x = random({rows, in}), w = random({out, in}), bias = random({out});
       const Tensor a = random({3, in}), b = random({out, 3});
       const LowRank term{a.view(), b.view(), 0.7, {.p = 0.25f, .site = 1030}};
+      const Tensor own_x = on_host(x.view()), own_w = on_host(w.view()),
+                   own_bias = on_host(bias.view()), own_a = on_host(a.view()),
+                   own_b = on_host(b.view());
+      const LowRank own_term{own_a.view(), own_b.view(), 0.7, term.dropout};
       const int64_t k = in * 4;
 
-      Tensor got = poisoned({rows, out}), want = poisoned({rows, out});
+      Tensor got = poisoned({rows, out}), want = on_host(poisoned({rows, out}).view());
       linear(ctx(), x.view(), packed(w), bias.view(), {&term, 1}, &packing, got.view());
       PackedWeight plain;
-      plain.pack(definition, w.view(), PackedFor::forward, w.dtype());
-      linear(definition, x.view(), plain, bias.view(), {&term, 1}, &packing, want.view());
+      plain.pack(definition, own_w.view(), PackedFor::forward, w.dtype());
+      linear(definition, own_x.view(), plain, own_bias.view(), {&own_term, 1}, &packing,
+             want.view());
       expect_close(got.view(), want.view(), k);
 
-      Tensor dx = random({rows, in}), dx_want = dx.clone();
+      const Tensor own_got = on_host(got.view());
+      Tensor dx = random({rows, in}), dx_want = on_host(dx.view());
       linear_backward_input(ctx(), got.view(), packed(w, PackedFor::backward_input), {&term, 1},
                             &packing, true, dx.view());
-      plain.pack(definition, w.view(), PackedFor::backward_input, w.dtype());
-      linear_backward_input(definition, got.view(), plain, {&term, 1}, &packing, true,
+      plain.pack(definition, own_w.view(), PackedFor::backward_input, w.dtype());
+      linear_backward_input(definition, own_got.view(), plain, {&own_term, 1}, &packing, true,
                             dx_want.view());
       expect_close(dx.view(), dx_want.view(), k);
 
-      Tensor da = zeros({3, in}), da_want = zeros({3, in});
-      Tensor db = zeros({out, 3}), db_want = zeros({out, 3});
+      Tensor da = zeros({3, in}), da_want({3, in}, dtype());
+      Tensor db = zeros({out, 3}), db_want({out, 3}, dtype());
       low_rank_backward(ctx(), x.view(), got.view(), term, packing, da.view(), db.view());
-      low_rank_backward(definition, x.view(), got.view(), term, packing, da_want.view(),
+      low_rank_backward(definition, own_x.view(), own_got.view(), own_term, packing, da_want.view(),
                         db_want.view());
       expect_close(da.view(), da_want.view(), rows * k);
       expect_close(db.view(), db_want.view(), rows * k);
 
-      Tensor dw = zeros({out, in}), dw_want = zeros({out, in});
-      Tensor dbias = zeros({out}), dbias_want = zeros({out});
+      Tensor dw = zeros({out, in}), dw_want({out, in}, dtype());
+      Tensor dbias = zeros({out}), dbias_want({out}, dtype());
       linear_backward_weight(ctx(), x.view(), got.view(), packing, dw.view(), dbias.view());
-      linear_backward_weight(definition, x.view(), got.view(), packing, dw_want.view(),
+      linear_backward_weight(definition, own_x.view(), own_got.view(), packing, dw_want.view(),
                              dbias_want.view());
       expect_close(dw.view(), dw_want.view(), rows);
       expect_close(dbias.view(), dbias_want.view(), rows);
@@ -214,7 +225,7 @@ TEST_P(LinearTest, GradientsMatchFiniteDifferences) {
   if (dtype() != DType::f64) GTEST_SKIP() << "finite differences are taken in f64";
   const std::vector<int32_t> offsets = {0, 3, 3, 5};
   const std::vector<int64_t> ids = {7, 8, 100};
-  const Packing packing = Packing::over(offsets, ids);
+  const Packing packing = packing_over(offsets, ids);
   Tensor x = random({5, 6}), w = random({4, 6}), bias = random({4}), a = random({2, 6}),
          b = random({4, 2});
   const Tensor weight = random({5, 4});
@@ -244,7 +255,7 @@ TEST_P(LinearTest, ARowDoesNotDependOnItsNeighbours) {
   const Tensor x = random({150, 48}), w = random({32, 48}), bias = random({32});
   Tensor all = poisoned({150, 32});
   linear(ctx(), x.view(), packed(w), bias.view(), {}, nullptr, all.view());
-  Context single(Device::cpu(), {.threads = 1, .reference = GetParam().reference});
+  Context single(test_device(), {.threads = 1, .reference = GetParam().reference});
   for (int64_t begin : {0, 1, 63, 100, 149}) {
     Tensor some = poisoned({150 - begin, 32});
     linear(single, x.view().rows(begin, 150), packed(w), bias.view(), {}, nullptr, some.view());
@@ -264,7 +275,7 @@ TEST_P(LinearTest, ThreadCountDoesNotChangeABit) {
     Tensor y, dx, da, db, dw, dbias;
   };
   const auto step = [&](int threads) {
-    Context some(Device::cpu(), {.threads = threads, .reference = GetParam().reference});
+    Context some(test_device(), {.threads = threads, .reference = GetParam().reference});
     Result r{poisoned({rows, out}), poisoned({rows, in}), zeros({rank, in}),
              zeros({out, rank}),    zeros({out, in}),     zeros({out})};
     PackedWeight p;
@@ -322,12 +333,12 @@ TEST_P(LinearTest, GradientsDoNotDependOnHowTheBatchIsCut) {
   const LowRank term{a.view(), b.view(), 1.5, {.p = 0.3f, .site = 1030}};
   Tensor da = zeros({4, 16}), db = zeros({8, 4}), dw = zeros({8, 16}), dbias = zeros({8});
   Tensor da2 = zeros({4, 16}), db2 = zeros({8, 4}), dw2 = zeros({8, 16}), dbias2 = zeros({8});
-  const Packing whole = Packing::over(offsets, ids);
+  const Packing whole = packing_over(offsets, ids);
   low_rank_backward(ctx(), x.view(), dy.view(), term, whole, da.view(), db.view());
   linear_backward_weight(ctx(), x.view(), dy.view(), whole, dw.view(), dbias.view());
   for (size_t i = 0; i + 1 < offsets.size(); ++i) {
     const std::vector<int32_t> one = {0, offsets[i + 1] - offsets[i]};
-    const Packing cell = Packing::over(one, std::span(ids).subspan(i, 1));
+    const Packing cell = packing_over(one, std::span(ids).subspan(i, 1));
     const auto xs = x.view().rows(offsets[i], offsets[i + 1]);
     const auto dys = dy.view().rows(offsets[i], offsets[i + 1]);
     low_rank_backward(ctx(), xs, dys, term, cell, da2.view(), db2.view());
@@ -380,7 +391,7 @@ TEST_P(LinearTest, ErrorsNameTheShapeTheyWanted) {
                [&] { run(drops, nullptr); });
   // Without ids the mask would be a function of the place in the batch.
   const std::vector<int32_t> offsets = {0, 2};
-  const Packing nameless = Packing::over(offsets);
+  const Packing nameless = packing_over(offsets);
   expect_error("linear: dropout needs the id of each of the 1 cells, got 0",
                [&] { run(drops, &nameless); });
   expect_error("linear: bias must be [4]",

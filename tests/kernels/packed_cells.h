@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <cstdint>
+#include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -15,6 +17,16 @@ namespace scgraft {
 inline const std::vector<int64_t> kAwkwardRows = {0, 1, 2, 3, 31, 33, 257};
 inline const std::vector<int64_t> kAwkwardDims = {1, 7, 8, 32, 33, 512, 521};
 
+// The packing of numbers that outlive the test, on the device of its mode.
+inline Packing packing_over(std::span<const int32_t> offsets, std::span<const int64_t> ids = {}) {
+  if (test_device().is_cpu()) return Packing::over(offsets, ids);
+  Context ctx(test_device());
+  const auto packing = std::make_shared<DevicePacking>(ctx, Packing::over(offsets, ids));
+  ctx.synchronize();
+  keep_for_test(packing);
+  return packing->packing();
+}
+
 // Owns the numbers of a packing.
 struct PackedCells {
   std::vector<int32_t> offsets = {0};
@@ -25,7 +37,7 @@ struct PackedCells {
       : ids(std::move(cell_ids)) {
     for (int32_t length : lengths) offsets.push_back(offsets.back() + length);
   }
-  Packing packing() const { return Packing::over(offsets, ids); }
+  Packing packing() const { return packing_over(offsets, ids); }
   int64_t rows() const { return offsets.back(); }
 };
 
@@ -79,9 +91,10 @@ inline std::vector<double> product(std::vector<double> a, const std::vector<doub
   return a;
 }
 
-// Contexts that must agree: the fast path, the definition, and the fast path on other threads.
+// Contexts that must agree: the fast path, the definition (on the CPU: on_host() brings it what a
+// mode has elsewhere), and the fast path on other threads.
 inline Context fast_context(int threads = 2) {
-  return Context(Device::cpu(), {.threads = threads});
+  return Context(test_device(), {.threads = threads});
 }
 inline Context reference_context() {
   return Context(Device::cpu(), {.threads = 1, .reference = true});

@@ -3,7 +3,7 @@
 
 #include <numeric>
 
-#include "tests/testing/op_test.h"
+#include "tests/kernels/packed_cells.h"
 
 namespace scgraft {
 namespace {
@@ -14,7 +14,7 @@ class PoolTest : public OpTest {
   Packing packing(const std::vector<int32_t>& lengths) {
     offsets_.assign(1, 0);
     for (int32_t n : lengths) offsets_.push_back(offsets_.back() + n);
-    return Packing::over(offsets_);
+    return packing_over(offsets_);
   }
   std::vector<int32_t> offsets_;
 };
@@ -139,7 +139,7 @@ TEST_P(PoolTest, SameBitsForAnyThreadCountAndAnyBatch) {
     pool(ctx(), kind, x.view(), w, cells, y.view());
     pool_backward(ctx(), kind, dy.view(), w, cells, dx.view());
     for (int threads : {1, 3, 8}) {
-      Context other(Device::cpu(), {.threads = threads, .reference = GetParam().reference});
+      Context other(test_device(), {.threads = threads, .reference = GetParam().reference});
       Tensor again = poisoned({cells.cells(), dim});
       pool(other, kind, x.view(), w, cells, again.view());
       expect_same_bits(again.view(), y.view());
@@ -152,7 +152,7 @@ TEST_P(PoolTest, SameBitsForAnyThreadCountAndAnyBatch) {
       const int64_t begin = cells.begin(b), end = cells.end(b);
       Tensor single = poisoned({1, dim});
       pool(ctx(), kind, x.view().rows(begin, end), weighted ? w.rows(begin, end) : w,
-           Packing::over(alone), single.view());
+           packing_over(alone), single.view());
       expect_same_bits(single.view(), std::as_const(y).view().rows(b, b + 1));
     }
   }
@@ -179,7 +179,7 @@ TEST_P(PoolTest, ErrorsNameWhatWasWanted) {
   expect_error("pool_backward: dx must be [tokens, dim], got [12]", [&] {
     pool_backward(ctx(), Pooling::mean, std::as_const(good).view(), {}, three, dx.view());
   });
-  Tensor whole({3, 4}, DType::i32), out({2, 4}, DType::i32);
+  Tensor whole({3, 4}, DType::i32, test_device()), out({2, 4}, DType::i32, test_device());
   expect_error("computes on f32 or f64, got i32",
                [&] { pool(ctx(), Pooling::mean, whole.view(), {}, three, out.view()); });
 }

@@ -11,16 +11,69 @@
 
 namespace scgraft {
 
-std::vector<OpMode> op_modes() {
-  return {
+namespace {
+
+struct Running {
+  Device device;
+  std::vector<std::shared_ptr<const void>> kept;
+};
+thread_local Running running;
+
+// Whether the operation of this test file was built with a CUDA kernel.
+bool has_cuda_kernel(const std::string& test_file) {
+  const std::string stem = std::filesystem::path(test_file).stem().string();
+  const std::string listed = cat(",", SCGRAFT_CUDA_OPS, ",");
+  return stem.ends_with("_test") &&
+         listed.find(cat(",", stem.substr(0, stem.size() - 5), ",")) != std::string::npos;
+}
+
+}  // namespace
+
+std::vector<OpMode> op_modes(const std::string& test_file) {
+  std::vector<OpMode> modes = {
       {Device::cpu(), false, DType::f32, "cpu_f32"},
       {Device::cpu(), true, DType::f32, "cpu_f32_definition"},
       {Device::cpu(), true, DType::f64, "cpu_f64_definition"},
   };
+  if (has_cuda_kernel(test_file)) {
+    if (cuda_device_count() > 0)
+      modes.push_back({Device::cuda(), false, DType::f32, "cuda_f32"});
+    else
+      modes.push_back(
+          {Device::cpu(), false, DType::f32, "cuda_f32", "this machine has no CUDA device"});
+  }
+  return modes;
 }
 
+namespace {
+
+Tensor on_test_device(Tensor t) {
+  return test_device().is_cpu() ? std::move(t) : t.to(test_device());
+}
+
+template <class T>
+Tensor whole_numbers(const std::vector<T>& values) {
+  Tensor t(Shape{static_cast<int64_t>(values.size())}, DTypeOf<T>::value);
+  std::copy(values.begin(), values.end(), t.as<T>());
+  return on_test_device(std::move(t));
+}
+
+}  // namespace
+
+Device test_device() { return running.device; }
+
+void keep_for_test(std::shared_ptr<const void> thing) { running.kept.push_back(std::move(thing)); }
+
 OpTest::OpTest()
-    : ctx_(GetParam().device, ContextOptions{.threads = 2, .reference = GetParam().reference}) {}
+    : ctx_(GetParam().device, ContextOptions{.threads = 2, .reference = GetParam().reference}) {
+  running.device = GetParam().device;
+}
+
+OpTest::~OpTest() { running = {}; }
+
+void OpTest::SetUp() {
+  if (!GetParam().missing.empty()) GTEST_SKIP() << GetParam().missing;
+}
 
 Tensor tensor_of(Shape shape, DType dtype, const std::vector<double>& values) {
   require(shape.numel() == static_cast<int64_t>(values.size()), "tensor_of: ", values.size(),
@@ -34,8 +87,18 @@ Tensor tensor_of(Shape shape, DType dtype, const std::vector<double>& values) {
       for (size_t i = 0; i < values.size(); ++i) t.as<T>()[i] = static_cast<T>(values[i]);
     });
   }
+  return on_test_device(std::move(t));
+}
+
+Tensor on_host(ConstTensorView view) {
+  Tensor t(view.shape(), view.dtype());
+  copy(view, t.view());
   return t;
 }
+
+Tensor ints_of(const std::vector<int32_t>& values) { return whole_numbers(values); }
+
+Tensor in_f64(const Tensor& t) { return on_host(t.view()).converted(DType::f64); }
 
 Tensor OpTest::tensor(Shape shape, const std::vector<double>& values) const {
   return tensor_of(shape, dtype(), values);
@@ -54,19 +117,14 @@ Tensor OpTest::poisoned(Shape shape) const {
                                        std::numeric_limits<double>::quiet_NaN()));
 }
 
-Tensor OpTest::ints(const std::vector<int32_t>& values) const {
-  Tensor t(Shape{static_cast<int64_t>(values.size())}, DType::i32);
-  std::copy(values.begin(), values.end(), t.as<int32_t>());
-  return t;
-}
+Tensor OpTest::ints(const std::vector<int32_t>& values) const { return ints_of(values); }
 
-Tensor OpTest::longs(const std::vector<int64_t>& values) const {
-  Tensor t(Shape{static_cast<int64_t>(values.size())}, DType::i64);
-  std::copy(values.begin(), values.end(), t.as<int64_t>());
-  return t;
-}
+Tensor OpTest::longs(const std::vector<int64_t>& values) const { return whole_numbers(values); }
+
+Tensor OpTest::bytes(const std::vector<uint8_t>& values) const { return whole_numbers(values); }
 
 std::vector<double> values_of(ConstTensorView view) {
+  if (view.device().is_cuda()) return values_of(on_host(view).view());
   std::vector<double> out(static_cast<size_t>(view.numel()));
   visit_any(view.dtype(), [&]<class T>(Type<T>) {
     const T* data = view.as<T>();
@@ -102,8 +160,9 @@ void expect_close(ConstTensorView got, ConstTensorView want, int64_t k) {
 void expect_same_bits(ConstTensorView got, ConstTensorView want) {
   ASSERT_EQ(got.shape(), want.shape());
   ASSERT_EQ(got.dtype(), want.dtype());
-  const auto* a = static_cast<const std::byte*>(got.data());
-  const auto* b = static_cast<const std::byte*>(want.data());
+  const Tensor got_copy = on_host(got), want_copy = on_host(want);
+  const auto* a = static_cast<const std::byte*>(got_copy.view().data());
+  const auto* b = static_cast<const std::byte*>(want_copy.view().data());
   const int64_t size = size_of(got.dtype());
   for (int64_t i = 0; i < got.nbytes(); ++i)
     ASSERT_EQ(a[i], b[i]) << "element " << i / size << " of " << got.shape() << " differs";
