@@ -163,6 +163,7 @@ __device__ void micro_product(const float* a, const float* b, float (&s)[4][kCol
   UNROLL
   for (int i = 0; i < 4; ++i) UNROLL
   for (int j = 0; j < kColumns; ++j) s[i][j] = 0;
+  KEEP_LOOP
   for (int d = 0; d < kDim; d += 4) {
     gpu::F4 x[4], y[kColumns];
     UNROLL
@@ -196,6 +197,7 @@ struct WeightTile {
   static __device__ void accumulate(const float* tile, const float* b,
                                     gpu::F4 (&sum)[4][kDim / 32]) {
     constexpr int kRowStride = RowTile<1, kDim>::kStride;
+    KEEP_LOOP
     for (int row = 0; row < kColumns * 8; row += 4) {
       float w[4][4];
       UNROLL

@@ -23,6 +23,8 @@ int device_count();
 std::string why_no_device();
 // Makes the device the one that the calling thread launches on.
 void use(Device device);
+// 75 for 7.5 and so on. Asked once per device.
+int compute_capability(Device device);
 
 StreamHandle create_stream(Device device);
 void destroy_stream(Device device, StreamHandle stream) noexcept;

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <vector>
+
 #include "runtime/gpu/cuda_error.h"
 #include "runtime/gpu/driver.h"
 
@@ -33,6 +35,22 @@ std::string why_no_device() {
 }
 
 void use(Device device) { require_cuda(cudaSetDevice(device.index()), "selecting ", device); }
+
+int compute_capability(Device device) {
+  static const std::vector<int> capabilities = [] {
+    std::vector<int> found;
+    for (int index = 0; index < device_count(); ++index) {
+      int major = 0, minor = 0;
+      require_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index),
+                   "compute capability of device ", index);
+      require_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index),
+                   "compute capability of device ", index);
+      found.push_back(10 * major + minor);
+    }
+    return found;
+  }();
+  return capabilities[static_cast<size_t>(device.index())];
+}
 
 StreamHandle create_stream(Device device) {
   use(device);

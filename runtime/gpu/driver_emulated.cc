@@ -2,6 +2,7 @@
 #include <chrono>
 
 #include "runtime/gpu/driver.h"
+#include "runtime/gpu/emulator.h"
 
 // The emulated device runs work while it is enqueued, so a stream has nothing to hold and an event
 // is the time of its recording.
@@ -15,6 +16,7 @@ namespace scgraft::gpu {
 int device_count() { return 2; }
 std::string why_no_device() { return {}; }
 void use(Device) {}
+int compute_capability(Device) { return emulator_options().compute_capability; }
 
 StreamHandle create_stream(Device) { return nullptr; }
 void destroy_stream(Device, StreamHandle) noexcept {}

@@ -51,6 +51,7 @@ struct EmulatorOptions {
   int workers = 2;
   int max_threads = 1024;          // per block
   int64_t max_shared = 99 * 1024;  // bytes per block: what 8.6, 8.9 and 12.0 have
+  int compute_capability = 86;     // what operations choose their kernels by
   EmulatorReport last_report;      // of the launch that ended last
 };
 
