@@ -4,17 +4,15 @@
 #include <string>
 
 #include "runtime/device.h"
+#include "runtime/gpu/types.h"
 
-// Opaque to everything but the CUDA runtime; no CUDA header is needed to name a stream.
-struct CUstream_st;
-struct CUevent_st;
+struct CUevent_st;  // opaque, like CUstream_st
 
 // What the runtime asks of a CUDA back end: devices, streams and events. driver_cuda.cc does it by
 // the CUDA runtime, driver_emulated.cc in this process; a build without CUDA has neither, and calls
 // stand behind `if constexpr (kBuiltWithCuda)`. Failures are DeviceError.
 namespace scgraft::gpu {
 
-using StreamHandle = CUstream_st*;
 using EventHandle = CUevent_st*;
 
 // 0 when no device can be used. Never throws.
