@@ -82,6 +82,8 @@ Tensor tensor_of(Shape shape, DType dtype, const std::vector<double>& values) {
   if (dtype == DType::bf16) {
     for (size_t i = 0; i < values.size(); ++i)
       t.as<bf16>()[i] = bf16(static_cast<float>(values[i]));
+  } else if (dtype == DType::f16) {
+    for (size_t i = 0; i < values.size(); ++i) t.as<f16>()[i] = f16(static_cast<float>(values[i]));
   } else {
     visit_real(dtype, [&]<class T>(Type<T>) {
       for (size_t i = 0; i < values.size(); ++i) t.as<T>()[i] = static_cast<T>(values[i]);
