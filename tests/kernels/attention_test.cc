@@ -58,6 +58,7 @@ struct Call {
     return {queries,      keys, heads, dropout, in_f64(q), in_f64(k), in_f64(v),
             in_f64(dout), {},   {},    {},      {},        {}};
   }
+  Call copy() const { return rounded(q.dtype()); }
   // The same inputs, rounded to a 16-bit type.
   Call rounded(DType dtype) const {
     const auto to = [&](const Tensor& t) {
@@ -603,8 +604,11 @@ TEST_P(AttentionSixteenBitTest, AgreesWithTheDefinitionInDoublePrecision) {
   for_each_type([&](DType type) {
     for (const int64_t head_dim : {8, 32, 33, 40, 64, 96, 128})
       for (const float p : {0.0f, 0.3f}) {
+        // Several widths share a kernel; dropout takes part in all of them.
+        if (p == 0 && head_dim != 64 && head_dim != 128) continue;
         SCOPED_TRACE(cat("head_dim ", head_dim, ", dropout ", p));
-        Call c = call(Cells({0, 1, 2, 17, 64, 65, 33, 130}), 2, head_dim, p).rounded(type);
+        Call c =
+            call(Cells({0, 1, 17, 65, head_dim == 64 ? 130 : 2}), 2, head_dim, p).rounded(type);
         expect_agreement(c, 130);
       }
   });
@@ -672,6 +676,25 @@ TEST_P(AttentionSixteenBitTest, UnwantedGradientsAreSkippedAndChangeNothing) {
       if (wanted & 4) expect_same_bits(got[2].view(), c.dv.view());
     }
   });
+}
+
+// Threads, warps and blocks may run in any order.
+TEST_P(AttentionSixteenBitTest, SchedulingDoesNotChangeABit) {
+  if constexpr (!kCudaEmulated) GTEST_SKIP() << "only the emulated device can be told an order";
+  const auto check = [&](Call c) {
+    c.forward(ctx());
+    c.backward(ctx());
+    Call other = c.copy();
+    for (const gpu::Order order : {gpu::Order::reverse, gpu::Order::random}) {
+      gpu::emulator_options().order = order;
+      other.forward(ctx());
+      other.backward(ctx());
+      gpu::emulator_options().order = gpu::Order::forward;
+      expect_all_same_bits(c, other);
+    }
+  };
+  for_each_type([&](DType type) { check(call(Cells({70, 3}), 2, 64, 0.2f).rounded(type)); });
+  check(call(Cells({70, 3}), 2, 24, 0.2f));
 }
 
 // What lies behind the end of a cell is another cell: nothing of it may be touched.
