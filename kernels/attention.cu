@@ -102,8 +102,7 @@ __global__ void __launch_bounds__(kRowsThreads, 2)
       for (int n = 0; n < kDim / 32; ++n) sum[i][n] = scaled(sum[i][n], factor);
       UNROLL
       for (int j = 0; j < kColumns; ++j) {
-        const bool valid = key + micro_column(j) < b.keys;
-        s[i][j] = valid ? gpu::exp2_fast(s[i][j] - softmax[i].largest) : 0;
+        s[i][j] = gpu::exp2_fast(s[i][j] - softmax[i].largest);
         softmax[i].sum += s[i][j];
       }
     }

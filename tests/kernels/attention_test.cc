@@ -547,15 +547,22 @@ TEST_P(AttentionTest, ErrorsSayWhatWasWantedAndWhatCame) {
 // ---- 16-bit types, which only CUDA has
 
 // Kernels of a device are chosen by its compute capability. On the emulated one it can be set, so
-// that the tensor cores of 7.5 take part; on others there is one.
+// that the tensor cores of 7.5 take part, with the shared memory that it has; on others there is
+// one.
 class Capability {
  public:
   explicit Capability(int capability) {
-    if constexpr (kCudaEmulated) gpu::emulator_options().compute_capability = capability;
+    if constexpr (kCudaEmulated) {
+      gpu::emulator_options().compute_capability = capability;
+      if (capability == 75) gpu::emulator_options().max_shared = 64 * 1024;
+    }
   }
   ~Capability() {
-    if constexpr (kCudaEmulated)
-      gpu::emulator_options().compute_capability = gpu::EmulatorOptions{}.compute_capability;
+    if constexpr (kCudaEmulated) {
+      const gpu::EmulatorOptions usual;
+      gpu::emulator_options().compute_capability = usual.compute_capability;
+      gpu::emulator_options().max_shared = usual.max_shared;
+    }
   }
   Capability(const Capability&) = delete;
   Capability& operator=(const Capability&) = delete;
@@ -678,6 +685,32 @@ TEST_P(AttentionSixteenBitTest, UnwantedGradientsAreSkippedAndChangeNothing) {
   });
 }
 
+// exp(-lse) alone overflows, which must not reach tiles that are partly empty.
+TEST_P(AttentionTest, VeryNegativeScoresStayFinite) {
+  for (const int capability : Capability::all())
+    for (const DType type : {dtype(), DType::bf16, DType::f16}) {
+      if (size_of(type) == 2 && !on_cuda()) continue;
+      const Capability chosen(capability);
+      Call c = call(Cells({70}), 1, 64);
+      c.q = tensor(c.q.shape(), std::vector<double>(70 * 64, 8.0));
+      c.k = tensor(c.k.shape(), std::vector<double>(70 * 64, -8.0));
+      c = c.rounded(type);
+      c.forward(ctx());
+      c.backward(ctx());
+      for (const Tensor* t : {&c.o, &c.lse, &c.dq, &c.dk, &c.dv})
+        for (const double x : values_of(t->view())) ASSERT_TRUE(std::isfinite(x));
+    }
+}
+
+TEST_P(AttentionTest, F32FitsTheSharedMemoryOfEveryDevice) {
+  const Capability smallest(75);
+  for (const int64_t head_dim : {32, 64, 128}) {
+    Call c = call(Cells({3}), 1, head_dim);
+    c.forward(ctx());
+    c.backward(ctx());
+  }
+}
+
 // Threads, warps and blocks may run in any order.
 TEST_P(AttentionSixteenBitTest, SchedulingDoesNotChangeABit) {
   if constexpr (!kCudaEmulated) GTEST_SKIP() << "only the emulated device can be told an order";
@@ -713,20 +746,6 @@ TEST_P(AttentionSixteenBitTest, NanStaysInItsCell) {
       for (size_t i = 0; i < values.size(); ++i)
         ASSERT_EQ(std::isnan(values[i]), i >= 20 * 64 && i < 40 * 64) << i;
     }
-  });
-}
-
-// Gradients of weights far below the largest: exp(-lse) alone overflows.
-TEST_P(AttentionSixteenBitTest, VeryNegativeScoresStayFinite) {
-  for_each_type([&](DType type) {
-    Call c = call(Cells({70}), 1, 64);
-    c.q = tensor(c.q.shape(), std::vector<double>(70 * 64, 8.0));
-    c.k = tensor(c.k.shape(), std::vector<double>(70 * 64, -8.0));
-    c = c.rounded(type);
-    c.forward(ctx());
-    c.backward(ctx());
-    for (const Tensor* t : {&c.o, &c.lse, &c.dq, &c.dk, &c.dv})
-      for (const double x : values_of(t->view())) ASSERT_TRUE(std::isfinite(x));
   });
 }
 
