@@ -111,12 +111,14 @@ __global__ void __launch_bounds__(kRowsThreads, 2)
       static_assert(kRowsKeys == 32);
       const uint32_t mine = keep_bits(p, b, b.begin + micro_row(lane % 8 / 2), key / 16 + lane % 2);
       UNROLL
-      for (int i = 0; i < 4; ++i) UNROLL
-      for (int group = 0; group < 2; ++group) {
-        const uint32_t bits = gpu::shuffle(mine, (lane & ~7) | (2 * i + group));
+      for (int i = 0; i < 4; ++i) {
         UNROLL
-        for (int j = 2 * group; j < 2 * group + 2; ++j)
-          if ((bits >> (micro_column(j) % 16) & 1) == 0) s[i][j] = 0;
+        for (int group = 0; group < 2; ++group) {
+          const uint32_t bits = gpu::shuffle(mine, (lane & ~7) | (2 * i + group));
+          UNROLL
+          for (int j = 2 * group; j < 2 * group + 2; ++j)
+            if ((bits >> (micro_column(j) % 16) & 1) == 0) s[i][j] = 0;
+        }
       }
     }
     Weights::put(tiles.weights, s);
@@ -204,30 +206,36 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
     T* v_tile = tiles.v + key / kKeys % 2 * kKeys * kDim;
     if (key == 0) {
       UNROLL
-      for (int band = 0; band < kBands; ++band) UNROLL
-      for (int c = 0; c < kDim / 16; ++c)
-        Tile::first(query[band][c], tiles.q, first_row + 16 * band, 2 * c);
+      for (int band = 0; band < kBands; ++band) {
+        UNROLL
+        for (int c = 0; c < kDim / 16; ++c)
+          Tile::first(query[band][c], tiles.q, first_row + 16 * band, 2 * c);
+      }
     }
 
     float s[kBands][kKeys / 8][4] = {};
     UNROLL
-    for (int n = 0; n < kKeys / 16; ++n) UNROLL
-    for (int c = 0; c < kDim / 16; ++c) {
-      uint32_t keys[4];
-      Tile::over_columns(keys, k_tile, 16 * n, 2 * c);
+    for (int n = 0; n < kKeys / 16; ++n) {
       UNROLL
-      for (int band = 0; band < kBands; ++band)
-        multiply_pair<T, kSm80>(s[band][2 * n], s[band][2 * n + 1], query[band][c], keys);
+      for (int c = 0; c < kDim / 16; ++c) {
+        uint32_t keys[4];
+        Tile::over_columns(keys, k_tile, 16 * n, 2 * c);
+        UNROLL
+        for (int band = 0; band < kBands; ++band)
+          multiply_pair<T, kSm80>(s[band][2 * n], s[band][2 * n + 1], query[band][c], keys);
+      }
     }
 
     UNROLL
     for (int band = 0; band < kBands; ++band) {
       if (key + kKeys > b.keys) {
         UNROLL
-        for (int n = 0; n < kKeys / 8; ++n) UNROLL
-        for (int e = 0; e < 4; ++e)
-          if (key + 8 * n + 2 * t + e % 2 >= b.keys)
-            s[band][n][e] = -std::numeric_limits<float>::infinity();
+        for (int n = 0; n < kKeys / 8; ++n) {
+          UNROLL
+          for (int e = 0; e < 4; ++e)
+            if (key + 8 * n + 2 * t + e % 2 >= b.keys)
+              s[band][n][e] = -std::numeric_limits<float>::infinity();
+        }
       }
       UNROLL
       for (int half = 0; half < 2; ++half) {
@@ -245,10 +253,12 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
           sum[band][n][2 * half + 1] *= factor;
         }
         UNROLL
-        for (int n = 0; n < kKeys / 8; ++n) UNROLL
-        for (int e = 2 * half; e < 2 * half + 2; ++e) {
-          s[band][n][e] = gpu::exp2_fast(fmaf(s[band][n][e], scale_log2, -row.largest));
-          row.sum += s[band][n][e];
+        for (int n = 0; n < kKeys / 8; ++n) {
+          UNROLL
+          for (int e = 2 * half; e < 2 * half + 2; ++e) {
+            s[band][n][e] = gpu::exp2_fast(fmaf(s[band][n][e], scale_log2, -row.largest));
+            row.sum += s[band][n][e];
+          }
         }
       }
       if (p.threshold > 0) {
@@ -258,13 +268,15 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
           const int row = b.begin + first_row + 16 * band + g + 8 * (t / 2);
           const uint32_t mine = keep_bits(p, b, row, key / 16 + 2 * part + t % 2);
           UNROLL
-          for (int n = 0; n < 4; ++n) UNROLL
-          for (int half = 0; half < 2; ++half) {
-            const uint32_t bits = gpu::shuffle(mine, (lane & ~3) | (2 * half + n / 2));
+          for (int n = 0; n < 4; ++n) {
             UNROLL
-            for (int e = 0; e < 2; ++e)
-              if ((bits >> (n % 2 * 8 + 2 * t + e) & 1) == 0)
-                s[band][4 * part + n][2 * half + e] = 0;
+            for (int half = 0; half < 2; ++half) {
+              const uint32_t bits = gpu::shuffle(mine, (lane & ~3) | (2 * half + n / 2));
+              UNROLL
+              for (int e = 0; e < 2; ++e)
+                if ((bits >> (n % 2 * 8 + 2 * t + e) & 1) == 0)
+                  s[band][4 * part + n][2 * half + e] = 0;
+            }
           }
         }
       }

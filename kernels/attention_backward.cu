@@ -166,24 +166,28 @@ __global__ void __launch_bounds__(RowsShape<kDim>::kThreads, 2)
                                walked / 16 + lane % (kColumns / 2));
       kept = 0;
       UNROLL
-      for (int i = 0; i < 4; ++i) UNROLL
-      for (int j = 0; j < kColumns; ++j) {
-        const int from = kKeysOwn ? micro_column(j) : (lane & ~7) | (kColumns / 2 * i + j / 2);
-        const int bit = kKeysOwn ? micro_row(i) % 16 : micro_column(j) % 16;
-        kept |= (gpu::shuffle(mine, from) >> bit & 1) << (kColumns * i + j);
+      for (int i = 0; i < 4; ++i) {
+        UNROLL
+        for (int j = 0; j < kColumns; ++j) {
+          const int from = kKeysOwn ? micro_column(j) : (lane & ~7) | (kColumns / 2 * i + j / 2);
+          const int bit = kKeysOwn ? micro_row(i) % 16 : micro_column(j) % 16;
+          kept |= (gpu::shuffle(mine, from) >> bit & 1) << (kColumns * i + j);
+        }
       }
     }
     UNROLL
-    for (int i = 0; i < 4; ++i) UNROLL
-    for (int j = 0; j < kColumns; ++j) {
-      const QueryTerms terms =
-          kKeysOwn ? QueryTerms{tiles.lse[micro_column(j)], tiles.delta[micro_column(j)]}
-                   : own_terms[i];
-      float probability = gpu::exp2_fast(weight[i][j] * scale_log2 - terms.lse);
-      if (!kKeysOwn && walked + micro_column(j) >= rows.walked_rows) probability = 0;
-      const bool keep = kept >> (kColumns * i + j) & 1;
-      ds[i][j] = probability * ((keep ? ds[i][j] * p.kept : 0) - terms.delta);
-      weight[i][j] = keep ? probability : 0;
+    for (int i = 0; i < 4; ++i) {
+      UNROLL
+      for (int j = 0; j < kColumns; ++j) {
+        const QueryTerms terms =
+            kKeysOwn ? QueryTerms{tiles.lse[micro_column(j)], tiles.delta[micro_column(j)]}
+                     : own_terms[i];
+        float probability = gpu::exp2_fast(weight[i][j] * scale_log2 - terms.lse);
+        if (!kKeysOwn && walked + micro_column(j) >= rows.walked_rows) probability = 0;
+        const bool keep = kept >> (kColumns * i + j) & 1;
+        ds[i][j] = probability * ((keep ? ds[i][j] * p.kept : 0) - terms.delta);
+        weight[i][j] = keep ? probability : 0;
+      }
     }
     if (need_ds) {
       Weights::put(tiles.weights, ds);
@@ -366,25 +370,29 @@ __global__ void __launch_bounds__(kFragmentThreads, kDim <= 64 ? 2 : 1)
                                               (walked + step) / 16 + t % 2);
         kept = 0;
         UNROLL
-        for (int n = 0; n < 4; ++n) UNROLL
-        for (int e = 0; e < 4; ++e) {
-          const int from = kKeysOwn ? 8 * n + 2 * t + e % 2 : (lane & ~3) | (2 * (e / 2) + n / 2);
-          const int bit = kKeysOwn ? g + 8 * (e / 2) : n % 2 * 8 + 2 * t + e % 2;
-          kept |= (gpu::shuffle(mine, from) >> bit & 1) << (4 * n + e);
+        for (int n = 0; n < 4; ++n) {
+          UNROLL
+          for (int e = 0; e < 4; ++e) {
+            const int from = kKeysOwn ? 8 * n + 2 * t + e % 2 : (lane & ~3) | (2 * (e / 2) + n / 2);
+            const int bit = kKeysOwn ? g + 8 * (e / 2) : n % 2 * 8 + 2 * t + e % 2;
+            kept |= (gpu::shuffle(mine, from) >> bit & 1) << (4 * n + e);
+          }
         }
       }
       UNROLL
-      for (int n = 0; n < 4; ++n) UNROLL
-      for (int e = 0; e < 4; ++e) {
-        const int column = step + 8 * n + 2 * t + e % 2;
-        const QueryTerms terms = kKeysOwn ? QueryTerms{tiles.lse[stage * kWalked + column],
-                                                       tiles.delta[stage * kWalked + column]}
-                                          : own_terms[e / 2];
-        float probability = gpu::exp2_fast(fmaf(weight[n][e], scale_log2, -terms.lse));
-        if (!kKeysOwn && walked + column >= rows.walked_rows) probability = 0;
-        const bool keep = kept >> (4 * n + e) & 1;
-        ds[n][e] = probability * ((keep ? ds[n][e] * p.kept : 0) - terms.delta);
-        weight[n][e] = keep ? probability : 0;
+      for (int n = 0; n < 4; ++n) {
+        UNROLL
+        for (int e = 0; e < 4; ++e) {
+          const int column = step + 8 * n + 2 * t + e % 2;
+          const QueryTerms terms = kKeysOwn ? QueryTerms{tiles.lse[stage * kWalked + column],
+                                                         tiles.delta[stage * kWalked + column]}
+                                            : own_terms[e / 2];
+          float probability = gpu::exp2_fast(fmaf(weight[n][e], scale_log2, -terms.lse));
+          if (!kKeysOwn && walked + column >= rows.walked_rows) probability = 0;
+          const bool keep = kept >> (4 * n + e) & 1;
+          ds[n][e] = probability * ((keep ? ds[n][e] * p.kept : 0) - terms.delta);
+          weight[n][e] = keep ? probability : 0;
+        }
       }
       if (need_ds) accumulate_rows<T, kDim, kSm80>(sum1, ds, walked1, step);
       if constexpr (kKeysOwn) {

@@ -161,8 +161,10 @@ template <int kDim, int kColumns>
 __device__ void micro_product(const float* a, const float* b, float (&s)[4][kColumns]) {
   constexpr int kStride = RowTile<1, kDim>::kStride;
   UNROLL
-  for (int i = 0; i < 4; ++i) UNROLL
-  for (int j = 0; j < kColumns; ++j) s[i][j] = 0;
+  for (int i = 0; i < 4; ++i) {
+    UNROLL
+    for (int j = 0; j < kColumns; ++j) s[i][j] = 0;
+  }
   KEEP_LOOP
   for (int d = 0; d < kDim; d += 4) {
     gpu::F4 x[4], y[kColumns];
@@ -172,8 +174,10 @@ __device__ void micro_product(const float* a, const float* b, float (&s)[4][kCol
     for (int j = 0; j < kColumns; ++j)
       y[j] = gpu::load_vec<gpu::F4>(b + micro_column(j) * kStride + d);
     UNROLL
-    for (int i = 0; i < 4; ++i) UNROLL
-    for (int j = 0; j < kColumns; ++j) s[i][j] = dot4(x[i], y[j], s[i][j]);
+    for (int i = 0; i < 4; ++i) {
+      UNROLL
+      for (int j = 0; j < kColumns; ++j) s[i][j] = dot4(x[i], y[j], s[i][j]);
+    }
   }
 }
 
@@ -186,8 +190,10 @@ struct WeightTile {
   static __device__ void put(float* tile, const float (&w)[4][kColumns]) {
     gpu::sync_warp();  // nobody still reads the weights before these
     UNROLL
-    for (int i = 0; i < 4; ++i) UNROLL
-    for (int j = 0; j < kColumns; ++j) tile[micro_row(i) * kStride + micro_column(j)] = w[i][j];
+    for (int i = 0; i < 4; ++i) {
+      UNROLL
+      for (int j = 0; j < kColumns; ++j) tile[micro_row(i) * kStride + micro_column(j)] = w[i][j];
+    }
     gpu::sync_warp();
   }
 
@@ -209,15 +215,17 @@ struct WeightTile {
         w[i][3] = four.w;
       }
       UNROLL
-      for (int n = 0; n < kDim / 32; ++n) UNROLL
-      for (int e = 0; e < 4; ++e) {
-        const auto y = gpu::load_vec<gpu::F4>(b + (row + e) * kRowStride + 4 * micro_column(n));
+      for (int n = 0; n < kDim / 32; ++n) {
         UNROLL
-        for (int i = 0; i < 4; ++i) {
-          sum[i][n].x += w[i][e] * y.x;
-          sum[i][n].y += w[i][e] * y.y;
-          sum[i][n].z += w[i][e] * y.z;
-          sum[i][n].w += w[i][e] * y.w;
+        for (int e = 0; e < 4; ++e) {
+          const auto y = gpu::load_vec<gpu::F4>(b + (row + e) * kRowStride + 4 * micro_column(n));
+          UNROLL
+          for (int i = 0; i < 4; ++i) {
+            sum[i][n].x += w[i][e] * y.x;
+            sum[i][n].y += w[i][e] * y.y;
+            sum[i][n].z += w[i][e] * y.z;
+            sum[i][n].w += w[i][e] * y.w;
+          }
         }
       }
     }
@@ -329,10 +337,12 @@ __device__ void store_fragments(T* tile, int row, const float (&d)[kDim / 8][4],
   const int g = gpu::lane() / 4, t = gpu::lane() % 4;
   gpu::sync_warp();  // nobody still reads what the tile held
   UNROLL
-  for (int n = 0; n < kDim / 8; ++n) UNROLL
-  for (int half = 0; half < 2; ++half)
-    *Tile::pair(tile, row + g + 8 * half, 8 * n + 2 * t) =
-        gpu::pack2<T>(d[n][2 * half] * factor[half], d[n][2 * half + 1] * factor[half]);
+  for (int n = 0; n < kDim / 8; ++n) {
+    UNROLL
+    for (int half = 0; half < 2; ++half)
+      *Tile::pair(tile, row + g + 8 * half, 8 * n + 2 * t) =
+          gpu::pack2<T>(d[n][2 * half] * factor[half], d[n][2 * half + 1] * factor[half]);
+  }
   gpu::sync_warp();
   for (int i = gpu::lane(); i < 16 * Tile::kChunks; i += gpu::kWarp) {
     const int r = row + i / Tile::kChunks;
