@@ -24,49 +24,50 @@ namespace {
 template <class T>
 struct BackwardTensors {
   const T *q, *k, *v, *dout;
-  const float* lse;    // [query tokens, heads]
-  const float* delta;  // [query tokens, heads]: do . o; null when only dv is wanted
+  const float* terms;  // [2, heads, query tokens]: see QueryTerms
   T *dq, *dk, *dv;     // null: not wanted
 };
-
-// delta[row, head] = do . o. One warp owns one (row, head). Reads both tensors once and is bound by
-// that.
-constexpr int kDeltaWarps = 8;
-template <class T>
-__global__ void __launch_bounds__(kDeltaWarps* gpu::kWarp)
-    attention_delta_kernel(AttentionProblem p, const T* o, const T* dout, float* delta) {
-  const int64_t row = int64_t{blockIdx.x} * kDeltaWarps + gpu::warp();  // of [tokens * heads]
-  if (row >= p.queries.tokens * p.heads) return;
-  const T* x = o + row * p.head_dim;
-  const T* y = dout + row * p.head_dim;
-  float sum = 0;
-  if (p.vectors()) {
-    for (int d = 4 * gpu::lane(); d < p.head_dim; d += 4 * gpu::kWarp)
-      sum = dot4(load4(x + d), load4(y + d), sum);
-  } else {
-    for (int d = gpu::lane(); d < p.head_dim; d += gpu::kWarp)
-      sum += gpu::to_f32(x[d]) * gpu::to_f32(y[d]);
-  }
-  sum = gpu::warp_sum(sum);
-  if (gpu::lane() == 0) delta[row] = sum;
-}
 
 // What the weights of a query are made from: p = exp2(score * scale * log2(e) - lse).
 struct QueryTerms {
   float lse = std::numeric_limits<float>::infinity();  // in units of log2; +inf: all weights are 0
-  float delta = 0;
+  float delta = 0;                                     // do . o
 };
 
+// Computes the terms of all queries, with those of neighbouring queries side by side: the kernels
+// below read them per head. A block owns kTermsWarps queries of one head, a warp one. Reads o and
+// do once and is bound by that.
+constexpr int kTermsWarps = 8;
 template <class T>
-__device__ QueryTerms query_terms(const AttentionProblem& p, const AttentionBlock& b,
-                                  const BackwardTensors<T>& x, int query) {
-  QueryTerms terms;
-  if (query < b.queries) {
-    const int64_t at = (b.first_query + query) * p.heads + b.head;
-    terms.lse = x.lse[at] * kLog2E;
-    if (x.delta) terms.delta = x.delta[at];
+__global__ void __launch_bounds__(kTermsWarps* gpu::kWarp)
+    attention_terms_kernel(AttentionProblem p, const T* o, const T* dout, const float* lse,
+                           float* terms) {
+  const int64_t head = blockIdx.x % p.heads;
+  const int64_t row = blockIdx.x / p.heads * kTermsWarps + gpu::warp();
+  if (row >= p.queries.tokens) return;
+  const T* x = o + row * p.stride() + head * p.head_dim;
+  const T* y = dout + row * p.stride() + head * p.head_dim;
+  float delta = 0;
+  if (p.vectors()) {
+    for (int d = 4 * gpu::lane(); d < p.head_dim; d += 4 * gpu::kWarp)
+      delta = dot4(load4(x + d), load4(y + d), delta);
+  } else {
+    for (int d = gpu::lane(); d < p.head_dim; d += gpu::kWarp)
+      delta += gpu::to_f32(x[d]) * gpu::to_f32(y[d]);
   }
-  return terms;
+  delta = gpu::warp_sum(delta);
+  if (gpu::lane() == 0) {
+    terms[head * p.queries.tokens + row] = lse[row * p.heads + head] * kLog2E;
+    terms[(p.heads + head) * p.queries.tokens + row] = delta;
+  }
+}
+
+inline __device__ QueryTerms query_terms(const AttentionProblem& p, const AttentionBlock& b,
+                                         const float* terms, int query) {
+  if (query >= b.queries) return {};
+  const int64_t row = b.first_query + query;
+  return {terms[b.head * p.queries.tokens + row],
+          terms[(p.heads + b.head) * p.queries.tokens + row]};
 }
 
 // Where the rows of a block lie in the tensors.
@@ -137,7 +138,7 @@ __global__ void __launch_bounds__(RowsShape<kDim>::kThreads, 2)
   QueryTerms own_terms[4];
   if constexpr (!kKeysOwn) {
     UNROLL
-    for (int i = 0; i < 4; ++i) own_terms[i] = query_terms(p, b, x, b.begin + micro_row(i));
+    for (int i = 0; i < 4; ++i) own_terms[i] = query_terms(p, b, x.terms, b.begin + micro_row(i));
   }
   gpu::F4 sum1[4][kDim / 32] = {};
   gpu::F4 sum2[4][kDim / 32] = {};
@@ -147,7 +148,7 @@ __global__ void __launch_bounds__(RowsShape<kDim>::kThreads, 2)
     RowTile<Size::kWalked, kDim>::load(tiles.walked2, rows.walked2, p, walked, rows.walked_rows);
     if (kKeysOwn && threadIdx.x < Size::kWalked) {
       const auto at = static_cast<int>(threadIdx.x);
-      const QueryTerms terms = query_terms(p, b, x, walked + at);
+      const QueryTerms terms = query_terms(p, b, x.terms, walked + at);
       tiles.lse[at] = terms.lse;
       tiles.delta[at] = terms.delta;
     }
@@ -318,7 +319,7 @@ __global__ void __launch_bounds__(kFragmentThreads, kDim <= 64 ? 2 : 1)
     Tile::template load<kSm80, Size::kOwn>(tiles.own1, rows.own1, p, b.begin, rows.own_rows);
     Tile::template load<kSm80, Size::kOwn>(tiles.own2, rows.own2, p, b.begin, rows.own_rows);
     load_walked(0);
-    if (has_terms) put_terms(0, query_terms(p, b, x, thread));
+    if (has_terms) put_terms(0, query_terms(p, b, x.terms, thread));
   }
 
   const float scale_log2 = p.scale * kLog2E;
@@ -328,7 +329,7 @@ __global__ void __launch_bounds__(kFragmentThreads, kDim <= 64 ? 2 : 1)
   if constexpr (!kKeysOwn) {
     UNROLL
     for (int half = 0; half < 2; ++half)
-      own_terms[half] = query_terms(p, b, x, b.begin + own_row + g + 8 * half);
+      own_terms[half] = query_terms(p, b, x.terms, b.begin + own_row + g + 8 * half);
   }
   constexpr int kHeld = Size::kHoldOwn ? kDim / 16 : 1;
   uint32_t held1[kHeld][4] = {}, held2[kHeld][4] = {};
@@ -344,7 +345,7 @@ __global__ void __launch_bounds__(kFragmentThreads, kDim <= 64 ? 2 : 1)
     QueryTerms next_terms;
     if (more) {
       load_walked(walked + kWalked);
-      if (has_terms) next_terms = query_terms(p, b, x, walked + kWalked + thread);
+      if (has_terms) next_terms = query_terms(p, b, x.terms, walked + kWalked + thread);
     }
     if constexpr (Size::kHoldOwn) {
       if (walked == 0) {
@@ -452,17 +453,15 @@ void attention_backward(Context& ctx, ConstTensorView q, ConstTensorView k, Cons
     x.k = k.as<T>();
     x.v = v.as<T>();
     x.dout = dout.as<T>();
-    x.lse = lse.as<float>();
     x.dq = data_or_null<T>(dq);
     x.dk = data_or_null<T>(dk);
     x.dv = data_or_null<T>(dv);
-    if (x.dq || x.dk) {
-      const int64_t rows = queries.tokens() * heads;
-      float* delta = scratch.take(Shape{rows}, DType::f32).template as<float>();
-      x.delta = delta;
-      launch(ctx, op, attention_delta_kernel<T>, {.x = (rows + kDeltaWarps - 1) / kDeltaWarps},
-             kDeltaWarps * gpu::kWarp, 0, p, o.as<T>(), dout.as<T>(), delta);
-    }
+    const int64_t tokens = queries.tokens();
+    float* terms = scratch.take(Shape{2, heads, tokens}, DType::f32).template as<float>();
+    x.terms = terms;
+    launch(ctx, op, attention_terms_kernel<T>,
+           {.x = (tokens + kTermsWarps - 1) / kTermsWarps * heads}, kTermsWarps * gpu::kWarp, 0, p,
+           o.as<T>(), dout.as<T>(), lse.as<float>(), terms);
     if (x.dq) launch_backward<T, false>(ctx, p, sizes, x);
     if (x.dk || x.dv) launch_backward<T, true>(ctx, p, sizes, x);
   });
