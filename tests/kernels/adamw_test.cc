@@ -230,6 +230,19 @@ TEST_P(AdamWTest, CuttingIntoSegmentsChangesNoBit) {
   }
 }
 
+TEST_P(AdamWTest, HundredsOfSegmentsChangeNoBit) {
+  const int64_t n = 1403;
+  Block whole = random_block(n), parts = whole.clone();
+  const Tensor gradient = random({n});
+  const AdamWSegment all{.begin = 0, .end = n, .weight_decay = 0.01};
+  std::vector<AdamWSegment> cut;
+  for (int64_t begin = 0; begin < n; begin += 7)
+    cut.push_back({.begin = begin, .end = std::min(n, begin + 7), .weight_decay = 0.01});
+  ASSERT_TRUE(step(ctx(), whole, gradient, {.step = 7}, {&all, 1}));
+  ASSERT_TRUE(step(ctx(), parts, gradient, {.step = 7}, cut));
+  expect_same(parts, whole);
+}
+
 TEST_P(AdamWTest, AgreesWithTheFormulaAtAwkwardSizes) {
   for (int64_t n : {1, 2, 3, 31, 33, 257, 40000}) {
     Block b = random_block(n);

@@ -67,39 +67,50 @@ TEST_P(EmbeddingSumTest, AwkwardSizesFollowTheDocumentedMask) {
   for (DType type : storage_types()) {
     SCOPED_TRACE(type);
     store(type);
-    for (int64_t rows : kAwkwardRows)
-      for (int64_t dim : kAwkwardDims)
-        for (int64_t table : {1, 5, 600}) {
-          SCOPED_TRACE(cat("tokens ", rows, ", dim ", dim, ", table ", table));
-          const PackedCells cells = awkward_cells(rows);
-          const Packing packing = cells.packing();
-          const Tensor a = random({3, dim});
-          const Tensor b = random({table, dim});
-          const Tensor dy = random({rows, dim});
-          const std::vector<int32_t> first = skewed(rows, 3, 1);
-          const std::vector<int32_t> second = skewed(rows, table, 2);
-          Tensor y = poisoned({rows, dim}), db = poisoned({table, dim});
-          embedding_sum(ctx(), a.view(), ints(first).view(), b.view(), ints(second).view(),
-                        kDropout, packing, y.view());
-          const Uses uses(second, table);
-          embedding_sum_backward(ctx(), dy.view(), uses.view(), kDropout, packing, db.view());
+    for (const auto& [rows, dim] : awkward_shapes())
+      for (int64_t table : {1, 5, 600}) {
+        SCOPED_TRACE(cat("tokens ", rows, ", dim ", dim, ", table ", table));
+        const PackedCells cells = awkward_cells(rows);
+        const Packing packing = cells.packing();
+        const Tensor a = random({3, dim});
+        const Tensor b = random({table, dim});
+        const Tensor dy = random({rows, dim});
+        const std::vector<int32_t> first = skewed(rows, 3, 1);
+        const std::vector<int32_t> second = skewed(rows, table, 2);
+        Tensor y = poisoned({rows, dim}), db = poisoned({table, dim});
+        embedding_sum(ctx(), a.view(), ints(first).view(), b.view(), ints(second).view(), kDropout,
+                      packing, y.view());
+        const Uses uses(second, table);
+        embedding_sum_backward(ctx(), dy.view(), uses.view(), kDropout, packing, db.view());
 
-          const std::vector<double> mask = hidden_mask(ctx(), kDropout, cells, dim);
-          const std::vector<double> va = values_of(a.view()), vb = values_of(b.view());
-          const std::vector<double> grad = product(values_of(dy.view()), mask);
-          std::vector<double> want(mask.size());
-          std::vector<double> want_db(static_cast<size_t>(table * dim), 0.0);
-          for (size_t i = 0; i < mask.size(); ++i) {
-            const auto t = i / static_cast<size_t>(dim), f = i % static_cast<size_t>(dim);
-            const size_t at_a = static_cast<size_t>(first[t]) * static_cast<size_t>(dim) + f;
-            const size_t at_b = static_cast<size_t>(second[t]) * static_cast<size_t>(dim) + f;
-            want[i] = va[at_a] + mask[i] * vb[at_b];
-            want_db[at_b] += grad[i];
-          }
-          expect_close(y.view(), want);
-          expect_close(db.view(), want_db, rows);
+        const std::vector<double> mask = hidden_mask(ctx(), kDropout, cells, dim);
+        const std::vector<double> va = values_of(a.view()), vb = values_of(b.view());
+        const std::vector<double> grad = product(values_of(dy.view()), mask);
+        std::vector<double> want(mask.size());
+        std::vector<double> want_db(static_cast<size_t>(table * dim), 0.0);
+        for (size_t i = 0; i < mask.size(); ++i) {
+          const auto t = i / static_cast<size_t>(dim), f = i % static_cast<size_t>(dim);
+          const size_t at_a = static_cast<size_t>(first[t]) * static_cast<size_t>(dim) + f;
+          const size_t at_b = static_cast<size_t>(second[t]) * static_cast<size_t>(dim) + f;
+          want[i] = va[at_a] + mask[i] * vb[at_b];
+          want_db[at_b] += grad[i];
         }
+        expect_close(y.view(), want);
+        expect_close(db.view(), want_db, rows);
+      }
   }
+}
+
+// However the work on a table is cut, the gradient of a row is summed alike.
+TEST_P(EmbeddingSumTest, UnusedRowsOfTheTableChangeNothing) {
+  const PackedCells cells = awkward_cells(257);
+  const Packing packing = cells.packing();
+  const Tensor dy = random({257, 40});
+  const std::vector<int32_t> index(257, 0);
+  Tensor one = poisoned({1, 40}), many = poisoned({600, 40});
+  embedding_sum_backward(ctx(), dy.view(), Uses(index, 1).view(), kDropout, packing, one.view());
+  embedding_sum_backward(ctx(), dy.view(), Uses(index, 600).view(), kDropout, packing, many.view());
+  expect_same_bits(std::as_const(many).view().rows(0, 1), one.view());
 }
 
 TEST(EmbeddingSum, BackwardMatchesFiniteDifferences) {

@@ -140,30 +140,29 @@ TEST_P(LayerNormTest, AwkwardSizesAgreeWithTheF64Definition) {
     SCOPED_TRACE(type);
     store(type);
     Context definition = reference_context();
-    for (int64_t rows : kAwkwardRows)
-      for (int64_t dim : kAwkwardDims)
-        for (bool from_y : {false, true}) {
-          SCOPED_TRACE(cat("rows ", rows, ", dim ", dim, from_y ? ", from y" : ", from xhat"));
-          const PackedCells cells = awkward_cells(rows);
-          const Packing packing = cells.packing();
-          Pass got(rows, dim, dtype());
-          Pass want = got.as_f64();
-          got.forward(ctx(), kDropout, &packing);
-          want.forward(definition, kDropout, &packing);
-          expect_close(got.y.view(), values_of(want.y.view()), dim);
-          expect_close(got.rstd.view(), values_of(want.rstd.view()), dim);
-          expect_close(got.xhat.view(), values_of(want.xhat.view()), dim);
-          // The backward pass alone, from the same saved values.
-          want.y = in_f64(got.y);
-          want.rstd = in_f64(got.rstd);
-          want.xhat = in_f64(got.xhat);
-          got.backward(ctx(), kDropout, &packing, from_y);
-          want.backward(definition, kDropout, &packing, from_y);
-          expect_close_to_terms(got, got.dx.view(), want.dx.view());
-          expect_close_to_terms(got, got.dbranch.view(), want.dbranch.view());
-          expect_close(got.dgamma.view(), values_of(want.dgamma.view()), rows);
-          expect_close(got.dbeta.view(), values_of(want.dbeta.view()), rows);
-        }
+    for (const auto& [rows, dim] : awkward_shapes())
+      for (bool from_y : {false, true}) {
+        SCOPED_TRACE(cat("rows ", rows, ", dim ", dim, from_y ? ", from y" : ", from xhat"));
+        const PackedCells cells = awkward_cells(rows);
+        const Packing packing = cells.packing();
+        Pass got(rows, dim, dtype());
+        Pass want = got.as_f64();
+        got.forward(ctx(), kDropout, &packing);
+        want.forward(definition, kDropout, &packing);
+        expect_close(got.y.view(), values_of(want.y.view()), dim);
+        expect_close(got.rstd.view(), values_of(want.rstd.view()), dim);
+        expect_close(got.xhat.view(), values_of(want.xhat.view()), dim);
+        // The backward pass alone, from the same saved values.
+        want.y = in_f64(got.y);
+        want.rstd = in_f64(got.rstd);
+        want.xhat = in_f64(got.xhat);
+        got.backward(ctx(), kDropout, &packing, from_y);
+        want.backward(definition, kDropout, &packing, from_y);
+        expect_close_to_terms(got, got.dx.view(), want.dx.view());
+        expect_close_to_terms(got, got.dbranch.view(), want.dbranch.view());
+        expect_close(got.dgamma.view(), values_of(want.dgamma.view()), rows);
+        expect_close(got.dbeta.view(), values_of(want.dbeta.view()), rows);
+      }
   }
 }
 

@@ -4,6 +4,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/dropout.h"
@@ -16,6 +17,15 @@ namespace scgraft {
 // Sizes at which loops over panels, lanes and Philox blocks have edges.
 inline const std::vector<int64_t> kAwkwardRows = {0, 1, 2, 3, 31, 33, 257};
 inline const std::vector<int64_t> kAwkwardDims = {1, 7, 8, 32, 33, 512, 521};
+
+// Every pair of those, and a few rows of each width at which kernels cut rows another way.
+inline std::vector<std::pair<int64_t, int64_t>> awkward_shapes() {
+  std::vector<std::pair<int64_t, int64_t>> shapes;
+  for (int64_t rows : kAwkwardRows)
+    for (int64_t dim : kAwkwardDims) shapes.emplace_back(rows, dim);
+  for (int64_t dim : {264, 520, 1024, 1160, 1536, 1544}) shapes.emplace_back(3, dim);
+  return shapes;
+}
 
 // The packing of numbers that outlive the test, on the device of its mode.
 inline Packing packing_over(std::span<const int32_t> offsets, std::span<const int64_t> ids = {}) {

@@ -34,30 +34,29 @@ TEST_P(ReluDropoutTest, AwkwardSizesFollowTheDocumentedMask) {
   for (DType type : storage_types()) {
     SCOPED_TRACE(type);
     store(type);
-    for (int64_t rows : kAwkwardRows)
-      for (int64_t dim : kAwkwardDims)
-        for (Dropout dropout : {Dropout{}, kDropout}) {
-          SCOPED_TRACE(cat("rows ", rows, ", dim ", dim, ", p ", dropout.p));
-          const PackedCells cells = awkward_cells(rows);
-          const Packing packing = cells.packing();
-          const Tensor x = random({rows, dim});
-          const Tensor dy = random({rows, dim});
-          Tensor y = poisoned({rows, dim}), dx = poisoned({rows, dim});
-          Tensor bits(Shape{rows, (dim + 7) / 8}, DType::u8, test_device());
-          relu_dropout(ctx(), x.view(), dropout, &packing, y.view(), bits.view());
-          relu_dropout_backward(ctx(), dy.view(), bits.view(), dropout, dx.view());
+    for (const auto& [rows, dim] : awkward_shapes())
+      for (Dropout dropout : {Dropout{}, kDropout}) {
+        SCOPED_TRACE(cat("rows ", rows, ", dim ", dim, ", p ", dropout.p));
+        const PackedCells cells = awkward_cells(rows);
+        const Packing packing = cells.packing();
+        const Tensor x = random({rows, dim});
+        const Tensor dy = random({rows, dim});
+        Tensor y = poisoned({rows, dim}), dx = poisoned({rows, dim});
+        Tensor bits(Shape{rows, (dim + 7) / 8}, DType::u8, test_device());
+        relu_dropout(ctx(), x.view(), dropout, &packing, y.view(), bits.view());
+        relu_dropout_backward(ctx(), dy.view(), bits.view(), dropout, dx.view());
 
-          std::vector<double> factor(static_cast<size_t>(rows * dim), 1.0);
-          if (dropout.active()) {
-            factor = hidden_mask(ctx(), dropout, cells, dim);
-            for (double v : factor) ASSERT_TRUE(v == 0 || std::abs(v - 4.0 / 3) < 1e-6);
-          }
-          const std::vector<double> in = values_of(x.view());
-          for (size_t i = 0; i < in.size(); ++i)
-            if (!(in[i] > 0)) factor[i] = 0;
-          expect_close(y.view(), product(in, factor));
-          expect_close(dx.view(), product(values_of(dy.view()), factor));
+        std::vector<double> factor(static_cast<size_t>(rows * dim), 1.0);
+        if (dropout.active()) {
+          factor = hidden_mask(ctx(), dropout, cells, dim);
+          for (double v : factor) ASSERT_TRUE(v == 0 || std::abs(v - 4.0 / 3) < 1e-6);
         }
+        const std::vector<double> in = values_of(x.view());
+        for (size_t i = 0; i < in.size(); ++i)
+          if (!(in[i] > 0)) factor[i] = 0;
+        expect_close(y.view(), product(in, factor));
+        expect_close(dx.view(), product(values_of(dy.view()), factor));
+      }
   }
 }
 
