@@ -126,7 +126,6 @@ struct CudaThread {
   Fiber fiber;
   Kind waits = Kind::none;  // the collective it is blocked in
   Site where;
-  uint32_t mask = 0;
   std::vector<AsyncCopy> copies;  // issued, in order
   size_t finished_copies = 0;     // of them, from the front
   int64_t groups = 0;             // committed
@@ -183,19 +182,22 @@ class Worker {
   // False when something was found: `finding`.
   bool run_block(const Index3& block) {
     prepare(block);
-    ordered_.release();
+    begun_.release();
     CudaThread* first = next_thread();
     current_ = first;
     this_thread = &first->info;
     Fiber::switch_to(main_, first->fiber);
     this_thread = nullptr;
-    ordered_.acquire();
-    if (finding.empty()) check_shared();
+    ended_threads_.acquire();
+    if (finding.empty())
+      check_shared();
+    else
+      stopped_.acquire();
     return finding.empty();
   }
 
   void run_thread() {
-    ordered_.acquire();
+    begun_.acquire();
     if (!call_body()) abandon();
     end_thread();
   }
@@ -225,7 +227,7 @@ class Worker {
       ready_[self.info.warp] &= ~(1u << self.info.lane);
       if (ready_[self.info.warp] == 0) ready_warps_ &= ~(1u << self.info.warp);
     } else {
-      suspend(Kind::sync_block, site, 0);
+      suspend(Kind::sync_block, site);
     }
     token.acquire();
   }
@@ -283,7 +285,7 @@ class Worker {
       ++meeting.generation;
       make_ready(warp, mask & ~bit);
     } else {
-      suspend(kind, site, mask);
+      suspend(kind, site);
     }
     if (token != nullptr) token->acquire();
   }
@@ -305,7 +307,10 @@ class Worker {
 
   // Ends the block with `finding`. Objects of this frame's callers are not destroyed: let them own
   // nothing.
-  [[noreturn]] void abandon() { Fiber::abandon(current_->fiber, main_); }
+  [[noreturn]] void abandon() {
+    stopped_.release();
+    Fiber::abandon(current_->fiber, main_);
+  }
 
   CudaThread& current() { return *current_; }
   std::byte* shared() { return shared_; }
@@ -449,11 +454,11 @@ class Worker {
   }
 
   // Returns when make_ready has named the calling thread and its turn has come.
-  void suspend(Kind kind, const Site& site, uint32_t mask) {
+  void suspend(Kind kind, const Site& site) {
     CudaThread& self = *current_;
     self.waits = kind;
     self.where = site;
-    self.mask = mask;
+    stopped_.release();
     CudaThread* next = next_thread();
     if (next == nullptr) fail_deadlock();
     current_ = next;
@@ -512,7 +517,7 @@ class Worker {
       }
     ended_lanes_[warp] |= bit;
     ++ended_;
-    ordered_.release();
+    ended_threads_.release();
     CudaThread* next = next_thread();
     if (next == nullptr && ended_ < launch_->block) fail_deadlock();
     if (next == nullptr) Fiber::leave(self.fiber, main_);
@@ -528,8 +533,12 @@ class Worker {
   std::vector<std::byte> arena_;
   std::byte* shared_ = nullptr;
   std::vector<std::pair<std::byte*, int64_t>> gaps_;
-  // Orders the blocks of this worker with each other and with the host.
-  Token ordered_;
+  // Order the blocks of this worker with each other and with the host, but not the threads of one
+  // block, which may run one after the other.
+  Token begun_;
+  Token ended_threads_;
+  // What threads did that were abandoned: the next launch uses their memory.
+  Token stopped_;
 
   // Bit masks of lanes, by warp, and of warps.
   uint32_t ready_[kMaxWarps] = {};

@@ -13,6 +13,7 @@
 //
 //   threadIdx, blockIdx, blockDim, gridDim         with .x .y .z
 //   UNROLL                                         before a loop of constant length
+//   KEEP_LOOP                                      before a loop that would spill if it were unrolled
 //   sync_block(), sync_warp(mask)
 //   shuffle<T>(v, from), shuffle_xor<T>(v, mask)   int32_t, uint32_t, float; all 32 lanes
 //   ballot(predicate)

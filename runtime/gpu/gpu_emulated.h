@@ -19,6 +19,7 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define UNROLL
+#define KEEP_LOOP
 
 #define threadIdx (::scgraft::gpu::emulated::this_thread->thread)
 #define blockIdx (::scgraft::gpu::emulated::this_thread->block)

@@ -13,6 +13,7 @@
 // The device half of gpu.cuh for nvcc: one instruction each, because tests without a GPU do not
 // execute this file. Include gpu.cuh.
 #define UNROLL _Pragma("unroll")
+#define KEEP_LOOP _Pragma("unroll 1")
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 #define SCGRAFT_SM80 1
