@@ -200,6 +200,43 @@ TEST_F(FragmentsTest, LdmatrixFillsFragmentsFromEitherOrder) {
   }
 }
 
+// Registers as they come, since products forgive what is permuted in both operands alike.
+__global__ void registers_kernel(const uint16_t* x, uint32_t* out) {
+  uint16_t* tile = SharedCarver(shared_memory()).take<uint16_t>(32 * 8);
+  store_vec(tile + 8 * lane(), load_vec<U4>(x + 8 * lane()));
+  sync_warp();
+  uint32_t r[4][4] = {};
+  uint32_t r2[2];
+  ldmatrix_x4(r[0], tile + 8 * lane());
+  ldmatrix_x4_trans(r[1], tile + 8 * lane());
+  ldmatrix_x2(r2, tile + 8 * (lane() & 15));
+  for (int i = 0; i < 2; ++i) r[2][i] = r2[i];
+  ldmatrix_x2_trans(r2, tile + 8 * (lane() & 15));
+  for (int i = 0; i < 2; ++i) r[3][i] = r2[i];
+  for (int load = 0; load < 4; ++load)
+    for (int i = 0; i < 4; ++i) out[(load * kWarp + lane()) * 4 + i] = r[load][i];
+}
+
+TEST_F(FragmentsTest, LdmatrixGivesEachLaneItsPair) {
+  // Element (row, column) of matrix i is 64 i + 8 row + column.
+  std::vector<uint16_t> x(256);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<uint16_t>(i);
+  GpuArray<uint16_t> on_x(x);
+  GpuArray<uint32_t> out(4 * kWarp * 4);
+  launch_kernel(registers_kernel, Grid{}, kWarp, 32 * 16, nullptr, on_x.data(), out.data());
+  synchronize();
+  for (uint32_t load = 0; load < 4; ++load)
+    for (uint32_t me = 0; me < kWarp; ++me)
+      for (uint32_t i = 0; i < (load < 2 ? 4u : 2u); ++i) {
+        const uint32_t g = me / 4, t = me % 4;
+        const bool transposed = load % 2 == 1;
+        const uint32_t low = 64 * i + (transposed ? 8 * (2 * t) + g : 8 * g + 2 * t);
+        const uint32_t high = low + (transposed ? 8 : 1);
+        ASSERT_EQ(out[(load * kWarp + me) * 4 + i], low | high << 16)
+            << load << ", lane " << me << ", register " << i;
+      }
+}
+
 // A product's result is the next product's left operand without moving between lanes:
 // e [16, 8] = bf16(a b) b2 with a b [16, 16].
 __global__ void chained_kernel(const bf16* a, const bf16* b, const bf16* b2, float* e) {
