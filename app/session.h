@@ -32,6 +32,8 @@ class Session {
 
   // Device and threads of the flags; made when first asked for, DeviceError when it cannot be.
   Context& context();
+  // The device of context(); the CPU as long as nothing has asked for one.
+  Device device() const { return context_ ? context_->device() : Device::cpu(); }
   // The flag's precision. Verbs with a configuration use product_dtype() on the configured one.
   DType product_type() const;
 

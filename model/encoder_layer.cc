@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/encoder_layer.h"
 
-#include <cstring>
-
 #include "kernels/add.h"
 #include "kernels/attention.h"
 #include "kernels/pool.h"
@@ -59,14 +57,12 @@ void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packi
 
   const TensorView branch = scratch.take({n, dim}, type);
   out.forward(ctx, o, rows, training, branch);
-  if (taps != nullptr && !taps->attention_out.empty())
-    std::memcpy(taps->attention_out.data(), branch.data(), static_cast<size_t>(branch.nbytes()));
+  if (taps != nullptr && !taps->attention_out.empty()) copy(ctx, branch, taps->attention_out);
   const TensorView h = keep.take({n, dim}, type);
   norm1.forward(ctx, x_rows, branch,
                 active(dropout, training, index, DropoutSlot::attention_residual), &rows, h,
                 saved != nullptr ? &saved->norm1 : nullptr);
-  if (taps != nullptr && !taps->norm1.empty())
-    std::memcpy(taps->norm1.data(), h.data(), static_cast<size_t>(h.nbytes()));
+  if (taps != nullptr && !taps->norm1.empty()) copy(ctx, h, taps->norm1);
 
   const bool keep_hidden = saved != nullptr && ffn_out.trainable();
   const TensorView hidden =

@@ -3,6 +3,8 @@
 
 #include <omp.h>
 
+#include <cstring>
+
 #include "runtime/copy_bytes.h"
 #include "runtime/cpu.h"
 #include "runtime/parallel.h"
@@ -35,6 +37,16 @@ void Context::require_cpu() const {
 void copy(Context& ctx, ConstTensorView from, TensorView to) {
   require_copyable(from, to);
   copy_bytes(from, to, ctx.stream().handle());
+}
+
+void set_zero(Context& ctx, TensorView view) {
+  if (view.nbytes() == 0) return;
+  ctx.require_here("set_zero", view);
+  if constexpr (kBuiltWithCuda) {
+    if (view.device().is_cuda())
+      return gpu::fill_zero(view.device(), view.data(), view.nbytes(), ctx.stream().handle());
+  }
+  std::memset(view.data(), 0, static_cast<size_t>(view.nbytes()));
 }
 
 int thread_index() { return omp_get_thread_num(); }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <cstdint>
+#include <optional>
 
 #include "runtime/arena.h"
 #include "runtime/device.h"
@@ -70,5 +71,25 @@ class Context {
 // the context's stream: memory of the host may be read when ctx.synchronize() has returned, and may
 // be reused when this call has. Throws ShapeError or TypeError.
 void copy(Context& ctx, ConstTensorView from, TensorView to);
+
+// Sets every bit to zero, in the order of the context's stream.
+void set_zero(Context& ctx, TensorView view);
+
+// Where loops of the host run beside a context: on the CPU the context itself, else one of its own
+// with as many threads. The context must outlive it.
+class HostContext {
+ public:
+  explicit HostContext(Context& ctx) : ctx_(ctx) {
+    if (!ctx.device().is_cpu())
+      own_.emplace(Device::cpu(), ContextOptions{.threads = ctx.threads()});
+  }
+  HostContext(const HostContext&) = delete;
+  HostContext& operator=(const HostContext&) = delete;
+  Context& get() { return own_ ? *own_ : ctx_; }
+
+ private:
+  Context& ctx_;
+  std::optional<Context> own_;
+};
 
 }  // namespace scgraft

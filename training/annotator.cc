@@ -107,7 +107,10 @@ Annotation Annotator::annotate(Context& ctx, const H5ad& file, const std::string
   Preparation preparation = Preparation::from_json(loaded_.bundle.preprocess, "preprocess.json");
   if (!gene_key.empty()) preparation.gene_key = gene_key;
   preparation.layer = layer.empty() ? "auto" : layer;
-  TokenReader reader(ctx, file, model_.vocabulary, model_.cls_id(), preparation);
+  HostContext host(ctx);
+  model_.network->move_to(ctx.device());
+  if (adapter_) move_to(adapter_->parameters(), ctx.device());
+  TokenReader reader(host.get(), file, model_.vocabulary, model_.cls_id(), preparation);
   const auto cells = static_cast<size_t>(reader.cells());
   const auto classes = static_cast<int64_t>(labels().size());
   Annotation out;
@@ -145,8 +148,8 @@ Annotation Annotator::annotate(Context& ctx, const H5ad& file, const std::string
       std::vector<int64_t> rows;
       for (int64_t i = begin; i < end; ++i) rows.push_back(i);
       features.append(expression, rows, FeatureInput::log1p, column_of);
-      const auto logistic = baselines_->logistic(ctx, features).label;
-      const auto neighbours = baselines_->neighbours(ctx, features).label;
+      const auto logistic = baselines_->logistic(host.get(), features).label;
+      const auto neighbours = baselines_->neighbours(host.get(), features).label;
       std::copy(logistic.begin(), logistic.end(), out.logistic.begin() + begin);
       std::copy(neighbours.begin(), neighbours.end(), out.neighbours.begin() + begin);
     }
@@ -158,7 +161,9 @@ Annotation Annotator::annotate(Context& ctx, const H5ad& file, const std::string
 
 Embeddings embed_file(Context& ctx, const H5ad& file, ScgptModel& model,
                       const Preparation& preparation, const RunEvents& events) {
-  TokenReader reader(ctx, file, model.vocabulary, model.cls_id(), preparation);
+  HostContext host(ctx);
+  model.network->move_to(ctx.device());
+  TokenReader reader(host.get(), file, model.vocabulary, model.cls_id(), preparation);
   Embeddings out;
   out.genes = reader.match();
   out.slot = reader.slot();

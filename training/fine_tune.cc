@@ -69,7 +69,11 @@ std::vector<int32_t> gather(std::span<const int32_t> values, std::span<const int
 class FineTune {
  public:
   FineTune(Context& ctx, const RunConfig& config, const RunEvents& events)
-      : ctx_(ctx), config_(config), events_(events), file_(H5ad::open(config.data.train)) {}
+      : ctx_(ctx),
+        host_(ctx),
+        config_(config),
+        events_(events),
+        file_(H5ad::open(config.data.train)) {}
 
   FineTuneResult run(const std::string& command_line, bool overwrite);
 
@@ -94,6 +98,7 @@ class FineTune {
   }
 
   Context& ctx_;
+  HostContext host_;  // of what reads files and of the baselines
   const RunConfig& config_;
   const RunEvents& events_;
   H5ad file_;
@@ -116,11 +121,12 @@ void FineTune::open_model() {
                                            .pretraining_heads = false});
   const std::string& precision = config_.train.precision;
   model_.network->set_precision(precision == "bf16" ? DType::bf16 : DType::f32);
+  model_.network->move_to(ctx_.device());
 }
 
 void FineTune::read() {
   preparation_ = preparation_of(config_, model_.config);
-  read_cells(ctx_, file_, model_, preparation_, cells_.rows, events_, data_);
+  read_cells(host_.get(), file_, model_, preparation_, cells_.rows, events_, data_);
   if (config_.data.val.empty()) return;
   const H5ad file = H5ad::open(config_.data.val);
   const CellSelection more = select_labelled_cells(file, config_.data, cells_.labels);
@@ -128,7 +134,7 @@ void FineTune::read() {
     parts_.validation.push_back(static_cast<int64_t>(cells_.label.size()));
     cells_.label.push_back(label);
   }
-  read_cells(ctx_, file, model_, preparation_, more.rows, events_, data_);
+  read_cells(host_.get(), file, model_, preparation_, more.rows, events_, data_);
 }
 
 Tensor FineTune::embeddings(std::span<const int64_t> cells) {
@@ -147,20 +153,20 @@ void FineTune::score_frozen() {
   if (scored().empty()) return;
   const Tensor known = embeddings(parts_.train);
   const Tensor asked = embeddings(scored());
-  const NearestNeighbours nearest(ctx_, known.view(), gather(cells_.label, parts_.train), classes(),
-                                  BaselineOptions().neighbours);
-  result_.scores["zero_shot_knn"] = score(nearest.predict(ctx_, asked.view()));
+  const NearestNeighbours nearest(host_.get(), known.view(), gather(cells_.label, parts_.train),
+                                  classes(), BaselineOptions().neighbours);
+  result_.scores["zero_shot_knn"] = score(nearest.predict(host_.get(), asked.view()));
 }
 
 void FineTune::score_baselines() {
   events_.tell("baselines", 0, 0);
   const SparseFeatures train = data_.expression.selected(parts_.train);
-  baselines_ = Baselines::fit(ctx_, train, gather(cells_.label, parts_.train), classes(),
+  baselines_ = Baselines::fit(host_.get(), train, gather(cells_.label, parts_.train), classes(),
                               {.seed = static_cast<uint64_t>(config_.train.seed)});
   if (scored().empty()) return;
   const SparseFeatures asked = data_.expression.selected(scored());
-  result_.scores["logistic_regression"] = score(baselines_->logistic(ctx_, asked));
-  result_.scores["knn"] = score(baselines_->neighbours(ctx_, asked));
+  result_.scores["logistic_regression"] = score(baselines_->logistic(host_.get(), asked));
+  result_.scores["knn"] = score(baselines_->neighbours(host_.get(), asked));
 }
 
 void FineTune::graft() {

@@ -9,12 +9,17 @@ void embed_cells(Context& ctx, Backbone& backbone, std::span<const CellView> vie
                  TensorView embedding, const BetweenChunks& between) {
   TokenBatch batch;
   for_each_chunk(
-      views, kInferenceTokens, batch, [&](const TokenBatch& chunk, size_t begin, size_t end) {
+      ctx, views, kInferenceTokens, batch, [&](const TokenBatch& chunk, size_t begin, size_t end) {
         if (between) between();
         Arena::Scope activations(ctx.activations());
-        backbone.encode(ctx, chunk, {.rows = LayerRows::cls},
-                        embedding.rows(static_cast<int64_t>(begin), static_cast<int64_t>(end)));
+        const TensorView rows =
+            embedding.rows(static_cast<int64_t>(begin), static_cast<int64_t>(end));
+        const bool here = ctx.device().is_cpu();
+        const TensorView out = here ? rows : activations.take(rows.shape(), rows.dtype());
+        backbone.encode(ctx, chunk, {.rows = LayerRows::cls}, out);
+        if (!here) copy(ctx, out, rows);
       });
+  ctx.synchronize();
 }
 
 void predict_cells(Context& ctx, CellClassification& classification,
@@ -22,7 +27,7 @@ void predict_cells(Context& ctx, CellClassification& classification,
                    const BetweenChunks& between) {
   TokenBatch batch;
   for_each_chunk(
-      views, kInferenceTokens, batch, [&](const TokenBatch& chunk, size_t begin, size_t end) {
+      ctx, views, kInferenceTokens, batch, [&](const TokenBatch& chunk, size_t begin, size_t end) {
         if (between) between();
         const auto first = static_cast<int64_t>(begin), last = static_cast<int64_t>(end);
         classification.predict(ctx, chunk, probabilities.rows(first, last),

@@ -42,6 +42,7 @@ PretrainResult pretrain(Context& ctx, const RunConfig& config, const PretrainOpt
   const H5ad file = H5ad::open(config.data.train);
   ScgptModel model =
       options.start.empty() ? fresh_model(file, config, options.preset) : load_scgpt(options.start);
+  model.network->move_to(ctx.device());
   for (Parameter* p : model.network->parameters().all())
     if (p->value.is_shared()) p->value = p->value.clone();  // a mapped file is read-only
 
@@ -51,7 +52,8 @@ PretrainResult pretrain(Context& ctx, const RunConfig& config, const PretrainOpt
     if (keep[i] != 0) rows.push_back(static_cast<int64_t>(i));
   Preparation preparation = preparation_of(config, model.config);
   CellData data;
-  read_cells(ctx, file, model, preparation, rows, events, data);
+  HostContext host(ctx);
+  read_cells(host.get(), file, model, preparation, rows, events, data);
 
   Split split;
   if (config.data.val_fraction > 0) {

@@ -28,7 +28,8 @@ std::vector<int64_t> shuffled(int64_t n, uint64_t seed, int64_t epoch) {
 
 }  // namespace
 
-void for_each_chunk(std::span<const CellView> cells, int64_t chunk_tokens, TokenBatch& batch,
+void for_each_chunk(Context& ctx, std::span<const CellView> cells, int64_t chunk_tokens,
+                    TokenBatch& batch,
                     const std::function<void(const TokenBatch&, size_t, size_t)>& body) {
   for (size_t begin = 0; begin < cells.size();) {
     size_t end = begin;
@@ -37,7 +38,7 @@ void for_each_chunk(std::span<const CellView> cells, int64_t chunk_tokens, Token
       tokens += static_cast<int64_t>(cells[end++].genes.size());
     } while (end < cells.size() &&
              tokens + static_cast<int64_t>(cells[end].genes.size()) <= chunk_tokens);
-    batch.assign(cells.subspan(begin, end - begin));
+    batch.assign(ctx, cells.subspan(begin, end - begin));
     body(batch, begin, end);
     begin = end;
   }
@@ -61,10 +62,11 @@ ObjectiveSums evaluate(Context& ctx, Objective& objective, CellSource& cells, in
   ObjectiveSums sums;
   TokenBatch batch;
   for_each_group(cells, epoch, [&](std::span<const CellView> views, int64_t) {
-    for_each_chunk(views, chunk_tokens, batch, [&](const TokenBatch& chunk, size_t, size_t) {
+    for_each_chunk(ctx, views, chunk_tokens, batch, [&](const TokenBatch& chunk, size_t, size_t) {
       objective.run(ctx, chunk, false, 0.0, sums);
     });
   });
+  sums.settle(ctx);
   return sums;
 }
 
@@ -90,6 +92,7 @@ TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, Param
   double best_loss = std::numeric_limits<double>::infinity();
   const auto start = Clock::now();
   TokenBatch batch;
+  ObjectiveSums sums;
   std::vector<CellView> views;
   bool stop = false;
   for (int64_t epoch = 0; epoch < options.epochs && result.steps < total && !stop; ++epoch) {
@@ -102,14 +105,16 @@ TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, Param
                  epoch, views);
       ctx.random() = {options.seed, static_cast<uint32_t>(result.steps)};
       const double weight = objective.weight(views);
-      block.zero_gradients();
-      ObjectiveSums sums;
+      block.zero_gradients(ctx);
+      sums.reset();
       if (weight > 0)
-        for_each_chunk(views, options.chunk_tokens, batch,
+        for_each_chunk(ctx, views, options.chunk_tokens, batch,
                        [&](const TokenBatch& chunk, size_t, size_t) {
                          objective.run(ctx, chunk, true, 1.0 / weight, sums);
                        });
+      // The one place of a step where the host waits for a device.
       const double norm = block.gradient_norm(ctx);
+      sums.settle(ctx);
       const double rate = schedule.at(result.steps);
       if (!std::isfinite(sums.loss) || !std::isfinite(norm)) {
         NumericalError error(cat("the ", std::isfinite(sums.loss) ? "gradient" : "loss",

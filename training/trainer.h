@@ -77,8 +77,9 @@ ObjectiveSums evaluate(Context& ctx, Objective& objective, CellSource& cells, in
                        int64_t chunk_tokens);
 
 // Cuts cells into runs of at most `chunk_tokens` tokens (at least one cell each) and calls
-// body(batch, begin, end) with the cells' range.
-void for_each_chunk(std::span<const CellView> cells, int64_t chunk_tokens, TokenBatch& batch,
+// body(batch, begin, end) with the cells' range; the batch is on the device of the context.
+void for_each_chunk(Context& ctx, std::span<const CellView> cells, int64_t chunk_tokens,
+                    TokenBatch& batch,
                     const std::function<void(const TokenBatch&, size_t begin, size_t end)>& body);
 
 // Minimises an objective over the parameters of `block` with AdamW. The order of cells is a pure

@@ -77,10 +77,10 @@ nlohmann::json write_gradients(const Arguments& arguments) {
   LabelledCells source(cells.store, numbers, cells.labels);
   std::vector<CellView> views;
   source.view(numbers, 0, views);
-  block.zero_gradients();
+  block.zero_gradients(ctx);
   ObjectiveSums sums;
   TokenBatch batch;
-  for_each_chunk(views, TrainerOptions().chunk_tokens, batch,
+  for_each_chunk(ctx, views, TrainerOptions().chunk_tokens, batch,
                  [&](const TokenBatch& chunk, size_t, size_t) {
                    objective.run(ctx, chunk, true, 1.0 / objective.weight(views), sums);
                  });

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "kernels/activation.h"
 #include "kernels/add.h"
@@ -149,34 +148,35 @@ void ScgptNetwork::front_forward(Context& ctx, const TokenBatch& batch,
   front_ = Front{};
 
   const ConstTensorView genes = batch.unique_genes();
-  const RowList gene_rows(genes.numel());
   const TensorView rows = keep.take({genes.numel(), d}, type);
   const TensorView gene = keep.take({genes.numel(), d}, type);
-  const int32_t* ids = genes.as<int32_t>();
-  for (int64_t i = 0; i < genes.numel(); ++i)
-    require(ids[i] >= 0 && ids[i] < config_.vocab, "scgpt: token id ", ids[i],
-            " is outside the vocabulary of ", config_.vocab);
-  embedding_sum(ctx, std::as_const(embedding_->value).view(), genes, {}, {}, {},
-                gene_rows.packing(), rows);
+  for (const int32_t id : batch.host_unique_genes())
+    require(id >= 0 && id < config_.vocab, "scgpt: token id ", id, " is outside the vocabulary of ",
+            config_.vocab);
+  embedding_sum(ctx, std::as_const(embedding_->value).view(), genes, {}, {}, {}, batch.gene_rows(),
+                rows);
   gene_norm_.forward(ctx, rows, {}, {}, nullptr, gene,
                      save && gene_encoder_trainable() ? &front_.gene_norm : nullptr);
   front_.gene = gene;
 
-  const ConstTensorView values = batch.unique_values();
-  const int64_t n = values.numel();
-  const RowList value_rows(n);
+  const std::span<const float> values = batch.host_unique_values();
+  const auto n = static_cast<int64_t>(values.size());
+  const Packing value_rows = batch.value_rows();
   const TensorView v = keep.take({n, 1}, type);
+  // A few dozen numbers, clamped where the batch was made.
+  Tensor clamped({n, 1}, type);
   visit_real(type, [&]<class T>(Type<T>) {
-    for (int64_t i = 0; i < n; ++i)
-      v.as<T>()[i] =
-          static_cast<T>(std::min(static_cast<double>(values.as<float>()[i]), kLargestValue));
+    std::transform(values.begin(), values.end(), clamped.as<T>(), [](float value) {
+      return static_cast<T>(std::min(static_cast<double>(value), kLargestValue));
+    });
   });
+  copy(ctx, clamped.view(), v);
   const TensorView hidden = keep.take({n, d}, type);
   const TensorView projected = keep.take({n, d}, type);
   const TensorView value = keep.take({n, d}, type);
-  value1_.forward(ctx, v, value_rows.packing(), options.training, hidden);
+  value1_.forward(ctx, v, value_rows, options.training, hidden);
   activation(ctx, Activation::relu, hidden, hidden);
-  value2_.forward(ctx, hidden, value_rows.packing(), options.training, projected);
+  value2_.forward(ctx, hidden, value_rows, options.training, projected);
   value_norm_.forward(ctx, projected, {}, {}, nullptr, value,
                       save && value_encoder_trainable() ? &front_.value_norm : nullptr);
   front_.value_in = v;
@@ -246,7 +246,7 @@ void ScgptNetwork::encode(Context& ctx, const TokenBatch& batch, const EncodeOpt
 void ScgptNetwork::add_gene_gradient(Context& ctx, ConstTensorView dgene) {
   if (!gene_encoder_trainable()) return;
   front_.dgene = ctx.activations().take(dgene.shape(), dgene.dtype());
-  std::memcpy(front_.dgene.data(), dgene.data(), static_cast<size_t>(dgene.nbytes()));
+  copy(ctx, dgene, front_.dgene);
 }
 
 void ScgptNetwork::encode_backward(Context& ctx, const TokenBatch& batch,
@@ -286,47 +286,57 @@ void ScgptNetwork::front_backward(Context& ctx, const TokenBatch& batch,
     embedding_sum_backward(ctx, dx, batch.gene_uses(), {}, packing, dgene);
     if (!front_.dgene.empty()) add(ctx, dgene, front_.dgene, dgene);
     gene_norm_.backward(ctx, front_.gene_norm, dgene, {}, nullptr, dgene, {});
-    if (embedding_->trainable()) {
-      // Ids are distinct, so every row of the table is touched once.
-      const int32_t* ids = batch.unique_genes().as<int32_t>();
-      visit_real(type, [&]<class T>(Type<T>) {
-        const auto from = dgene.as<T, 2>();
-        const auto to = embedding_->grad.as<T, 2>();
-        for (int64_t i = 0; i < n; ++i)
-          for (int64_t f = 0; f < d; ++f) to(ids[i], f) += from(i, f);
-      });
-    }
+    if (embedding_->trainable())
+      add_rows(ctx, dgene, batch.unique_genes(), embedding_->grad.view());
   }
   if (value_encoder_trainable()) {
     const int64_t n = batch.unique_values().numel();
-    const RowList rows(n);
+    const Packing rows = batch.value_rows();
     const TensorView dvalue = scratch.take({n, d}, type);
     embedding_sum_backward(ctx, dx, batch.value_uses(), value_dropout(options.training), packing,
                            dvalue);
     value_norm_.backward(ctx, front_.value_norm, dvalue, {}, nullptr, dvalue, {});
     const TensorView dhidden = scratch.take({n, d}, type);
-    value2_.backward(ctx, front_.value_hidden, dvalue, rows.packing(), options.training, false,
-                     dhidden);
+    value2_.backward(ctx, front_.value_hidden, dvalue, rows, options.training, false, dhidden);
     activation_backward(ctx, Activation::relu, front_.value_hidden, dhidden, dhidden);
-    value1_.backward(ctx, front_.value_in, dhidden, rows.packing(), options.training, false, {});
+    value1_.backward(ctx, front_.value_in, dhidden, rows, options.training, false, {});
   }
 }
 
-void ScgptNetwork::parameters_updated() {
-  value1_.parameters_updated();
-  value2_.parameters_updated();
+std::vector<Linear*> ScgptNetwork::linears() {
+  std::vector<Linear*> all = {&value1_, &value2_};
   for (EncoderLayer& l : layers_)
-    for (Linear* linear : {&l.q, &l.k, &l.v, &l.out, &l.ffn_in, &l.ffn_out})
-      linear->parameters_updated();
+    for (Linear* linear : {&l.q, &l.k, &l.v, &l.out, &l.ffn_in, &l.ffn_out}) all.push_back(linear);
   if (decoder_)
-    for (Linear* linear : {&decoder_->fc0, &decoder_->fc2, &decoder_->fc4})
-      linear->parameters_updated();
+    for (Linear* linear : {&decoder_->fc0, &decoder_->fc2, &decoder_->fc4}) all.push_back(linear);
   if (mvc_)
-    for (Linear* linear : {&mvc_->gene2query, &mvc_->w}) linear->parameters_updated();
+    for (Linear* linear : {&mvc_->gene2query, &mvc_->w}) all.push_back(linear);
   if (classifier_) {
-    for (Linear& linear : classifier_->hidden) linear.parameters_updated();
-    classifier_->out.parameters_updated();
+    for (Linear& linear : classifier_->hidden) all.push_back(&linear);
+    all.push_back(&classifier_->out);
   }
+  return all;
+}
+
+std::vector<LayerNorm*> ScgptNetwork::norms() {
+  std::vector<LayerNorm*> all = {&gene_norm_, &value_norm_};
+  for (EncoderLayer& l : layers_)
+    for (LayerNorm* norm : {&l.norm1, &l.norm2}) all.push_back(norm);
+  if (classifier_)
+    for (LayerNorm& norm : classifier_->norms) all.push_back(&norm);
+  return all;
+}
+
+void ScgptNetwork::move_to(Device device) {
+  if (!scgraft::move_to(parameters_.all(), device)) return;
+  for (Linear* linear : linears()) linear->weight_changed();
+  for (LayerNorm* norm : norms()) norm->values_changed();
+}
+
+void ScgptNetwork::parameters_updated() {
+  for (Linear* linear : linears()) linear->parameters_updated();
+  for (LayerNorm* norm : norms())
+    if (norm->trainable()) norm->values_changed();
 }
 
 void ScgptNetwork::set_precision(DType product) {

@@ -56,6 +56,44 @@ TEST_P(AddTest, OutputMayBeEitherInput) {
   }
 }
 
+TEST_P(AddTest, AddsRowsToThoseAnIndexNames) {
+  const Tensor x = tensor({2, 3}, {1, 2, 3, 10, 20, 30});
+  const Tensor index = ints({3, 0});
+  Tensor y = tensor({4, 3}, {0.5, 0.5, 0.5, 1, 1, 1, 2, 2, 2, 3, 3, 3});
+  add_rows(ctx(), x.view(), index.view(), y.view());
+  expect_close(y.view(), {10.5, 20.5, 30.5, 1, 1, 1, 2, 2, 2, 4, 5, 6});
+}
+
+TEST_P(AddTest, AddsRowsOfAwkwardSizes) {
+  for (int64_t dim : {1, 2, 3, 31, 33, 257, 512})
+    for (int64_t n : {0, 1, 3, 65}) {
+      const Tensor x = random({n, dim});
+      std::vector<int32_t> rows;
+      for (int64_t i = 0; i < n; ++i) rows.push_back(static_cast<int32_t>(2 * (n - 1 - i)));
+      const Tensor index = ints(rows);
+      Tensor y = random({2 * n + 1, dim});
+      std::vector<double> want = values_of(y.view());
+      const std::vector<double> more = values_of(x.view());
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t f = 0; f < dim; ++f)
+          want[static_cast<size_t>(rows[static_cast<size_t>(i)] * dim + f)] +=
+              more[static_cast<size_t>(i * dim + f)];
+      add_rows(ctx(), x.view(), index.view(), y.view());
+      expect_close(y.view(), want);
+    }
+}
+
+TEST_P(AddTest, AddRowsNamesWhatDoesNotFit) {
+  const Tensor x = zeros({2, 3});
+  Tensor y = zeros({4, 2});
+  const Tensor index = ints({0, 1});
+  expect_error("add_rows: x and y must be rows of one width, got [2, 3] and [4, 2]",
+               [&] { add_rows(ctx(), x.view(), index.view(), y.view()); });
+  Tensor wide = zeros({4, 3});
+  const Tensor one = ints({0});
+  expect_error("index", [&] { add_rows(ctx(), x.view(), one.view(), wide.view()); });
+}
+
 TEST_P(AddTest, ThreadsChangeNothing) {
   const Tensor a = random({257, 512});
   const Tensor b = random({257, 512});

@@ -232,19 +232,21 @@ TEST(Trainer, EvaluateIsTheMeanOverAllCells) {
 }
 
 TEST(Trainer, ChunksHoldAtLeastOneCellAndAtMostTheirTokens) {
+  Context ctx;
   const TokenStore store = tiny_store(kCells);
   std::vector<CellView> views;
   for (int64_t i = 0; i < store.size(); ++i) views.push_back(store.view(i));
   TokenBatch batch;
   for (const int64_t limit : {1, 25, 10'000}) {
     size_t next = 0;
-    for_each_chunk(views, limit, batch, [&](const TokenBatch& chunk, size_t begin, size_t end) {
-      EXPECT_EQ(begin, next);
-      EXPECT_GT(end, begin);
-      EXPECT_EQ(chunk.cells(), static_cast<int64_t>(end - begin));
-      EXPECT_TRUE(end - begin == 1 || chunk.tokens() <= limit) << chunk.tokens();
-      next = end;
-    });
+    for_each_chunk(ctx, views, limit, batch,
+                   [&](const TokenBatch& chunk, size_t begin, size_t end) {
+                     EXPECT_EQ(begin, next);
+                     EXPECT_GT(end, begin);
+                     EXPECT_EQ(chunk.cells(), static_cast<int64_t>(end - begin));
+                     EXPECT_TRUE(end - begin == 1 || chunk.tokens() <= limit) << chunk.tokens();
+                     next = end;
+                   });
     EXPECT_EQ(next, views.size());
   }
 }
