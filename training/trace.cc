@@ -101,6 +101,13 @@ Case read_case(const std::map<std::string, Tensor>& inputs, double mask_value) {
   return c;
 }
 
+// In host memory.
+Tensor copy_of(ConstTensorView view) {
+  Tensor out(view.shape(), view.dtype());
+  copy(view, out.view());
+  return out;
+}
+
 // Packed rows [tokens, ...] to padded [batch, seq, ...], zeros at padding.
 Tensor padded(const Case& c, ConstTensorView packed, int64_t width) {
   Tensor out(width > 0 ? Shape{c.batch, c.seq, width} : Shape{c.batch, c.seq}, DType::f32);
@@ -113,13 +120,6 @@ Tensor padded(const Case& c, ConstTensorView packed, int64_t width) {
                   static_cast<size_t>(n) * sizeof(float));
       ++token;
     }
-  return out;
-}
-
-// In host memory.
-Tensor copy_of(ConstTensorView view) {
-  Tensor out(view.shape(), view.dtype());
-  copy(view, out.view());
   return out;
 }
 
