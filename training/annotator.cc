@@ -102,14 +102,18 @@ Annotator::Annotator(const std::string& adapter, const AnnotatorOptions& options
   baselines_ = std::make_unique<Baselines>(Baselines::from_tensors(tensors, adapter));
 }
 
+void Annotator::move_to(Device device) {
+  model_.network->move_to(device);
+  if (adapter_) scgraft::move_to(adapter_->parameters(), device);
+}
+
 Annotation Annotator::annotate(Context& ctx, const H5ad& file, const std::string& gene_key,
                                const std::string& layer, const RunEvents& events) {
   Preparation preparation = Preparation::from_json(loaded_.bundle.preprocess, "preprocess.json");
   if (!gene_key.empty()) preparation.gene_key = gene_key;
   preparation.layer = layer.empty() ? "auto" : layer;
   HostContext host(ctx);
-  model_.network->move_to(ctx.device());
-  if (adapter_) move_to(adapter_->parameters(), ctx.device());
+  move_to(ctx.device());
   TokenReader reader(host.get(), file, model_.vocabulary, model_.cls_id(), preparation);
   const auto cells = static_cast<size_t>(reader.cells());
   const auto classes = static_cast<int64_t>(labels().size());
