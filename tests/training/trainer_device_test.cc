@@ -14,16 +14,16 @@ constexpr int64_t kCells = 24;
 // Five steps of AdamW, which turns rounding of small gradients into whole steps, on losses near 1.
 constexpr double kLoss = 1e-4;
 
-struct Run {
+struct TrainedRun {
   std::vector<double> losses;
   std::vector<Tensor> values;
 };
 
-Run train_on(Context& ctx, ScgptNetwork& net, Objective& objective, CellSource& cells,
-             const std::vector<Parameter*>& parameters) {
+TrainedRun train_on(Context& ctx, ScgptNetwork& net, Objective& objective, CellSource& cells,
+                    const std::vector<Parameter*>& parameters) {
   ParameterBlock block(parameters, 0.01);
   net.parameters_updated();
-  Run run;
+  TrainedRun run;
   TrainerCallbacks callbacks;
   callbacks.on_step = [&](const StepReport& report) { run.losses.push_back(report.loss); };
   train(
@@ -34,7 +34,7 @@ Run train_on(Context& ctx, ScgptNetwork& net, Objective& objective, CellSource& 
   return run;
 }
 
-Run train_lora(Device device) {
+TrainedRun train_lora(Device device) {
   Context ctx(device, {.threads = 1});
   const TokenStore store = tiny_store(kCells);
   const std::vector<int64_t> all = numbers(kCells);
@@ -56,7 +56,7 @@ Run train_lora(Device device) {
   return train_on(ctx, net, objective, cells, parameters);
 }
 
-Run train_masked(Device device) {
+TrainedRun train_masked(Device device) {
   Context ctx(device, {.threads = 1});
   const TokenStore store = tiny_store(kCells);
   const std::vector<int64_t> all = numbers(kCells);
@@ -75,7 +75,7 @@ class TrainerOnDevice : public ::testing::Test {
   void SetUp() override {
     if (cuda_device_count() == 0) GTEST_SKIP() << "this machine has no CUDA device";
   }
-  static void expect_losses(const Run& got, const Run& want) {
+  static void expect_losses(const TrainedRun& got, const TrainedRun& want) {
     ASSERT_EQ(want.losses.size(), 5U);
     ASSERT_EQ(got.losses.size(), want.losses.size());
     for (size_t i = 0; i < want.losses.size(); ++i)
@@ -92,7 +92,7 @@ TEST_F(TrainerOnDevice, MaskedExpressionHasTheLossesOfTheCpu) {
 }
 
 TEST_F(TrainerOnDevice, TheSameSeedGivesTheSameBits) {
-  const Run once = train_lora(Device::cuda()), again = train_lora(Device::cuda());
+  const TrainedRun once = train_lora(Device::cuda()), again = train_lora(Device::cuda());
   EXPECT_EQ(again.losses, once.losses);
   expect_same_values(again.values, once.values);
 }
