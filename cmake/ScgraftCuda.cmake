@@ -11,7 +11,9 @@ endif()
 
 if(SCGRAFT_CUDA STREQUAL "ON")
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-    set(CMAKE_CUDA_ARCHITECTURES 75 80 90 120 CACHE STRING "GPU architectures to build for")
+    # Machine code of one card family each; code that drivers translate for cards of other numbers.
+    set(CMAKE_CUDA_ARCHITECTURES 75-real 80 86-real 89-real 90a-real 120
+        CACHE STRING "GPU architectures to build for")
   endif()
   if(NOT DEFINED CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
     find_program(CMAKE_CUDA_COMPILER nvcc PATHS /usr/local/cuda/bin)
@@ -59,6 +61,10 @@ function(scgraft_cuda_back_end target)
     endif()
   elseif(SCGRAFT_CUDA STREQUAL "ON")
     target_link_libraries(${target} PUBLIC CUDA::cudart_static)
+    list(JOIN CMAKE_CUDA_ARCHITECTURES "," architectures)
+    set_source_files_properties(
+      ${PROJECT_SOURCE_DIR}/runtime/gpu/driver_cuda.cc PROPERTIES
+      COMPILE_DEFINITIONS "SCGRAFT_CUDA_ARCHITECTURES=\"${architectures}\"")
   endif()
 endfunction()
 

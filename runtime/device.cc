@@ -5,7 +5,7 @@
 
 #include "runtime/config.h"
 #include "runtime/error.h"
-#include "runtime/gpu/driver.h"
+#include "runtime/gpu/memory.h"
 #include "runtime/log.h"
 
 namespace scgraft {
@@ -24,6 +24,14 @@ namespace {
   throw error;
 }
 
+[[noreturn]] void throw_no_kernels(Device device, const gpu::DeviceFacts& facts) {
+  DeviceError error(cat(device, " is a ", facts.name, " of compute capability ", facts.capability,
+                        ", and this program has kernels for ", gpu::architectures()),
+                    "E-DEVICE-ARCH");
+  error.set_hint("--device cpu, or a program built for this device");
+  throw error;
+}
+
 }  // namespace
 
 int cuda_device_count() {
@@ -31,20 +39,43 @@ int cuda_device_count() {
   return 0;
 }
 
+Device Device::best() {
+  if constexpr (kBuiltWithCuda && !kCudaEmulated) {
+    const int count = cuda_device_count();
+    Device found;
+    int64_t most = 0;
+    for (int index = 0; index < count; ++index) {
+      if (!gpu::facts(index).has_kernels) continue;
+      const Device device = cuda(index);
+      const int64_t free = gpu::memory_info(device).free;
+      if (free <= most) continue;
+      most = free;
+      found = device;
+    }
+    if (found.is_cuda())
+      log_info("device auto: ", found);
+    else if (count > 0)
+      log_warning("W-DEVICE", "no CUDA device here can run kernels for ", gpu::architectures(),
+                  ": using the CPU");
+    return found;
+  }
+  return cpu();
+}
+
 Device Device::cuda(int index) {
   if (index < 0 || index >= cuda_device_count()) throw_none(cat("cuda:", index));
   Device device;
   device.index_ = index;
+  if constexpr (kBuiltWithCuda) {
+    if (const gpu::DeviceFacts facts = gpu::facts(index); !facts.has_kernels)
+      throw_no_kernels(device, facts);
+  }
   return device;
 }
 
 Device Device::parse(std::string_view text) {
   if (text == "cpu") return cpu();
-  if (text == "auto") {
-    if (kCudaEmulated || cuda_device_count() == 0) return cpu();
-    log_info("device auto: cuda:0");
-    return cuda(0);
-  }
+  if (text == "auto") return best();
   if (text == "cuda") return cuda(0);
   int index = 0;
   const std::string_view number = text.substr(std::min<size_t>(text.size(), 5));

@@ -10,12 +10,16 @@ namespace scgraft {
 class Device {
  public:
   static Device cpu() { return Device(); }
-  // Throws DeviceError("E-DEVICE-NONE") when this build or machine has no such device.
+  // Throws DeviceError: E-DEVICE-NONE when this build or machine has no such device,
+  // E-DEVICE-ARCH when the program was not compiled for it.
   static Device cuda(int index = 0);
 
-  // "cpu"; "cuda" (the first one) or "cuda:N"; "auto": the first CUDA device if there is one, else
-  // the CPU. The emulated device is never chosen by "auto". Throws DeviceError as cuda() does, and
-  // ConfigError for other words.
+  // The CUDA device with most free memory among those this program has kernels for, else the CPU;
+  // the log says which. Never the emulated one.
+  static Device best();
+
+  // "cpu"; "cuda" (the first one) or "cuda:N"; "auto": best(). Throws DeviceError as cuda() does,
+  // and ConfigError for other words.
   static Device parse(std::string_view text);
 
   bool is_cpu() const { return index_ < 0; }

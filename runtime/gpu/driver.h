@@ -21,8 +21,20 @@ int device_count();
 std::string why_no_device();
 // Makes the device the one that the calling thread launches on.
 void use(Device device);
-// 75 for 7.5 and so on. Asked once per device.
+// As in facts(), asked once per device.
 int compute_capability(Device device);
+struct DeviceFacts {
+  std::string name;          // of the product
+  int capability = 0;        // 75 for 7.5 and so on
+  bool has_kernels = false;  // this program was compiled for it
+};
+DeviceFacts facts(int index);
+// What kernels of this program were compiled for: "75 80 90a".
+std::string architectures();
+// Newest CUDA version that the driver can run, and the one this program was built with: 13000 for
+// 13.0. The first is 0 without a driver.
+int driver_version();
+int runtime_version();
 
 StreamHandle create_stream(Device device);
 void destroy_stream(Device device, StreamHandle stream) noexcept;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <vector>
 
+#include "runtime/gpu/architectures.h"
 #include "runtime/gpu/cuda_error.h"
 #include "runtime/gpu/driver.h"
 
@@ -36,21 +37,33 @@ std::string why_no_device() {
 
 void use(Device device) { require_cuda(cudaSetDevice(device.index()), "selecting ", device); }
 
+DeviceFacts facts(int index) {
+  cudaDeviceProp properties{};
+  require_cuda(cudaGetDeviceProperties(&properties, index), "properties of device ", index);
+  const int capability = 10 * properties.major + properties.minor;
+  return {.name = properties.name,
+          .capability = capability,
+          .has_kernels = runs_on(SCGRAFT_CUDA_ARCHITECTURES, capability)};
+}
+
 int compute_capability(Device device) {
   static const std::vector<int> capabilities = [] {
     std::vector<int> found;
-    for (int index = 0; index < device_count(); ++index) {
-      int major = 0, minor = 0;
-      require_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index),
-                   "compute capability of device ", index);
-      require_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index),
-                   "compute capability of device ", index);
-      found.push_back(10 * major + minor);
-    }
+    for (int index = 0; index < device_count(); ++index) found.push_back(facts(index).capability);
     return found;
   }();
   return capabilities[static_cast<size_t>(device.index())];
 }
+
+std::string architectures() { return readable_architectures(SCGRAFT_CUDA_ARCHITECTURES); }
+
+int driver_version() {
+  int version = 0;
+  (void)cudaDriverGetVersion(&version);
+  return version;
+}
+
+int runtime_version() { return CUDART_VERSION; }
 
 StreamHandle create_stream(Device device) {
   use(device);

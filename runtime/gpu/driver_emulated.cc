@@ -17,6 +17,14 @@ int device_count() { return 2; }
 std::string why_no_device() { return {}; }
 void use(Device) {}
 int compute_capability(Device) { return emulator_options().compute_capability; }
+DeviceFacts facts(int) {
+  return {.name = "emulated device",
+          .capability = emulator_options().compute_capability,
+          .has_kernels = true};
+}
+std::string architectures() { return "the emulated device"; }
+int driver_version() { return 0; }
+int runtime_version() { return 0; }
 
 StreamHandle create_stream(Device) { return nullptr; }
 void destroy_stream(Device, StreamHandle) noexcept {}
