@@ -11,6 +11,7 @@
 #include "runtime/checked.h"
 #include "runtime/config.h"
 #include "runtime/gpu/memory_emulated.h"
+#include "runtime/out_of_memory.h"
 
 namespace scgraft {
 
@@ -27,7 +28,8 @@ constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * t
 
 }  // namespace
 
-Arena::Arena(Device device, int64_t limit) : device_(device), limit_(limit) {
+Arena::Arena(Device device, int64_t limit, const char* const* op)
+    : device_(device), limit_(limit), op_(op) {
   if (device.is_cpu())
     reserve_host();
   else if (limit_ == 0)
@@ -63,15 +65,11 @@ TensorView Arena::take(Shape shape, DType dtype) {
   // Under emulation a gap that nobody may touch lies behind every tensor.
   const int64_t gap = kCudaEmulated && device_.is_cuda() ? alignment : 0;
   const int64_t padded = (Checked(nbytes) + (alignment - 1)).value() / alignment * alignment + gap;
-  if (padded > limit_ - used_) {
-    Error error(cat("out of memory on ", device_, ": ", padded, " more bytes are needed, ",
-                    limit_ - used_, " of ", limit_, " are free"),
-                "E-MEMORY");
-    error.set_hint("lower --batch-size or --max-genes");
-    throw error;
+  if (device_.is_cpu()) {
+    if (padded > limit_ - used_) throw_full(padded, shape, dtype);
+  } else if (!make_room(std::max(padded, alignment))) {  // one without elements has an address too
+    throw_full(padded, shape, dtype);
   }
-  // A tensor without elements has an address too.
-  if (device_.is_cuda()) make_room(std::max(padded, alignment));
   std::byte* data = chunks_[chunk_].data + offset_;
   if constexpr (kCudaEmulated) {
     if (device_.is_cuda()) {
@@ -100,32 +98,63 @@ void Arena::rewind(const Mark& mark) {
   used_ = mark.used;
 }
 
-void Arena::make_room(int64_t nbytes) {
-  if (used_ == 0 && chunks_.size() > 1) {
-    release_chunks(0);
-    add_chunk(std::max(largest_, nbytes));
+void Arena::throw_full(int64_t nbytes, const Shape& shape, DType dtype) const {
+  std::string purpose = cat(dtype, " ", shape);
+  if (op_ != nullptr && *op_ != nullptr) purpose = cat(*op_, ": ", purpose);
+  int64_t free = limit_ - used_, total = limit_;
+  if constexpr (kBuiltWithCuda) {
+    if (device_.is_cuda()) {
+      free = std::max<int64_t>(0, allowed());
+      total = std::min(limit_, gpu::memory_info(device_).total);
+    }
   }
-  while (chunk_ < chunks_.size() && nbytes > chunks_[chunk_].nbytes - offset_) {
-    ++chunk_;
-    offset_ = 0;
-  }
-  if (chunk_ == chunks_.size()) {
-    int64_t held = 0;
-    for (const Chunk& chunk : chunks_) held += chunk.nbytes;
-    // As much again as there is: a first step asks a few times, not at every take.
-    int64_t want = std::min(std::max(held, kLeastChunk), limit_ - held);
-    if constexpr (kBuiltWithCuda) want = std::min(want, gpu::memory_info(device_).free);
-    add_chunk(std::max(nbytes, want));
-  }
+  throw out_of_memory(device_, nbytes, free, total, purpose);
 }
 
-void Arena::add_chunk(int64_t nbytes) {
+int64_t Arena::allowed() const {
+  if constexpr (kBuiltWithCuda)
+    return std::min(limit_ - gpu::allocated(device_), gpu::memory_info(device_).free);
+  return 0;
+}
+
+bool Arena::make_room(int64_t nbytes) {
+  if (used_ == 0 && chunks_.size() > 1) {
+    release_chunks(0);
+    if (!add_chunk(std::max(largest_, nbytes))) return add_chunk(nbytes);
+  }
+  size_t chunk = chunk_;
+  int64_t offset = offset_;
+  while (chunk < chunks_.size() && nbytes > chunks_[chunk].nbytes - offset) {
+    ++chunk;
+    offset = 0;
+  }
+  if (chunk == chunks_.size()) {
+    int64_t held = 0;
+    for (const Chunk& one : chunks_) held += one.nbytes;
+    // As much again as there is: a first step asks a few times, not at every take.
+    const int64_t want = std::max(nbytes, std::min(std::max(held, kLeastChunk), allowed()));
+    if (!add_chunk(want) && (want == nbytes || !add_chunk(nbytes))) return false;
+  }
+  chunk_ = chunk;
+  offset_ = offset;
+  return true;
+}
+
+bool Arena::add_chunk(int64_t nbytes) {
   if constexpr (kBuiltWithCuda) {
-    auto* data = static_cast<std::byte*>(gpu::allocate(device_, nbytes));
+    if (nbytes > allowed()) return false;
+    std::byte* data = nullptr;
+    try {
+      data = static_cast<std::byte*>(gpu::allocate(device_, nbytes));
+    } catch (const Error& error) {
+      if (!is_out_of_memory(error)) throw;
+      return false;
+    }
     chunks_.push_back({data, nbytes});
     ++allocations_;
     if constexpr (kCudaEmulated) gpu::forbid_access(data, nbytes);
   }
+  return true;
 }
 
 void Arena::release_chunks(size_t first) {

@@ -22,13 +22,16 @@ namespace scgraft {
 // Memory is not cleared. Not thread-safe: take before a parallel region, not inside it.
 class Arena {
  public:
-  // limit: bytes that may be in use at once; 0 means as much as can be reserved.
-  explicit Arena(Device device = Device::cpu(), int64_t limit = 0);
+  // limit: bytes; 0 means as much as there is. On the CPU of this arena, on a CUDA device of all
+  // that the program holds there, so that arenas and weights share it.
+  // op: where the name of the operation at work stands, for error messages; may be null.
+  explicit Arena(Device device = Device::cpu(), int64_t limit = 0, const char* const* op = nullptr);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  // Throws Error("E-MEMORY") with the bytes asked for and the limit when it is full.
+  // Throws Error("E-MEMORY") with operation, type, shape, the bytes needed and free when it is
+  // full.
   TensorView take(Shape shape, DType dtype);
 
   int64_t used() const { return used_; }
@@ -71,13 +74,18 @@ class Arena {
   Mark mark() const { return {chunk_, offset_, used_}; }
   void rewind(const Mark& mark);
   void reserve_host();
-  void make_room(int64_t nbytes);
-  void add_chunk(int64_t nbytes);
+  // False: there is no memory for it.
+  bool make_room(int64_t nbytes);
+  bool add_chunk(int64_t nbytes);
+  // Bytes of a CUDA device that may still be allocated.
+  int64_t allowed() const;
+  [[noreturn]] void throw_full(int64_t nbytes, const Shape& shape, DType dtype) const;
   void release_chunks(size_t first);
 
   Device device_;
   std::vector<Chunk> chunks_;
   int64_t limit_ = 0;
+  const char* const* op_ = nullptr;
   size_t chunk_ = 0;    // the one in use
   int64_t offset_ = 0;  // bytes used of it
   int64_t used_ = 0;    // bytes in use of all chunks

@@ -15,8 +15,8 @@ Context::Context(Device device, ContextOptions options)
     : device_(device),
       threads_(options.threads > 0 ? options.threads : default_threads()),
       reference_(options.reference),
-      activations_(device, options.memory_limit),
-      scratch_(device),
+      activations_(device, options.memory_limit, &op_),
+      scratch_(device, device.is_cuda() ? options.memory_limit : 0, &op_),
       stream_(device) {
   require<DeviceError>(!reference_ || device.is_cpu(),
                        "the definition of operations runs on the CPU, not on ", device);

@@ -11,9 +11,11 @@
 namespace scgraft {
 
 struct ContextOptions {
-  int threads = 0;           // 0: default_threads()
-  bool reference = false;    // run the plain-loop definition of every operation
-  int64_t memory_limit = 0;  // bytes for activations; 0: no limit but the machine's
+  int threads = 0;         // 0: default_threads()
+  bool reference = false;  // run the plain-loop definition of every operation
+  // Bytes: on the CPU for activations, on a CUDA device for everything this program has there.
+  // 0: no limit but the machine's.
+  int64_t memory_limit = 0;
 };
 
 // Which random numbers a step draws: dropout masks are a function of these and of logical

@@ -13,13 +13,11 @@
 //
 //   threadIdx, blockIdx, blockDim, gridDim         with .x .y .z
 //   UNROLL                                         before a loop of constant length
-//   KEEP_LOOP                                      before a loop that would spill if it were unrolled
-//   sync_block(), sync_warp(mask)
-//   shuffle<T>(v, from), shuffle_xor<T>(v, mask)   int32_t, uint32_t, float; all 32 lanes
-//   ballot(predicate)
-//   load_vec<V>(p), store_vec<V>(p, v)             U4, U2, F4; p aligned to sizeof(V)
-//   cp_async16(shared, global, valid), cp_async_commit(), cp_async_wait<newest>()
-//   ldmatrix_x4, ldmatrix_x4_trans, ldmatrix_x2, ldmatrix_x2_trans
+//   KEEP_LOOP                                      before a loop that would spill if it were
+//   unrolled sync_block(), sync_warp(mask) shuffle<T>(v, from), shuffle_xor<T>(v, mask)   int32_t,
+//   uint32_t, float; all 32 lanes ballot(predicate) load_vec<V>(p), store_vec<V>(p, v) U4, U2, F4;
+//   p aligned to sizeof(V) cp_async16(shared, global, valid), cp_async_commit(),
+//   cp_async_wait<newest>() ldmatrix_x4, ldmatrix_x4_trans, ldmatrix_x2, ldmatrix_x2_trans
 //   mma_m16n8k16<bf16 | f16>(d, a, b), mma_m16n8k8(d, a, b)
 //   pack2<T>, unpack2<T>, to_f32<T>, from_f32<T>
 //   exp2_fast, rsqrt_fast, atomic_add, fence

@@ -12,6 +12,8 @@ struct MemoryInfo {
   int64_t total = 0;  // bytes
 };
 MemoryInfo memory_info(Device device);
+// Bytes that this program holds there: given by allocate(), not yet taken back by release().
+int64_t allocated(Device device);
 
 // nbytes > 0, aligned to 256 bytes, content undefined. Throws Error("E-MEMORY") saying what was
 // wanted and what is free. With SCGRAFT_MANAGED=1 in the environment the host may read and write

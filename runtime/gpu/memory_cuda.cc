@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstdlib>
+#include <map>
+#include <mutex>
 #include <string_view>
 
 #include "runtime/gpu/cuda_error.h"
-#include "runtime/gpu/memory_error.h"
+#include "runtime/gpu/memory.h"
+#include "runtime/out_of_memory.h"
 
 namespace scgraft::gpu {
 namespace {
@@ -16,7 +19,39 @@ bool managed() {
   return asked;
 }
 
+// What allocate() gave, so that the sum is known: the driver's count includes other programs.
+class Held {
+ public:
+  void add(Device device, void* data, int64_t nbytes) {
+    const std::lock_guard lock(mutex_);
+    live_[data] = {device, nbytes};
+  }
+  void remove(void* data) {
+    const std::lock_guard lock(mutex_);
+    live_.erase(data);
+  }
+  int64_t bytes(Device device) const {
+    const std::lock_guard lock(mutex_);
+    int64_t sum = 0;
+    for (const auto& [data, one] : live_)
+      if (one.first == device) sum += one.second;
+    return sum;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<void*, std::pair<Device, int64_t>> live_;
+};
+
+Held& held() {
+  // Never destroyed: tensors with static lifetime give their memory back after main.
+  static Held& instance = *new Held;
+  return instance;
+}
+
 }  // namespace
+
+int64_t allocated(Device device) { return held().bytes(device); }
 
 MemoryInfo memory_info(Device device) {
   use(device);
@@ -33,13 +68,16 @@ void* allocate(Device device, int64_t nbytes) {
   const cudaError_t error = managed() ? cudaMallocManaged(&data, size) : cudaMalloc(&data, size);
   if (error == cudaErrorMemoryAllocation) {
     (void)cudaGetLastError();
-    throw_out_of_memory(device, nbytes, memory_info(device));
+    const MemoryInfo info = memory_info(device);
+    throw out_of_memory(device, nbytes, info.free, info.total);
   }
   require_cuda(error, "allocation of ", nbytes, " bytes on ", device);
+  held().add(device, data, nbytes);
   return data;
 }
 
 void release(Device device, void* data) noexcept {
+  held().remove(data);
   // Fails only after a fault that has been reported, or while the process ends.
   (void)cudaSetDevice(device.index());
   (void)cudaFree(data);

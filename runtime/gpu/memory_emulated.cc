@@ -6,8 +6,7 @@
 #include <map>
 #include <mutex>
 
-#include "runtime/error.h"
-#include "runtime/gpu/memory_error.h"
+#include "runtime/out_of_memory.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -70,7 +69,7 @@ EmulatedMemory& emulated_memory() {
   return instance;
 }
 
-int64_t live_bytes(Device device) {
+int64_t allocated(Device device) {
   const std::lock_guard lock(heap().mutex);
   return heap().live_bytes(device);
 }
@@ -84,7 +83,7 @@ int64_t live_allocations(Device device) {
 
 MemoryInfo memory_info(Device device) {
   const int64_t total = emulated_memory().total;
-  return {.free = std::max<int64_t>(0, total - live_bytes(device)), .total = total};
+  return {.free = std::max<int64_t>(0, total - allocated(device)), .total = total};
 }
 
 void* allocate(Device device, int64_t nbytes) {
@@ -93,7 +92,7 @@ void* allocate(Device device, int64_t nbytes) {
   void* data = nullptr;
   // Of exactly this size, so that a sanitizer sees the first byte behind it.
   if (nbytes > info.free || ::posix_memalign(&data, 256, static_cast<size_t>(nbytes)) != 0)
-    throw_out_of_memory(device, nbytes, info);
+    throw out_of_memory(device, nbytes, info.free, info.total);
   // Fresh memory of a GPU holds anything; NaN is what shows.
   std::memset(data, 0xff, static_cast<size_t>(nbytes));
   const std::lock_guard lock(heap().mutex);

@@ -13,8 +13,7 @@ struct EmulatedMemory {
 };
 EmulatedMemory& emulated_memory();
 
-// Bytes and number of allocations of a device that are live now.
-int64_t live_bytes(Device device);
+// How many allocations of a device are live now.
 int64_t live_allocations(Device device);
 
 // Which bytes inside an allocation may be used now. Only the address sanitizer looks.

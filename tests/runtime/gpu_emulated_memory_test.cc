@@ -14,13 +14,13 @@ namespace {
 
 using gpu::allocate;
 using gpu::emulated_memory;
-using gpu::live_bytes;
+using gpu::allocated;
 using gpu::release;
 
 class GpuEmulatedMemory : public ::testing::Test {
  protected:
   void TearDown() override {
-    EXPECT_EQ(live_bytes(Device::cuda()), 0) << "something kept its memory";
+    EXPECT_EQ(allocated(Device::cuda()), 0) << "something kept its memory";
     emulated_memory() = {};
   }
 };
@@ -42,7 +42,7 @@ TEST_F(GpuEmulatedMemory, OutOfMemorySaysWhatWasWantedWhatIsFreeAndWhatToDo) {
   expect_error("1 bytes more are needed, 0 bytes of 21.4 MB are free",
                [] { Tensor({1}, DType::u8, Device::cuda()); });
   first = Tensor();
-  EXPECT_EQ(live_bytes(Device::cuda()), 16'400'000);
+  EXPECT_EQ(allocated(Device::cuda()), 16'400'000);
 }
 
 TEST_F(GpuEmulatedMemory, AFullDeviceLeavesTheArenaUsable) {
@@ -52,13 +52,13 @@ TEST_F(GpuEmulatedMemory, AFullDeviceLeavesTheArenaUsable) {
   scope.take({1 << 20}, DType::u8);
   expect_error("out of memory on cuda:0", [&] { scope.take({1 << 20}, DType::u8); });
   EXPECT_FALSE(scope.take({1 << 10}, DType::u8).empty()) << "half a megabyte was free";
-  EXPECT_EQ(live_bytes(Device::cuda(1)), 0);
+  EXPECT_EQ(allocated(Device::cuda(1)), 0);
 }
 
 TEST_F(GpuEmulatedMemory, CountsEachDeviceForItself) {
   const Tensor there({10}, DType::f32, Device::cuda(1));
-  EXPECT_EQ(live_bytes(Device::cuda(0)), 0);
-  EXPECT_EQ(live_bytes(Device::cuda(1)), 40);
+  EXPECT_EQ(allocated(Device::cuda(0)), 0);
+  EXPECT_EQ(allocated(Device::cuda(1)), 40);
   EXPECT_EQ(gpu::live_allocations(Device::cuda(1)), 1);
 }
 
