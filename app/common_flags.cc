@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "app/byte_count.h"
 #include "app/duration.h"
 #include "runtime/error.h"
 
@@ -14,6 +15,15 @@ using Words = std::vector<std::string>;
 std::string check_duration(const std::string& text) {
   try {
     parse_duration(text);
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return {};
+}
+
+std::string check_bytes(const std::string& text) {
+  try {
+    parse_bytes(text);
   } catch (const ConfigError& error) {
     return error.what();
   }
@@ -38,6 +48,11 @@ void add_common_flags(CLI::App& verb, CommonFlags& flags, const FlagGroups& grou
   }
   if (groups.compute) {
     verb.add_option("--device", flags.device, "auto, cpu, cuda or cuda:N")->type_name("DEVICE");
+    verb.add_option(
+            "--memory-limit", flags.memory_limit,
+            "Memory that may be used, e.g. 8GB: of a GPU in all, on the CPU for activations")
+        ->check(check_bytes)
+        ->type_name("SIZE");
     verb.add_option("-t,--threads", flags.threads,
                     "Threads; default: SLURM_CPUS_PER_TASK, OMP_NUM_THREADS, the cgroup's quota")
         ->check(CLI::Range(1, 4095).description(""))

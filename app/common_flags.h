@@ -24,6 +24,7 @@ struct CommonFlags {
   std::optional<std::string> precision;  // --precision auto|fp32|bf16
   std::optional<int64_t> batch_size;     // --batch-size
   std::optional<int64_t> seed;           // --seed
+  std::string memory_limit;              // --memory-limit, e.g. 8GB
   int threads = 0;                       // -t; 0: what the environment allows
   std::optional<std::string> max_time;   // --max-time, e.g. 3h50m
   bool quiet = false;                    // -q
@@ -37,7 +38,7 @@ struct FlagGroups {
   bool output = false;  // -o, --force
   bool output_required = false;
   bool config = false;     // -c, -s
-  bool compute = false;    // --device, -t
+  bool compute = false;    // --device, --memory-limit, -t
   bool precision = false;  // --precision
   bool batch = false;      // --batch-size
   bool seed = false;       // --seed

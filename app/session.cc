@@ -4,6 +4,7 @@
 #include <ostream>
 #include <utility>
 
+#include "app/byte_count.h"
 #include "runtime/device.h"
 
 namespace scgraft {
@@ -13,7 +14,9 @@ Session::Session(std::ostream& out, std::ostream& err, const Terminal& terminal)
 
 Context& Session::context() {
   if (!context_)
-    context_.emplace(Device::parse(flags_.device), ContextOptions{.threads = flags_.threads});
+    context_.emplace(Device::parse(flags_.device),
+                     ContextOptions{.threads = flags_.threads,
+                                    .memory_limit = parse_bytes(flags_.memory_limit)});
   return *context_;
 }
 

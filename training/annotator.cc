@@ -134,6 +134,7 @@ Annotation Annotator::annotate(Context& ctx, const H5ad& file, const std::string
   std::vector<uint8_t> empty(cells, 0);
 
   TokenisedCells chunk;
+  MicroBatch micro_batch = inference_micro_batch(ctx);
   SparseRows expression;
   std::vector<CellView> views;
   while (reader.next(chunk, baselines_ ? &expression : nullptr)) {
@@ -144,7 +145,7 @@ Annotation Annotator::annotate(Context& ctx, const H5ad& file, const std::string
       empty[static_cast<size_t>(begin + i)] = chunk.view(i).genes.size() <= 1 ? 1 : 0;
     }
     predict_cells(ctx, *classification_, views, out.probabilities.view().rows(begin, end),
-                  out.embedding.view().rows(begin, end), [&] { events.check_stop(); });
+                  out.embedding.view().rows(begin, end), micro_batch, [&] { events.check_stop(); });
     for (int64_t i = begin; i < end; ++i) summarise(out, i, empty[static_cast<size_t>(i)] != 0);
     if (baselines_) {
       SparseFeatures features;
@@ -174,6 +175,7 @@ Embeddings embed_file(Context& ctx, const H5ad& file, ScgptModel& model,
   out.values = Tensor({reader.cells(), model.network->dim()}, DType::f32);
   std::vector<uint8_t> empty(static_cast<size_t>(reader.cells()), 0);
   TokenisedCells chunk;
+  MicroBatch micro_batch = inference_micro_batch(ctx);
   std::vector<CellView> views;
   while (reader.next(chunk, nullptr)) {
     views.clear();
@@ -186,7 +188,7 @@ Embeddings embed_file(Context& ctx, const H5ad& file, ScgptModel& model,
     }
     embed_cells(ctx, *model.network, views,
                 out.values.view().rows(chunk.first_cell, chunk.first_cell + chunk.cells()),
-                [&] { events.check_stop(); });
+                micro_batch, [&] { events.check_stop(); });
     events.tell("embed", chunk.first_cell + chunk.cells(), reader.cells());
   }
   finish_embedding(out.values.view(), empty);

@@ -140,9 +140,10 @@ void FineTune::read() {
 Tensor FineTune::embeddings(std::span<const int64_t> cells) {
   LabelledCells source(data_.tokens, cells, cells_.label);
   Tensor out({source.size(), model_.network->dim()}, DType::f32);
+  MicroBatch micro_batch = inference_micro_batch(ctx_);
   for_each_group(source, 0, [&](std::span<const CellView> views, int64_t begin) {
     embed_cells(ctx_, *model_.network, views,
-                out.view().rows(begin, begin + static_cast<int64_t>(views.size())));
+                out.view().rows(begin, begin + static_cast<int64_t>(views.size())), micro_batch);
     events_.tell("embed", begin + static_cast<int64_t>(views.size()), source.size());
   });
   return out;
@@ -217,12 +218,14 @@ void FineTune::learn() {
     steps = report.step;
     if (events_.step) events_.step(report);
   };
+  MicroBatch micro_batch = inference_micro_batch(ctx_);
   if (!parts_.validation.empty())
     callbacks.validate = [&](int64_t epoch) {
       Tensor probabilities({validation.size(), classes()}, DType::f32);
       for_each_group(validation, 0, [&](std::span<const CellView> views, int64_t begin) {
         predict_cells(ctx_, *objective_, views,
-                      probabilities.view().rows(begin, begin + static_cast<int64_t>(views.size())));
+                      probabilities.view().rows(begin, begin + static_cast<int64_t>(views.size())),
+                      {}, micro_batch);
       });
       const ClassificationMetrics metrics = classification_metrics(
           truth, most_probable_classes(probabilities.view()), classes(), probabilities.view());
@@ -253,10 +256,12 @@ void FineTune::score_model() {
   LabelledCells source(data_.tokens, scored(), cells_.label);
   ClassPrediction prediction;
   prediction.probabilities = Tensor({source.size(), classes()}, DType::f32);
+  MicroBatch micro_batch = inference_micro_batch(ctx_);
   for_each_group(source, 0, [&](std::span<const CellView> views, int64_t begin) {
     predict_cells(
         ctx_, *objective_, views,
-        prediction.probabilities.view().rows(begin, begin + static_cast<int64_t>(views.size())));
+        prediction.probabilities.view().rows(begin, begin + static_cast<int64_t>(views.size())), {},
+        micro_batch);
   });
   prediction.label = most_probable_classes(prediction.probabilities.view());
   result_.scores["model"] = score(prediction);

@@ -44,9 +44,16 @@ void ObjectiveSums::settle(Context& ctx) {
   waiting_ = 0;
 }
 
-void ObjectiveSums::reset() {
-  loss = 0;
-  weight = 0;
+ObjectiveSums::Totals ObjectiveSums::totals(Context& ctx) {
+  settle(ctx);
+  return {loss, weight};
+}
+
+void ObjectiveSums::reset() { reset(Totals()); }
+
+void ObjectiveSums::reset(Totals to) {
+  loss = to.loss;
+  weight = to.weight;
   waiting_ = 0;
 }
 

@@ -22,8 +22,15 @@ struct ObjectiveSums {
   void add(Context& ctx, ConstTensorView losses, ConstTensorView more = {});
   // Waits for what add() was given.
   void settle(Context& ctx);
-  // Back to nothing; memory is kept.
+  struct Totals {
+    double loss = 0;
+    double weight = 0;
+  };
+  // What has come together so far; waits as settle() does.
+  Totals totals(Context& ctx);
+  // Back to nothing, or to what totals() was; memory is kept.
   void reset();
+  void reset(Totals to);
 
  private:
   void keep(Context& ctx, ConstTensorView losses);

@@ -10,6 +10,7 @@
 #include "training/labelled_data.h"
 #include "training/masked_expression.h"
 #include "training/parameter_block.h"
+#include "training/predict.h"
 #include "training/split.h"
 
 namespace scgraft {
@@ -93,10 +94,10 @@ PretrainResult pretrain(Context& ctx, const RunConfig& config, const PretrainOpt
   result.training = train(
       ctx, objective, train_cells, block, trainer, [&] { model.network->parameters_updated(); },
       callbacks);
-  result.validation_loss =
-      split.validation.empty()
-          ? std::nan("")
-          : evaluate(ctx, objective, validation, 0, trainer.chunk_tokens).mean();
+  MicroBatch micro_batch = inference_micro_batch(ctx);
+  result.validation_loss = split.validation.empty()
+                               ? std::nan("")
+                               : evaluate(ctx, objective, validation, 0, micro_batch).mean();
   result.cells = static_cast<int64_t>(rows.size());
   result.genes = model.vocabulary.size();
   result.parameters = model.network->parameters().numel();

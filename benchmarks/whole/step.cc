@@ -80,7 +80,7 @@ nlohmann::json write_gradients(const Arguments& arguments) {
   block.zero_gradients(ctx);
   ObjectiveSums sums;
   TokenBatch batch;
-  for_each_chunk(ctx, views, TrainerOptions().chunk_tokens, batch,
+  for_each_chunk(ctx, views, training_micro_batch(ctx, 0).tokens(), batch,
                  [&](const TokenBatch& chunk, size_t, size_t) {
                    objective.run(ctx, chunk, true, 1.0 / objective.weight(views), sums);
                  });

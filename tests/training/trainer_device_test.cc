@@ -20,12 +20,16 @@ struct TrainedRun {
 };
 
 TrainedRun train_on(Context& ctx, ScgptNetwork& net, Objective& objective, CellSource& cells,
-                    const std::vector<Parameter*>& parameters) {
+                    const std::vector<Parameter*>& parameters,
+                    const std::function<void()>& after_step = {}) {
   ParameterBlock block(parameters, 0.01);
   net.parameters_updated();
   TrainedRun run;
   TrainerCallbacks callbacks;
-  callbacks.on_step = [&](const StepReport& report) { run.losses.push_back(report.loss); };
+  callbacks.on_step = [&](const StepReport& report) {
+    run.losses.push_back(report.loss);
+    if (after_step) after_step();
+  };
   train(
       ctx, objective, cells, block,
       {.epochs = 4, .max_steps = 5, .batch_size = 8, .chunk_tokens = 40, .learning_rate = 1e-3},
@@ -34,8 +38,8 @@ TrainedRun train_on(Context& ctx, ScgptNetwork& net, Objective& objective, CellS
   return run;
 }
 
-TrainedRun train_lora(Device device) {
-  Context ctx(device, {.threads = 1});
+TrainedRun train_lora(Context& ctx, const std::function<void()>& after_step = {}) {
+  const Device device = ctx.device();
   const TokenStore store = tiny_store(kCells);
   const std::vector<int64_t> all = numbers(kCells);
   const std::vector<int32_t> labels = tiny_labels(kCells);
@@ -53,7 +57,12 @@ TrainedRun train_lora(Device device) {
   for (Parameter* p : adapter->parameters()) parameters.push_back(p);
   CellClassification objective(net, *net.classifier(), {1, 2, 0.5f});
   LabelledCells cells(store, all, labels);
-  return train_on(ctx, net, objective, cells, parameters);
+  return train_on(ctx, net, objective, cells, parameters, after_step);
+}
+
+TrainedRun train_lora(Device device) {
+  Context ctx(device, {.threads = 1});
+  return train_lora(ctx);
 }
 
 TrainedRun train_masked(Device device) {
@@ -117,6 +126,16 @@ TEST_F(TrainerOnDevice, PredictsAndEmbedsAsTheCpu) {
   constexpr int64_t kTerms = 150;
   expect_close(probabilities[1].view(), std::as_const(probabilities[0]).view(), kTerms);
   expect_close(embeddings[1].view(), std::as_const(embeddings[0]).view(), kTerms);
+}
+
+TEST_F(TrainerOnDevice, NoStepAllocatesMemory) {
+  Context ctx(Device::cuda(), {.threads = 1});
+  std::vector<int64_t> allocations;
+  train_lora(ctx, [&] {
+    allocations.push_back(ctx.activations().allocations() + ctx.scratch().allocations());
+  });
+  ASSERT_EQ(allocations.size(), 5U);
+  EXPECT_EQ(allocations.front(), allocations.back());
 }
 
 }  // namespace
