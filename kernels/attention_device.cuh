@@ -110,27 +110,33 @@ struct RowTile {
   static constexpr int kSize = kRows * kStride;
 
   // Copies rows [begin, begin + kRows) of one head; zeros from row `rows` and column head_dim on.
+  // Only whole vectors are worth the registers of several copies at a time.
   template <class T>
   static __device__ void load(float* tile, const T* head, const AttentionProblem& p, int begin,
                               int rows) {
     constexpr int kChunks = kDim / 4;
-    for (int c = static_cast<int>(threadIdx.x); c < kRows * kChunks;
-         c += static_cast<int>(blockDim.x)) {
+    const auto copy = [&](int c, auto&& four) {
       const int row = c / kChunks;
       const int column = c % kChunks * 4;
       gpu::F4 x{0, 0, 0, 0};
-      if (begin + row < rows && column < p.head_dim) {
-        const T* from = head + (begin + row) * p.stride() + column;
-        if (p.vectors()) {
-          x = load4(from);
-        } else {
-          x.x = gpu::to_f32(from[0]);
-          if (column + 1 < p.head_dim) x.y = gpu::to_f32(from[1]);
-          if (column + 2 < p.head_dim) x.z = gpu::to_f32(from[2]);
-          if (column + 3 < p.head_dim) x.w = gpu::to_f32(from[3]);
-        }
-      }
+      if (begin + row < rows && column < p.head_dim)
+        x = four(head + (begin + row) * p.stride() + column, p.head_dim - column);
       gpu::store_vec(tile + row * kStride + column, x);
+    };
+    const int step = static_cast<int>(blockDim.x);
+    if (p.vectors()) {
+      for (int c = static_cast<int>(threadIdx.x); c < kRows * kChunks; c += step)
+        copy(c, [](const T* from, int) { return load4(from); });
+    } else {
+      KEEP_LOOP
+      for (int c = static_cast<int>(threadIdx.x); c < kRows * kChunks; c += step)
+        copy(c, [](const T* from, int left) {
+          gpu::F4 x{gpu::to_f32(from[0]), 0, 0, 0};
+          if (left > 1) x.y = gpu::to_f32(from[1]);
+          if (left > 2) x.z = gpu::to_f32(from[2]);
+          if (left > 3) x.w = gpu::to_f32(from[3]);
+          return x;
+        });
     }
   }
 };

@@ -35,9 +35,9 @@ __global__ void __launch_bounds__(kRowThreads)
 }
 
 // A block owns kPanelColumns columns of a cell, its warps the panels of its tokens.
-// Memory: reads x once; that bounds it.
+// Memory: reads x once; that bounds it. Two blocks: see pool_kernel.
 template <class T, bool kVectors>
-__global__ void __launch_bounds__(kPanelThreads)
+__global__ void __launch_bounds__(kPanelThreads, 2)
     cell_dot_dc_kernel(const T* x, const T* dy, PackedRows packing, int dim, T* dc) {
   const int64_t cell = blockIdx.x;
   const int first = static_cast<int>(blockIdx.y) * kPanelColumns + gpu::lane() * kLaneColumns;

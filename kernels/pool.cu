@@ -8,8 +8,9 @@ namespace {
 
 // A block owns kPanelColumns columns of a cell, its warps the panels of its tokens.
 // Memory: reads x once, of cls only the first token of a cell; that bounds it.
+// Two blocks: left alone ptxas aims at three, with 40 registers, and spills on some architectures.
 template <class T, bool kVectors>
-__global__ void __launch_bounds__(kPanelThreads)
+__global__ void __launch_bounds__(kPanelThreads, 2)
     pool_kernel(Pooling kind, const T* x, const T* weight, PackedRows packing, int dim, T* y) {
   const int64_t cell = blockIdx.x;
   const int64_t begin = packing.offsets[cell];
