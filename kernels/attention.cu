@@ -168,7 +168,8 @@ struct FragmentShared {
 // A block owns kQueries queries of one (cell, head) and walks the keys in tiles, the next one
 // loading while this one is used. Scores and weights never leave the registers: a warp's scores are
 // laid out as the first operand of the product with v. Reads q once and k, v once per block, mostly
-// from L2; bound by the tensor cores, on sm_90 as much by the exponentials.
+// from L2; bound by the tensor cores, on sm_90 as much by the exponentials
+// and by shared memory (docs/attention-forward.md).
 template <class T, int kDim, bool kSm80>
 __global__ void __launch_bounds__(kFragmentThreads, 2)
     attention_fragments_kernel(AttentionProblem p, const T* q, const T* k, const T* v, T* o,

@@ -87,7 +87,7 @@ struct Fragments {};
 
 // Calls `fragments` with the width that covers head_dim when tensor cores can be used, else `rows`.
 // kDim of both is head_dim or, where zeros fill up, more. Before sm_80 tensor cores know f16 only,
-// and the tiles of the widest heads do not fit.
+// and the tiles of the widest heads do not fit into shared memory in the backward pass.
 template <class T, class OnFragments, class OnRows>
 void visit_attention_kernel(const Context& ctx, const AttentionProblem& p, OnFragments&& fragments,
                             OnRows&& rows) {

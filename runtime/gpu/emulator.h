@@ -13,8 +13,8 @@
 // barrier shows: shared memory starts as 0xFF bytes (NaN in f32, f16 and bf16), and so do the
 // destinations of asynchronous copies until they are waited for.
 //
-// Kinds of mistakes the emulator itself finds stop the launch with a DeviceError that names thread,
-// file and line. Races and accesses out of bounds are for the thread and address sanitizers, which
+// Mistakes that the emulator itself finds stop the launch with a DeviceError that names, where the
+// mistake has one, thread, file and line. Races and accesses out of bounds are for the thread and address sanitizers, which
 // see every access of a kernel as one of its CUDA threads. What no emulation shows: speed,
 // registers, approximate instructions, how tensor cores round.
 namespace scgraft::gpu {
@@ -55,6 +55,12 @@ struct EmulatorOptions {
   int max_threads = 1024;
   int64_t max_shared = 99 * 1024;  // bytes; what 8.6, 8.9 and 12.0 have
   EmulatorReport last_report;      // of the launch that ended last
+
+  // A device of this compute capability: 75 has 64 KiB of shared memory for a block.
+  void become(int capability) {
+    compute_capability = capability;
+    max_shared = (capability < 80 ? 64 : 99) * 1024;
+  }
 };
 
 // Options of later launches of the process. Not to be changed while a launch runs.

@@ -552,17 +552,11 @@ TEST_P(AttentionTest, ErrorsSayWhatWasWantedAndWhatCame) {
 class Capability {
  public:
   explicit Capability(int capability) {
-    if constexpr (kCudaEmulated) {
-      gpu::emulator_options().compute_capability = capability;
-      if (capability == 75) gpu::emulator_options().max_shared = 64 * 1024;
-    }
+    if constexpr (kCudaEmulated) gpu::emulator_options().become(capability);
   }
   ~Capability() {
-    if constexpr (kCudaEmulated) {
-      const gpu::EmulatorOptions usual;
-      gpu::emulator_options().compute_capability = usual.compute_capability;
-      gpu::emulator_options().max_shared = usual.max_shared;
-    }
+    if constexpr (kCudaEmulated)
+      gpu::emulator_options().become(gpu::EmulatorOptions().compute_capability);
   }
   Capability(const Capability&) = delete;
   Capability& operator=(const Capability&) = delete;

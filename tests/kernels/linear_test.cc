@@ -486,7 +486,7 @@ class LinearTensorCoreTest : public OpTest {
   LinearTensorCoreTest() { choose(GetParam().name.ends_with("turing") ? 75 : 86); }
   ~LinearTensorCoreTest() override { choose(86); }
   static void choose([[maybe_unused]] int capability) {
-    if constexpr (kCudaEmulated) gpu::emulator_options().compute_capability = capability;
+    if constexpr (kCudaEmulated) gpu::emulator_options().become(capability);
   }
 
   PackedWeight packed(const Tensor& w, PackedFor use = PackedFor::forward) {
