@@ -71,7 +71,8 @@ TEST(Arena, ScopeGivesBackAndPeakRemembers) {
   }
   EXPECT_EQ(arena.used(), 0);
   EXPECT_EQ(arena.peak(), 448);
-  expect_error("more bytes are needed", [&] { arena.take({1 << 20}, DType::f32); });
+  expect_error("f32 [1048576]: out of memory on cpu: 4.2 MB more are needed, 1.0 MB of 1.0 MB",
+               [&] { arena.take({1 << 20}, DType::f32); });
 }
 
 TEST(Bf16, RoundsToNearestEven) {
