@@ -19,7 +19,7 @@ for part in "${parts[@]}"; do
 done
 logs=$out.logs
 mkdir -p "$logs" || exit 2
-export SCGRAFT_TEST_DATA=$here/data SCGRAFT_PROGRAM=$here/bin/scgraft
+export SCGRAFT_TEST_DATA=$here/data SCGRAFT_PROGRAM=$here/bin/scgraft OMP_WAIT_POLICY=passive
 mapfile -t programs <"$here/tests"
 failed=0
 rows=()  # of the JSON document
