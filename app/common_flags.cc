@@ -59,9 +59,10 @@ void add_common_flags(CLI::App& verb, CommonFlags& flags, const FlagGroups& grou
         ->type_name("N");
   }
   if (groups.precision)
-    verb.add_option("--precision", flags.precision,
-                    "Products with frozen weights: auto, fp32, bf16")
-        ->check(CLI::IsMember(Words{"auto", "fp32", "bf16"}).description(""))
+    verb.add_option(
+            "--precision", flags.precision,
+            "Products with frozen weights, on a GPU activations too: auto, fp32, bf16, fp16")
+        ->check(CLI::IsMember(Words{"auto", "fp32", "bf16", "fp16"}).description(""))
         ->type_name("TYPE");
   if (groups.batch)
     verb.add_option("--batch-size", flags.batch_size, "Cells of a micro batch")
@@ -84,12 +85,6 @@ void add_common_flags(CLI::App& verb, CommonFlags& flags, const FlagGroups& grou
       ->check(CLI::IsMember(Words{"auto", "always", "never"}).description(""))
       ->type_name("WHEN");
   verb.add_flag("--json", flags.json, "One JSON document on stdout instead of text");
-}
-
-DType product_dtype(const std::string& precision) {
-  if (precision == "bf16") return DType::bf16;
-  if (precision == "auto" || precision == "fp32" || precision.empty()) return DType::f32;
-  throw ConfigError(cat("the precision must be auto, fp32 or bf16, got \"", precision, "\""));
 }
 
 }  // namespace scgraft

@@ -5,8 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "runtime/dtype.h"
-
 namespace CLI {
 class App;
 }
@@ -21,7 +19,7 @@ struct CommonFlags {
   std::string config;                    // -c
   std::vector<std::string> sets;         // -s section.key=value
   std::string device = "auto";           // --device
-  std::optional<std::string> precision;  // --precision auto|fp32|bf16
+  std::optional<std::string> precision;  // --precision auto|fp32|bf16|fp16
   std::optional<int64_t> batch_size;     // --batch-size
   std::optional<int64_t> seed;           // --seed
   std::string memory_limit;              // --memory-limit, e.g. 8GB
@@ -47,8 +45,5 @@ struct FlagGroups {
 
 // -q, -v, --progress, --color and --json, and the groups asked for.
 void add_common_flags(CLI::App& verb, CommonFlags& flags, const FlagGroups& groups);
-
-// The type in which frozen weights are multiplied. "auto" is fp32 on the CPU.
-DType product_dtype(const std::string& precision);
 
 }  // namespace scgraft

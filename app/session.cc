@@ -6,6 +6,7 @@
 
 #include "app/byte_count.h"
 #include "runtime/device.h"
+#include "training/precision.h"
 
 namespace scgraft {
 
@@ -20,7 +21,9 @@ Context& Session::context() {
   return *context_;
 }
 
-DType Session::product_type() const { return product_dtype(flags_.precision.value_or("auto")); }
+DType Session::product_type() {
+  return product_dtype(flags_.precision.value_or("auto"), context().device());
+}
 
 void Session::print(std::string_view text) {
   if (!flags_.json) out_ << text;

@@ -26,6 +26,8 @@ void check_options(const char* op, const AdamWOptions& o) {
   require<ConfigError>(o.eps >= 0, op, ": eps must be 0 or more, got ", o.eps);
   require<ConfigError>(o.max_norm >= 0, op, ": max_norm must be 0 (no clipping) or more, got ",
                        o.max_norm);
+  require<ConfigError>(o.gradient_scale > 0, op, ": gradient_scale must be positive, got ",
+                       o.gradient_scale);
   require(o.step >= 1, op, ": steps count from 1, got ", o.step);
 }
 
@@ -63,7 +65,9 @@ template <class T>
 void adamw_cpu(Context& ctx, T* p, const T* gradient, T* m, T* v, int64_t n, double norm,
                const AdamWOptions& o, std::span<const AdamWSegment> segments) {
   const double step = static_cast<double>(o.step);
-  const double clip = o.max_norm > 0 && norm > o.max_norm ? o.max_norm / norm : 1;
+  const double length = norm / o.gradient_scale;
+  const double clip =
+      (o.max_norm > 0 && length > o.max_norm ? o.max_norm / length : 1) / o.gradient_scale;
   const double bias1 = 1 - std::pow(o.beta1, step);
   const double bias2 = 1 - std::pow(o.beta2, step);
   parallel_for(ctx, blocks_of(n, kUpdateBlock), [&](int64_t block) {

@@ -65,9 +65,9 @@ struct Decision {
 
 // One thread. steps_done, when not null, replaces step and is counted up when the update is made.
 __global__ void __launch_bounds__(1)
-    decide_kernel(const double* norm, double max_norm, double beta1, double beta2, int64_t step,
-                  int64_t* steps_done, Decision* decision) {
-  const double length = *norm;
+    decide_kernel(const double* norm, double max_norm, double gradient_scale, double beta1,
+                  double beta2, int64_t step, int64_t* steps_done, Decision* decision) {
+  const double length = *norm / gradient_scale;
   // Infinity minus itself is no number.
   const bool finite = length - length == 0;
   if (steps_done != nullptr) {
@@ -76,7 +76,8 @@ __global__ void __launch_bounds__(1)
   }
   decision->inverse_bias1 = 1 / (1 - pow(beta1, static_cast<double>(step)));
   decision->inverse_bias2 = static_cast<float>(1 / (1 - pow(beta2, static_cast<double>(step))));
-  decision->clip = max_norm > 0 && length > max_norm ? static_cast<float>(max_norm / length) : 1.0f;
+  decision->clip = static_cast<float>((max_norm > 0 && length > max_norm ? max_norm / length : 1) /
+                                      gradient_scale);
   decision->apply = finite ? 1 : 0;
 }
 
@@ -181,8 +182,9 @@ void adamw(Context& ctx, TensorView parameter, ConstTensorView gradient, TensorV
   Arena::Scope scratch(ctx.scratch());
   auto* decision = static_cast<Decision*>(
       scratch.take({static_cast<int64_t>(sizeof(Decision))}, DType::u8).data());
-  launch(ctx, kOp, decide_kernel, {}, 1, 0, norm.as<double>(), o.max_norm, o.beta1, o.beta2, o.step,
-         steps_done.empty() ? nullptr : steps_done.as<int64_t>(), decision);
+  launch(ctx, kOp, decide_kernel, {}, 1, 0, norm.as<double>(), o.max_norm, o.gradient_scale,
+         o.beta1, o.beta2, o.step, steps_done.empty() ? nullptr : steps_done.as<int64_t>(),
+         decision);
   Update a{.p = parameter.as<float>(),
            .gradient = gradient.as<float>(),
            .m = m.as<float>(),

@@ -23,8 +23,9 @@ struct AdamWOptions {
   double beta1 = 0.9;
   double beta2 = 0.999;
   double eps = 1e-8;
-  double max_norm = 0;  // clip the gradient to this norm; 0: do not clip
-  int64_t step = 1;     // number of this update, from 1 (bias correction)
+  double max_norm = 0;        // clip the gradient to this norm; 0: do not clip
+  double gradient_scale = 1;  // gradient and norm are this times the real ones
+  int64_t step = 1;           // number of this update, from 1 (bias correction)
 };
 
 // A run of the flat arrays with its own weight decay and learning-rate factor.
@@ -35,8 +36,9 @@ struct AdamWSegment {
   double rate_factor = 1;
 };
 
-// One decoupled-decay Adam update of a flat parameter block. With c = min(1, max_norm / norm)
-// (1 without clipping), g = c * gradient, lr = learning_rate * rate_factor:
+// One decoupled-decay Adam update of a flat parameter block. With lr = learning_rate * rate_factor,
+// length = norm / gradient_scale, c = min(1, max_norm / length) (1 without clipping) and
+// g = c * gradient / gradient_scale:
 //
 //   p *= 1 - lr * weight_decay
 //   m  = beta1 m + (1 - beta1) g        v = beta2 v + (1 - beta2) g^2

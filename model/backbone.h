@@ -59,7 +59,8 @@ class Backbone {
   virtual void move_to(Device device) = 0;
   // To be called after an optimizer step: packed copies of trainable weights are made again.
   virtual void parameters_updated() = 0;
-  // Products with frozen weights use this type (f32 or bf16).
+  // Products with frozen weights use this type: f32 or bf16, on a CUDA device also f16. There
+  // activations and their gradients have it too.
   virtual void set_precision(DType product) = 0;
 };
 

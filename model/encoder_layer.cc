@@ -5,6 +5,7 @@
 #include "kernels/attention.h"
 #include "kernels/pool.h"
 #include "kernels/relu_dropout.h"
+#include "kernels/require_tensor.h"
 
 namespace scgraft {
 
@@ -51,7 +52,7 @@ void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packi
   v.forward(ctx, x, packing, training, values);
 
   const TensorView o = keep.take({n, dim}, type);
-  const TensorView lse = keep.take({n, heads}, type);
+  const TensorView lse = keep.take({n, heads}, sum_type(type));
   attention(ctx, queries, keys, values, rows, packing, heads,
             active(dropout, training, index, DropoutSlot::attention), o, lse);
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/norm.h"
 
+#include "kernels/require_tensor.h"
+
 namespace scgraft {
 
 bool LayerNorm::y_determines_xhat() const {
@@ -20,7 +22,7 @@ void LayerNorm::forward(Context& ctx, ConstTensorView x, ConstTensorView branch,
   const ConstTensorView b = std::as_const(beta->value).view();
   TensorView rstd, xhat;
   if (saved != nullptr) {
-    rstd = ctx.activations().take({x.dim(0)}, x.dtype());
+    rstd = ctx.activations().take({x.dim(0)}, sum_type(x.dtype()));
     saved->rstd = rstd;
     if (gamma->trainable() || !y_determines_xhat()) {
       xhat = ctx.activations().take(x.shape(), x.dtype());

@@ -21,6 +21,7 @@
 #include "training/metrics_json.h"
 #include "training/nearest_neighbours.h"
 #include "training/parameter_block.h"
+#include "training/precision.h"
 #include "training/predict.h"
 #include "training/split.h"
 
@@ -105,6 +106,7 @@ class FineTune {
   CellSelection cells_;
   Parts parts_;
   ScgptModel model_;
+  DType product_ = DType::f32;
   Preparation preparation_;
   CellData data_;
   std::unique_ptr<Adapter> adapter_;
@@ -119,8 +121,8 @@ void FineTune::open_model() {
   model_ = load_scgpt(config_.base_model, {.new_head_classes = classes(),
                                            .seed = static_cast<uint64_t>(config_.train.seed),
                                            .pretraining_heads = false});
-  const std::string& precision = config_.train.precision;
-  model_.network->set_precision(precision == "bf16" ? DType::bf16 : DType::f32);
+  product_ = product_dtype(config_.train.precision, ctx_.device());
+  model_.network->set_precision(product_);
   model_.network->move_to(ctx_.device());
 }
 
@@ -247,6 +249,7 @@ void FineTune::learn() {
        .max_grad_norm = t.max_grad_norm,
        .early_stopping_patience = t.early_stopping_patience,
        .max_seconds = t.max_seconds,
+       .activations = product_,
        .seed = static_cast<uint64_t>(t.seed)},
       [&] { model_.network->parameters_updated(); }, callbacks);
 }

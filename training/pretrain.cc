@@ -10,6 +10,7 @@
 #include "training/labelled_data.h"
 #include "training/masked_expression.h"
 #include "training/parameter_block.h"
+#include "training/precision.h"
 #include "training/predict.h"
 #include "training/split.h"
 
@@ -44,6 +45,8 @@ PretrainResult pretrain(Context& ctx, const RunConfig& config, const PretrainOpt
   ScgptModel model =
       options.start.empty() ? fresh_model(file, config, options.preset) : load_scgpt(options.start);
   model.network->move_to(ctx.device());
+  const DType product = product_dtype(t.precision, ctx.device());
+  model.network->set_precision(product);
   for (Parameter* p : model.network->parameters().all())
     if (p->value.is_shared()) p->value = p->value.clone();  // a mapped file is read-only
 
@@ -90,6 +93,7 @@ PretrainResult pretrain(Context& ctx, const RunConfig& config, const PretrainOpt
                                   .weight_decay = t.weight_decay,
                                   .max_grad_norm = t.max_grad_norm,
                                   .max_seconds = t.max_seconds,
+                                  .activations = product,
                                   .seed = seed};
   result.training = train(
       ctx, objective, train_cells, block, trainer, [&] { model.network->parameters_updated(); },

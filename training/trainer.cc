@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "runtime/random.h"
+#include "training/precision.h"
 
 namespace scgraft {
 namespace {
@@ -126,6 +127,7 @@ TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, Param
   TokenBatch batch;
   ObjectiveSums sums;
   std::vector<CellView> views;
+  LossScale loss_scale(options.activations);
   MicroBatch micro_batch = training_micro_batch(ctx, options.chunk_tokens);
   if (ctx.device().is_cuda()) rehearse(ctx, objective, cells, micro_batch, batch);
   bool stop = false;
@@ -139,18 +141,22 @@ TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, Param
                  epoch, views);
       ctx.random() = {options.seed, static_cast<uint32_t>(result.steps)};
       const double weight = objective.weight(views);
-      micro_batch.fit(ctx, views, [&] {
+      const auto run = [&] {
         block.zero_gradients(ctx);
         sums.reset();
-        if (weight > 0)
-          for_each_chunk(ctx, views, micro_batch.tokens(), batch,
-                         [&](const TokenBatch& chunk, size_t, size_t) {
-                           objective.run(ctx, chunk, true, 1.0 / weight, sums);
-                         });
-      });
-      // The one place of a step where the host waits for a device.
-      const double norm = block.gradient_norm(ctx);
-      sums.settle(ctx);
+        if (!(weight > 0)) return;
+        for_each_chunk(ctx, views, micro_batch.tokens(), batch,
+                       [&](const TokenBatch& chunk, size_t, size_t) {
+                         objective.run(ctx, chunk, true, loss_scale.value() / weight, sums);
+                       });
+      };
+      double norm = 0;
+      do {
+        micro_batch.fit(ctx, views, run);
+        // The one place of a step where the host waits for a device.
+        norm = block.gradient_norm(ctx) / loss_scale.value();
+        sums.settle(ctx);
+      } while (!std::isfinite(norm) && std::isfinite(sums.loss) && loss_scale.lower());
       const double rate = schedule.at(result.steps);
       if (!std::isfinite(sums.loss) || !std::isfinite(norm)) {
         NumericalError error(cat("the ", std::isfinite(sums.loss) ? "gradient" : "loss",
@@ -160,9 +166,11 @@ TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, Param
         error.set_hint("lower train.learning_rate, or look for damaged cells with scgraft inspect");
         throw error;
       }
-      block.update(
-          ctx,
-          {.learning_rate = rate, .max_norm = options.max_grad_norm, .step = result.steps + 1});
+      block.update(ctx, {.learning_rate = rate,
+                         .max_norm = options.max_grad_norm,
+                         .gradient_scale = loss_scale.value(),
+                         .step = result.steps + 1});
+      loss_scale.step_made();
       after_update();
       ++result.steps;
       const double seconds = seconds_since(step_start);

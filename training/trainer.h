@@ -37,6 +37,7 @@ struct TrainerOptions {
   double max_grad_norm = 1.0;
   int64_t early_stopping_patience = 0;  // epochs without a better validation loss; 0: never
   double max_seconds = 0;               // stop after this time; 0: never
+  DType activations = DType::f32;       // f16 needs a scaled loss
   uint64_t seed = 0;
 };
 

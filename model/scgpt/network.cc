@@ -6,6 +6,7 @@
 
 #include "kernels/activation.h"
 #include "kernels/add.h"
+#include "kernels/cast.h"
 
 namespace scgraft {
 namespace {
@@ -16,6 +17,25 @@ constexpr const char* kSiteNames[] = {"attn.q",   "attn.k", "attn.v",
 constexpr const char* kModulePaths[] = {"self_attn.q_proj", "self_attn.k_proj",
                                         "self_attn.v_proj", "self_attn.out_proj",
                                         "linear1",          "linear2"};
+
+// The view in another type, in memory of the pass; itself when it has that type.
+ConstTensorView in_type(Context& ctx, ConstTensorView view, DType type) {
+  if (view.dtype() == type) return view;
+  const TensorView other = ctx.activations().take(view.shape(), type);
+  cast(ctx, view, other);
+  return other;
+}
+
+// embedding_sum_backward() into a table whose type may be another than that of dy.
+void table_gradient(Context& ctx, ConstTensorView dy, const RowUses& uses, Dropout dropout,
+                    const Packing& packing, TensorView dtable) {
+  if (dy.dtype() == dtable.dtype())
+    return embedding_sum_backward(ctx, dy, uses, dropout, packing, dtable);
+  Arena::Scope scratch(ctx.scratch());
+  const TensorView rounded = scratch.take(dtable.shape(), dy.dtype());
+  embedding_sum_backward(ctx, dy, uses, dropout, packing, rounded);
+  cast(ctx, rounded, dtable);
+}
 
 }  // namespace
 
@@ -140,6 +160,11 @@ Dropout ScgptNetwork::value_dropout(bool training) const {
           .site = dropout_site(static_cast<int>(layers_.size()), DropoutSlot::attention)};
 }
 
+DType ScgptNetwork::activation_type(const Context& ctx) const {
+  const DType stored = embedding_->value.dtype();
+  return ctx.device().is_cuda() && stored == DType::f32 ? product_ : stored;
+}
+
 void ScgptNetwork::front_forward(Context& ctx, const TokenBatch& batch,
                                  const EncodeOptions& options, bool save, TensorView x) {
   const int64_t d = config_.dim;
@@ -183,7 +208,10 @@ void ScgptNetwork::front_forward(Context& ctx, const TokenBatch& batch,
   front_.value_hidden = hidden;
   front_.value = value;
 
-  embedding_sum(ctx, gene, batch.gene_index(), value, batch.value_index(),
+  // The tables are as small as the vocabulary of the batch; what is gathered from them is not.
+  const ConstTensorView gene_table = in_type(ctx, gene, x.dtype());
+  const ConstTensorView value_table = in_type(ctx, value, x.dtype());
+  embedding_sum(ctx, gene_table, batch.gene_index(), value_table, batch.value_index(),
                 value_dropout(options.training), batch.packing(), x);
   if (options.tap != nullptr) {
     Arena::Scope scratch(ctx.scratch());
@@ -198,7 +226,7 @@ void ScgptNetwork::front_forward(Context& ctx, const TokenBatch& batch,
 void ScgptNetwork::encode(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
                           TensorView out) {
   const int64_t d = config_.dim;
-  const DType type = embedding_->value.dtype();
+  const DType type = activation_type(ctx);
   const Packing packing = batch.packing();
   const Packing rows = options.rows == LayerRows::cls ? batch.cell_rows() : packing;
   require(out.shape() == (Shape{rows.tokens(), d}), "scgpt: the result must be ",
@@ -215,18 +243,22 @@ void ScgptNetwork::encode(Context& ctx, const TokenBatch& batch, const EncodeOpt
     const int layer = static_cast<int>(i);
     const bool last = i + 1 == layers_.size();
     const bool save = layer >= first_saved;
+    const Packing& produced = last ? rows : packing;
     TensorView y = out;
-    if (!last) {
-      if (layer + 1 >= first_saved || spare.empty())
-        y = ctx.activations().take({packing.tokens(), d}, type);
+    if (!last || type != out.dtype()) {
+      if (layer + 1 >= first_saved || spare.shape() != (Shape{produced.tokens(), d}))
+        y = ctx.activations().take({produced.tokens(), d}, type);
       else
         y = spare;
     }
     EncoderLayer::Taps taps;
     Arena::Scope tap_memory(ctx.scratch());
-    const Packing& produced = last ? rows : packing;
+    const auto tell = [&](const char* what, ConstTensorView view) {
+      Arena::Scope activations(ctx.activations());
+      (*options.tap)(cat("layer", i, what), in_type(ctx, view, out.dtype()));
+    };
     if (options.tap != nullptr) {
-      (*options.tap)(cat("layer", i, "_in"), x);
+      tell("_in", x);
       taps.attention_out = tap_memory.take({produced.tokens(), d}, type);
       taps.norm1 = tap_memory.take({produced.tokens(), d}, type);
     }
@@ -234,13 +266,14 @@ void ScgptNetwork::encode(Context& ctx, const TokenBatch& batch, const EncodeOpt
                        options.training, y, save ? &saved_[i] : nullptr,
                        options.tap != nullptr ? &taps : nullptr);
     if (options.tap != nullptr) {
-      (*options.tap)(cat("layer", i, "_attn_out"), taps.attention_out);
-      (*options.tap)(cat("layer", i, "_norm1"), taps.norm1);
-      (*options.tap)(cat("layer", i, "_out"), y);
+      tell("_attn_out", taps.attention_out);
+      tell("_norm1", taps.norm1);
+      tell("_out", y);
     }
     spare = x;
     x = y;
   }
+  if (x.data() != out.data()) cast(ctx, x, out);
 }
 
 void ScgptNetwork::add_gene_gradient(Context& ctx, ConstTensorView dgene) {
@@ -254,14 +287,19 @@ void ScgptNetwork::encode_backward(Context& ctx, const TokenBatch& batch,
   const Packing packing = batch.packing();
   const Packing rows = options.rows == LayerRows::cls ? batch.cell_rows() : packing;
   Arena::Scope gradients(ctx.activations());
+  const DType type = activation_type(ctx);
   TensorView dy = dout;
+  if (type != dout.dtype() && saved_frontier_ < layer_count()) {
+    dy = gradients.take(dout.shape(), type);
+    cast(ctx, dout, dy);
+  }
   TensorView spare;
   for (int i = layer_count() - 1; i >= std::max(saved_frontier_, 0); --i) {
     const bool last = i + 1 == layer_count();
     TensorView dx;
     if (i > saved_frontier_) {
       if (spare.empty())
-        dx = gradients.take({packing.tokens(), config_.dim}, dout.dtype());
+        dx = gradients.take({packing.tokens(), config_.dim}, type);
       else
         dx = spare;
     }
@@ -277,13 +315,13 @@ void ScgptNetwork::encode_backward(Context& ctx, const TokenBatch& batch,
 void ScgptNetwork::front_backward(Context& ctx, const TokenBatch& batch,
                                   const EncodeOptions& options, ConstTensorView dx) {
   const int64_t d = config_.dim;
-  const DType type = dx.dtype();
+  const DType type = embedding_->value.dtype();
   const Packing packing = batch.packing();
   Arena::Scope scratch(ctx.scratch());
   if (gene_encoder_trainable()) {
     const int64_t n = batch.unique_genes().numel();
     const TensorView dgene = scratch.take({n, d}, type);
-    embedding_sum_backward(ctx, dx, batch.gene_uses(), {}, packing, dgene);
+    table_gradient(ctx, dx, batch.gene_uses(), {}, packing, dgene);
     if (!front_.dgene.empty()) add(ctx, dgene, front_.dgene, dgene);
     gene_norm_.backward(ctx, front_.gene_norm, dgene, {}, nullptr, dgene, {});
     if (embedding_->trainable())
@@ -293,8 +331,7 @@ void ScgptNetwork::front_backward(Context& ctx, const TokenBatch& batch,
     const int64_t n = batch.unique_values().numel();
     const Packing rows = batch.value_rows();
     const TensorView dvalue = scratch.take({n, d}, type);
-    embedding_sum_backward(ctx, dx, batch.value_uses(), value_dropout(options.training), packing,
-                           dvalue);
+    table_gradient(ctx, dx, batch.value_uses(), value_dropout(options.training), packing, dvalue);
     value_norm_.backward(ctx, front_.value_norm, dvalue, {}, nullptr, dvalue, {});
     const TensorView dhidden = scratch.take({n, d}, type);
     value2_.backward(ctx, front_.value_hidden, dvalue, rows, options.training, false, dhidden);
@@ -340,6 +377,7 @@ void ScgptNetwork::parameters_updated() {
 }
 
 void ScgptNetwork::set_precision(DType product) {
+  product_ = product;
   for (EncoderLayer& l : layers_)
     for (Linear* linear : {&l.q, &l.k, &l.v, &l.out, &l.ffn_in, &l.ffn_out})
       linear->set_precision(product);

@@ -85,6 +85,9 @@ class ScgptNetwork : public Backbone {
   // Lowest layer whose input or parameters want a gradient; -1: the front end does.
   int frontier() const;
   Dropout value_dropout(bool training) const;
+  // Of what passes between layers: the products' type on a CUDA device, else that of the
+  // parameters.
+  DType activation_type(const Context& ctx) const;
 
   ScgptConfig config_;
   ParameterSet parameters_;
@@ -99,6 +102,7 @@ class ScgptNetwork : public Backbone {
   Front front_;
   std::vector<EncoderLayer::Saved> saved_;
   int saved_frontier_ = 0;
+  DType product_ = DType::f32;
 };
 
 // Fresh values as the original initialises them, a function of (seed, name).

@@ -30,7 +30,8 @@ class VerbsOnDevice : public ::testing::Test {
   }
   // Trains an adapter of four steps, all in one epoch; returns the losses.
   std::vector<double> train(const std::string& run, const std::string& device,
-                            const std::vector<std::string>& more = {}) {
+                            const std::vector<std::string>& more = {},
+                            const std::string& precision = "fp32") {
     std::vector<std::string> arguments = {"train",
                                           "--model",
                                           in("model"),
@@ -42,6 +43,8 @@ class VerbsOnDevice : public ::testing::Test {
                                           in(run),
                                           "--device",
                                           device,
+                                          "--precision",
+                                          precision,
                                           "--batch-size",
                                           "6",
                                           "-s",
@@ -67,7 +70,7 @@ class VerbsOnDevice : public ::testing::Test {
   }
   Outcome annotate(const std::string& run, const std::string& output, const std::string& device) {
     return ok({"annotate", in("study/shifted.h5ad"), "--adapter", in(run + "/adapter"), "-o",
-               in(output), "--device", device, "--json"});
+               in(output), "--device", device, "--precision", "fp32", "--json"});
   }
 
   TemporaryFolder folder_;
@@ -109,21 +112,26 @@ TEST_F(VerbsOnDevice, AnnotatesAndEmbedsAsTheCpu) {
   for (const std::string device : {"cpu", "cuda"}) {
     const std::string file = in(device + "_embedded.h5ad");
     ok({"embed", in("study/shifted.h5ad"), "--adapter", in("run/adapter"), "-o", file, "--device",
-        device});
+        device, "--precision", "fp32"});
     const H5ad::Embedding found = H5ad::open(file).obsm("X_scGPT");
     embedded.emplace_back(found.values.begin(), found.values.end());
   }
   expect_near(embedded[1], embedded[0], 1e-4);
 }
 
-TEST_F(VerbsOnDevice, Bf16StaysNearF32) {
-  expect_near(train("bf16", "cuda", {"--precision", "bf16"}), train("f32", "cuda"), 2e-2);
+TEST_F(VerbsOnDevice, SixteenBitsStayNearF32) {
+  const std::vector<double> f32 = train("f32", "cuda");
+  const std::vector<double> bf16 = train("bf16", "cuda", {}, "auto");
+  EXPECT_NE(bf16, f32);
+  expect_near(bf16, f32, 2e-2);
+  expect_near(train("f16", "cuda", {}, "fp16"), f32, 4e-3);
 }
 
 TEST_F(VerbsOnDevice, PretrainingFollowsTheLossCurveOfTheCpu) {
   for (const std::string device : {"cpu", "cuda"})
     ok({"pretrain", "--data", in("study/atlas.h5ad"), "--preset", "tiny", "-o", in("pre_" + device),
-        "--max-genes", "24", "-s", "train.max_steps=3", "--batch-size", "6", "--device", device});
+        "--max-genes", "24", "-s", "train.max_steps=3", "--batch-size", "6", "--device", device,
+        "--precision", "fp32"});
   expect_near(losses("pre_cuda"), losses("pre_cpu"), 1e-4);
 }
 

@@ -243,6 +243,21 @@ TEST_P(AdamWTest, HundredsOfSegmentsChangeNoBit) {
   expect_same(parts, whole);
 }
 
+TEST_P(AdamWTest, AScaledGradientGivesTheSameUpdate) {
+  const int64_t n = 1000;
+  for (const double max_norm : {0.0, 0.5}) {
+    Block plain = random_block(n), scaled = plain.clone();
+    const Tensor gradient = random({n});
+    std::vector<double> larger = values_of(gradient.view());
+    for (double& g : larger) g *= 1024;
+    const AdamWSegment all{.begin = 0, .end = n, .weight_decay = 0.01};
+    ASSERT_TRUE(step(ctx(), plain, gradient, {.max_norm = max_norm, .step = 3}, {&all, 1}));
+    ASSERT_TRUE(step(ctx(), scaled, tensor({n}, larger),
+                     {.max_norm = max_norm, .gradient_scale = 1024, .step = 3}, {&all, 1}));
+    expect_same(scaled, plain);  // a power of two rounds nothing
+  }
+}
+
 TEST_P(AdamWTest, AgreesWithTheFormulaAtAwkwardSizes) {
   for (int64_t n : {1, 2, 3, 31, 33, 257, 40000}) {
     Block b = random_block(n);

@@ -119,6 +119,7 @@ constexpr Mode kModes[] = {
      .product = DType::bf16,
      .activation = 3e-2,
      .gradient = 5e-2},
+    {.name = "cuda_f16", .cuda = true, .product = DType::f16, .activation = 4e-3, .gradient = 5e-2},
 };
 std::string name_of(const Mode& mode) { return mode.name; }
 

@@ -21,7 +21,7 @@ struct TrainedRun {
 
 TrainedRun train_on(Context& ctx, ScgptNetwork& net, Objective& objective, CellSource& cells,
                     const std::vector<Parameter*>& parameters,
-                    const std::function<void()>& after_step = {}) {
+                    const std::function<void()>& after_step = {}, DType product = DType::f32) {
   ParameterBlock block(parameters, 0.01);
   net.parameters_updated();
   TrainedRun run;
@@ -32,19 +32,26 @@ TrainedRun train_on(Context& ctx, ScgptNetwork& net, Objective& objective, CellS
   };
   train(
       ctx, objective, cells, block,
-      {.epochs = 4, .max_steps = 5, .batch_size = 8, .chunk_tokens = 40, .learning_rate = 1e-3},
+      {.epochs = 4,
+       .max_steps = 5,
+       .batch_size = 8,
+       .chunk_tokens = 40,
+       .learning_rate = 1e-3,
+       .activations = product},
       [&] { net.parameters_updated(); }, callbacks);
   for (const Parameter* p : parameters) run.values.push_back(on_host(p->value.view()));
   return run;
 }
 
-TrainedRun train_lora(Context& ctx, const std::function<void()>& after_step = {}) {
+TrainedRun train_lora(Context& ctx, const std::function<void()>& after_step = {},
+                      DType product = DType::f32) {
   const Device device = ctx.device();
   const TokenStore store = tiny_store(kCells);
   const std::vector<int64_t> all = numbers(kCells);
   const std::vector<int32_t> labels = tiny_labels(kCells);
   ScgptNetwork net = tiny_net();
   net.move_to(device);
+  net.set_precision(product);
   AdapterOptions options;
   options.type = "lora";
   options.rank = 2;
@@ -57,7 +64,7 @@ TrainedRun train_lora(Context& ctx, const std::function<void()>& after_step = {}
   for (Parameter* p : adapter->parameters()) parameters.push_back(p);
   CellClassification objective(net, *net.classifier(), {1, 2, 0.5f});
   LabelledCells cells(store, all, labels);
-  return train_on(ctx, net, objective, cells, parameters, after_step);
+  return train_on(ctx, net, objective, cells, parameters, after_step, product);
 }
 
 TrainedRun train_lora(Device device) {
@@ -94,6 +101,18 @@ class TrainerOnDevice : public ::testing::Test {
 
 TEST_F(TrainerOnDevice, LoraHasTheLossesOfTheCpu) {
   expect_losses(train_lora(Device::cuda()), train_lora(Device::cpu()));
+}
+
+TEST_F(TrainerOnDevice, SixteenBitsStayNearTheLossesOfTheCpu) {
+  const TrainedRun cpu = train_lora(Device::cpu());
+  for (const DType type : {DType::bf16, DType::f16}) {
+    SCOPED_TRACE(type);
+    Context ctx(Device::cuda(), {.threads = 1});
+    const TrainedRun got = train_lora(ctx, {}, type);
+    ASSERT_EQ(got.losses.size(), cpu.losses.size());
+    for (size_t i = 0; i < cpu.losses.size(); ++i)
+      EXPECT_NEAR(got.losses[i], cpu.losses[i], type == DType::bf16 ? 2e-2 : 3e-3) << i;
+  }
 }
 
 TEST_F(TrainerOnDevice, MaskedExpressionHasTheLossesOfTheCpu) {
