@@ -13,8 +13,13 @@ void bench_cast(benchmark::State& state) {
   for (auto _ : state) cast(ctx, x.view(), y.view());
   report_against_copy(state, ctx, {.bytes = x.nbytes() + y.nbytes(), .flops = 0});
 }
-BENCHMARK(bench_cast)->Name("cast")->ArgName("tokens")->Arg(4808)->Arg(19200)->UseRealTime()->Unit(
-    benchmark::kMicrosecond);
+BENCHMARK(bench_cast)
+    ->Name("cast")
+    ->ArgName("tokens")
+    ->Arg(4808)
+    ->Arg(19200)
+    ->UseRealTime()
+    ->Unit(benchmark::kMicrosecond);
 
 }  // namespace
 }  // namespace scgraft

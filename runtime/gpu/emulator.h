@@ -14,9 +14,9 @@
 // destinations of asynchronous copies until they are waited for.
 //
 // Mistakes that the emulator itself finds stop the launch with a DeviceError that names, where the
-// mistake has one, thread, file and line. Races and accesses out of bounds are for the thread and address sanitizers, which
-// see every access of a kernel as one of its CUDA threads. What no emulation shows: speed,
-// registers, approximate instructions, how tensor cores round.
+// mistake has one, thread, file and line. Races and accesses out of bounds are for the thread and
+// address sanitizers, which see every access of a kernel as one of its CUDA threads. What no
+// emulation shows: speed, registers, approximate instructions, how tensor cores round.
 namespace scgraft::gpu {
 
 // Where a kernel calls a primitive.

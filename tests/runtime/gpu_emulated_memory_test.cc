@@ -13,8 +13,8 @@ namespace scgraft {
 namespace {
 
 using gpu::allocate;
-using gpu::emulated_memory;
 using gpu::allocated;
+using gpu::emulated_memory;
 using gpu::release;
 
 class GpuEmulatedMemory : public ::testing::Test {
