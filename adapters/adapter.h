@@ -44,7 +44,8 @@ class Adapter {
 };
 
 // Makes a fresh adapter for a backbone. Throws ConfigError listing the kinds for an unknown type,
-// and for options that do not fit the backbone. seed: of its initial values.
+// and for options that do not fit the backbone. seed: of its initial values. Its parameters are on
+// the backbone's device.
 std::unique_ptr<Adapter> make_adapter(const AdapterOptions& options, Backbone& backbone,
                                       uint64_t seed);
 std::vector<std::string> adapter_kinds();

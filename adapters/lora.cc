@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 namespace scgraft {
 namespace {
@@ -63,12 +62,14 @@ Lora::Lora(const AdapterOptions& options, Backbone& backbone, uint64_t seed) : o
                       .site = dropout_site(layer, DropoutSlot::adapter,
                                            static_cast<uint32_t>(target - std::begin(kTargets)))};
       Linear& linear = backbone.linear_site(site.name);
-      const DType dtype = linear.weight()->value.dtype() == DType::f64 ? DType::f64 : DType::f32;
+      const Tensor& beside = linear.weight()->value;
+      const DType dtype = beside.dtype() == DType::f64 ? DType::f64 : DType::f32;
+      const Device device = beside.device();
       const std::string path = cat("base_model.model.", backbone.module_path(site.name));
-      site.a =
-          &parameters_.add(path + ".lora_A.weight", Tensor({options_.rank, linear.in()}, dtype));
-      site.b =
-          &parameters_.add(path + ".lora_B.weight", Tensor({linear.out(), options_.rank}, dtype));
+      site.a = &parameters_.add(path + ".lora_A.weight",
+                                Tensor({options_.rank, linear.in()}, dtype, device));
+      site.b = &parameters_.add(path + ".lora_B.weight",
+                                Tensor({linear.out(), options_.rank}, dtype, device));
       initialise_uniform(*site.a, 1.0 / std::sqrt(static_cast<double>(linear.in())), seed);
     }
   }
@@ -97,11 +98,15 @@ bool Lora::merge_into(Backbone& backbone) {
       weight.value = weight.value.clone();  // a mapped file is read-only
     const TensorView rows = linear.mutable_weight_rows();
     site.original = Tensor(rows.shape(), rows.dtype());
-    std::memcpy(site.original.view().data(), rows.data(), static_cast<size_t>(rows.nbytes()));
+    copy(rows, site.original.view());
+    // Done once and in f64, on the host.
+    Tensor merged = site.original.clone();
+    HostCopies host;
+    const ConstTensorView host_a = host.view(site.a->value), host_b = host.view(site.b->value);
     visit_real(rows.dtype(), [&]<class T>(Type<T>) {
-      const auto w = rows.as<T, 2>();
-      const auto a = std::as_const(site.a->value).template as<T, 2>();
-      const auto b = std::as_const(site.b->value).template as<T, 2>();
+      const auto w = merged.as<T, 2>();
+      const auto a = host_a.as<T, 2>();
+      const auto b = host_b.as<T, 2>();
       for (int64_t i = 0; i < w.dim(0); ++i)
         for (int64_t j = 0; j < w.dim(1); ++j) {
           double sum = 0;
@@ -110,6 +115,7 @@ bool Lora::merge_into(Backbone& backbone) {
           w(i, j) = static_cast<T>(static_cast<double>(w(i, j)) + site.scale * sum);
         }
     });
+    copy(std::as_const(merged).view(), rows);
     linear.weight_changed();
   }
   detach(backbone);
@@ -121,7 +127,7 @@ void Lora::unmerge_from(Backbone& backbone) {
     require(!site.original.empty(), "the adapter has not been merged");
     Linear& linear = backbone.linear_site(site.name);
     const TensorView rows = linear.mutable_weight_rows();
-    std::memcpy(rows.data(), site.original.view().data(), static_cast<size_t>(rows.nbytes()));
+    copy(site.original.view(), rows);
     site.original = Tensor();
     linear.weight_changed();
   }

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "adapters/scpeft.h"
 
-#include <cstring>
-
 namespace scgraft {
 namespace {
 
@@ -47,8 +45,7 @@ void copy_rows(const Tensor& from, int64_t begin, Parameter& to, const Checkpoin
     fail(file, cat(name, " is ", from.shape(), ", rows ", begin, " to ", begin + want[0],
                    " of width ", want[1], " were wanted"));
   const Tensor same = from.converted(to.value.dtype());
-  std::memcpy(to.value.view().data(), same.view().rows(begin, begin + want[0]).data(),
-              static_cast<size_t>(to.value.nbytes()));
+  copy(same.view().rows(begin, begin + want[0]), to.value.view());
 }
 
 }  // namespace

@@ -123,12 +123,12 @@ void save_adapter(const std::string& folder, const AdapterBundle& given, Adapter
   config.base_path = bundle.base_path;
   config.modules_to_save = whole_modules(backbone, saved_modules);
   std::vector<NamedTensor> tensors;
+  HostCopies host;
   for (const Parameter* p : saved_modules)
-    tensors.push_back({cat(kWrapped, p->name), p->value.view()});
+    tensors.push_back({cat(kWrapped, p->name), host.view(p->value)});
   if (adapter) {
     const std::vector<Parameter*> parameters = adapter->parameters();
-    for (const Parameter* p : parameters)
-      tensors.push_back({p->name, std::as_const(p->value).view()});
+    for (const Parameter* p : parameters) tensors.push_back({p->name, host.view(p->value)});
     config.kind = adapter->kind();
     config.rank = bundle.options.rank;
     config.alpha = bundle.options.alpha;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <map>
 #include <set>
 
@@ -112,10 +111,10 @@ void check_tensors(const LoadedBundle& loaded, const Places& places) {
 // A parameter of a mapped checkpoint cannot be written: it gets memory of its own.
 void fill(Parameter& parameter, const Tensor& tensor) {
   const DType dtype = parameter.value.dtype();
-  if (parameter.value.is_shared()) parameter.value = Tensor(tensor.shape(), dtype);
+  if (parameter.value.is_shared())
+    parameter.value = Tensor(tensor.shape(), dtype, parameter.value.device());
   const Tensor same = tensor.dtype() == dtype ? tensor.share() : tensor.converted(dtype);
-  std::memcpy(parameter.value.view().data(), same.view().data(),
-              static_cast<size_t>(same.nbytes()));
+  copy(same.view(), parameter.value.view());
 }
 
 // The backbone packs weights again only where an optimizer could have changed them, so these pass

@@ -87,7 +87,7 @@ void AnnotationOutput::write(const Annotation& a, Annotator& annotator, const H5
                          {"command_line", session.command_line()},
                          {"time", utc_now()},
                          {"seconds", session.elapsed_s()},
-                         {"device", "cpu"},
+                         {"device", session.device().name()},
                          {"base", bundle.base_kind},
                          {"base_fingerprint", annotator.model().fingerprint},
                          {"adapter_fingerprint", annotator.adapter_fingerprint()},

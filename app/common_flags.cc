@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "app/byte_count.h"
 #include "app/duration.h"
 #include "runtime/error.h"
 
@@ -14,6 +15,15 @@ using Words = std::vector<std::string>;
 std::string check_duration(const std::string& text) {
   try {
     parse_duration(text);
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return {};
+}
+
+std::string check_bytes(const std::string& text) {
+  try {
+    parse_bytes(text);
   } catch (const ConfigError& error) {
     return error.what();
   }
@@ -38,15 +48,21 @@ void add_common_flags(CLI::App& verb, CommonFlags& flags, const FlagGroups& grou
   }
   if (groups.compute) {
     verb.add_option("--device", flags.device, "auto, cpu, cuda or cuda:N")->type_name("DEVICE");
+    verb.add_option(
+            "--memory-limit", flags.memory_limit,
+            "Memory that may be used, e.g. 8GB: of a GPU in all, on the CPU for activations")
+        ->check(check_bytes)
+        ->type_name("SIZE");
     verb.add_option("-t,--threads", flags.threads,
                     "Threads; default: SLURM_CPUS_PER_TASK, OMP_NUM_THREADS, the cgroup's quota")
         ->check(CLI::Range(1, 4095).description(""))
         ->type_name("N");
   }
   if (groups.precision)
-    verb.add_option("--precision", flags.precision,
-                    "Products with frozen weights: auto, fp32, bf16")
-        ->check(CLI::IsMember(Words{"auto", "fp32", "bf16"}).description(""))
+    verb.add_option(
+            "--precision", flags.precision,
+            "Products with frozen weights, on a GPU activations too: auto, fp32, bf16, fp16")
+        ->check(CLI::IsMember(Words{"auto", "fp32", "bf16", "fp16"}).description(""))
         ->type_name("TYPE");
   if (groups.batch)
     verb.add_option("--batch-size", flags.batch_size, "Cells of a micro batch")
@@ -69,12 +85,6 @@ void add_common_flags(CLI::App& verb, CommonFlags& flags, const FlagGroups& grou
       ->check(CLI::IsMember(Words{"auto", "always", "never"}).description(""))
       ->type_name("WHEN");
   verb.add_flag("--json", flags.json, "One JSON document on stdout instead of text");
-}
-
-DType product_dtype(const std::string& precision) {
-  if (precision == "bf16") return DType::bf16;
-  if (precision == "auto" || precision == "fp32" || precision.empty()) return DType::f32;
-  throw ConfigError(cat("the precision must be auto, fp32 or bf16, got \"", precision, "\""));
 }
 
 }  // namespace scgraft

@@ -5,8 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "runtime/dtype.h"
-
 namespace CLI {
 class App;
 }
@@ -21,9 +19,10 @@ struct CommonFlags {
   std::string config;                    // -c
   std::vector<std::string> sets;         // -s section.key=value
   std::string device = "auto";           // --device
-  std::optional<std::string> precision;  // --precision auto|fp32|bf16
+  std::optional<std::string> precision;  // --precision auto|fp32|bf16|fp16
   std::optional<int64_t> batch_size;     // --batch-size
   std::optional<int64_t> seed;           // --seed
+  std::string memory_limit;              // --memory-limit, e.g. 8GB
   int threads = 0;                       // -t; 0: what the environment allows
   std::optional<std::string> max_time;   // --max-time, e.g. 3h50m
   bool quiet = false;                    // -q
@@ -37,7 +36,7 @@ struct FlagGroups {
   bool output = false;  // -o, --force
   bool output_required = false;
   bool config = false;     // -c, -s
-  bool compute = false;    // --device, -t
+  bool compute = false;    // --device, --memory-limit, -t
   bool precision = false;  // --precision
   bool batch = false;      // --batch-size
   bool seed = false;       // --seed
@@ -46,8 +45,5 @@ struct FlagGroups {
 
 // -q, -v, --progress, --color and --json, and the groups asked for.
 void add_common_flags(CLI::App& verb, CommonFlags& flags, const FlagGroups& groups);
-
-// The type in which frozen weights are multiplied. "auto" is fp32 on the CPU.
-DType product_dtype(const std::string& precision);
 
 }  // namespace scgraft

@@ -4,7 +4,9 @@
 #include <ostream>
 #include <utility>
 
+#include "app/byte_count.h"
 #include "runtime/device.h"
+#include "training/precision.h"
 
 namespace scgraft {
 
@@ -13,11 +15,15 @@ Session::Session(std::ostream& out, std::ostream& err, const Terminal& terminal)
 
 Context& Session::context() {
   if (!context_)
-    context_.emplace(Device::parse(flags_.device), ContextOptions{.threads = flags_.threads});
+    context_.emplace(Device::parse(flags_.device),
+                     ContextOptions{.threads = flags_.threads,
+                                    .memory_limit = parse_bytes(flags_.memory_limit)});
   return *context_;
 }
 
-DType Session::product_type() const { return product_dtype(flags_.precision.value_or("auto")); }
+DType Session::product_type() {
+  return product_dtype(flags_.precision.value_or("auto"), context().device());
+}
 
 void Session::print(std::string_view text) {
   if (!flags_.json) out_ << text;

@@ -32,8 +32,11 @@ class Session {
 
   // Device and threads of the flags; made when first asked for, DeviceError when it cannot be.
   Context& context();
-  // The flag's precision. Verbs with a configuration use product_dtype() on the configured one.
-  DType product_type() const;
+  // The device of context(); the CPU as long as nothing has asked for one.
+  Device device() const { return context_ ? context_->device() : Device::cpu(); }
+  // The flag's precision on the device of context(). Verbs with a configuration use product_dtype()
+  // on the configured one.
+  DType product_type();
 
   // The answer for people, on stdout; dropped with --json.
   void print(std::string_view text);

@@ -17,6 +17,7 @@ std::span<const VerbEntry> verbs() {
       {add_adapter},   //
       {add_config},    //
       {add_trace},     //
+      {add_doctor},    //
       {add_version},   //
   };
   return kVerbs;

@@ -22,6 +22,7 @@ void add_adapter(CLI::App& root, Session& session);
 void add_annotate(CLI::App& root, Session& session);
 void add_config(CLI::App& root, Session& session);
 void add_convert(CLI::App& root, Session& session);
+void add_doctor(CLI::App& root, Session& session);
 void add_embed(CLI::App& root, Session& session);
 void add_eval(CLI::App& root, Session& session);
 void add_inspect(CLI::App& root, Session& session);

@@ -19,7 +19,9 @@ else()
 endif()
 
 function(scgraft_compile_settings target)
-  target_compile_options(${target} PRIVATE ${SCGRAFT_WARNING_FLAGS} ${SCGRAFT_BASELINE_FLAGS})
+  target_compile_options(${target} PRIVATE
+    "$<$<COMPILE_LANGUAGE:CXX>:${SCGRAFT_WARNING_FLAGS};${SCGRAFT_BASELINE_FLAGS}>"
+    "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;-Xcompiler=-Wall,-Wextra>")
   target_include_directories(${target} PUBLIC ${PROJECT_SOURCE_DIR})
 endfunction()
 
@@ -29,6 +31,8 @@ function(scgraft_add_library layer)
   cmake_parse_arguments(ARG "" "" "LINK" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${layer}/*.cc)
   file(GLOB_RECURSE headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${layer}/*.h)
+  scgraft_drop_other_back_ends(sources)
+  scgraft_drop_other_back_ends(headers)
   add_library(scgraft_${layer} STATIC ${sources})
   target_sources(scgraft_${layer} PUBLIC FILE_SET HEADERS BASE_DIRS ${PROJECT_SOURCE_DIR}
                                          FILES ${headers})
@@ -36,13 +40,15 @@ function(scgraft_add_library layer)
   target_link_libraries(scgraft_${layer} PUBLIC ${ARG_LINK})
 endfunction()
 
-# scgraft_add_op(stem): adds kernels/<stem>.{h,cc}, tests/kernels/<stem>_test.cc and
+# scgraft_add_op(stem [CUDA]): adds kernels/<stem>.{h,cc}, tests/kernels/<stem>_test.cc and
 # benchmarks/kernels/<stem>_bench.cc, and kernels/<stem>_simd.cc once per CPU level when it exists.
+# CUDA: the operation has kernels, kernels/<stem>.cu and any kernels/<stem>_*.cu.
 # Stops when one of the files is missing.
 function(scgraft_add_op stem)
+  cmake_parse_arguments(ARG "CUDA" "" "" ${ARGN})
   set(files kernels/${stem}.h kernels/${stem}.cc tests/kernels/${stem}_test.cc
             benchmarks/kernels/${stem}_bench.cc)
-  if(NOT SCGRAFT_CUDA STREQUAL "OFF")
+  if(ARG_CUDA)
     list(APPEND files kernels/${stem}.cu)
   endif()
   foreach(file IN LISTS files)
@@ -64,6 +70,12 @@ function(scgraft_add_op stem)
     endforeach()
   endif()
   set_property(GLOBAL APPEND PROPERTY SCGRAFT_OPS ${stem})
+  if(ARG_CUDA AND NOT SCGRAFT_CUDA STREQUAL "OFF")
+    file(GLOB kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/${stem}.cu
+                                        ${PROJECT_SOURCE_DIR}/kernels/${stem}_*.cu)
+    scgraft_cuda_sources(scgraft_kernels ${kernels})
+    set_property(GLOBAL APPEND PROPERTY SCGRAFT_CUDA_OPS ${stem})
+  endif()
 endfunction()
 
 # scgraft_add_test(name SOURCE LINK...): one GoogleTest program, one ctest entry.
@@ -84,12 +96,22 @@ function(scgraft_add_benchmark name source)
 endfunction()
 
 # scgraft_add_layer_tests(layer LINK...): a test program <layer>_<stem> for every
-# tests/<layer>/<stem>.cc whose stem ends in _test.
+# tests/<layer>/<stem>.cc whose stem ends in _test. Stems that begin with gpu_ are of builds with
+# CUDA, those with gpu_emulat of the emulated device only; theirs may be .cu.
 function(scgraft_add_layer_tests layer)
-  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${layer}/*_test.cc)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${layer}/*_test.cc
+                                              ${PROJECT_SOURCE_DIR}/tests/${layer}/*_test.cu)
+  if(SCGRAFT_CUDA STREQUAL "OFF")
+    list(FILTER sources EXCLUDE REGEX "/gpu_[^/]*$")
+  elseif(SCGRAFT_CUDA STREQUAL "ON")
+    list(FILTER sources EXCLUDE REGEX "/gpu_emulat[^/]*$")
+  endif()
   foreach(source IN LISTS sources)
     get_filename_component(stem ${source} NAME_WE)
     scgraft_add_test(${layer}_${stem} ${source} ${ARGN})
+    if(source MATCHES "[.]cu$" AND SCGRAFT_CUDA STREQUAL "EMULATED")
+      set_source_files_properties(${source} PROPERTIES LANGUAGE CXX)
+    endif()
   endforeach()
 endfunction()
 
@@ -99,9 +121,15 @@ function(scgraft_summary)
   message(STATUS "scgraft ${PROJECT_VERSION}")
   message(STATUS "  build type   ${CMAKE_BUILD_TYPE}")
   message(STATUS "  compiler     ${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}")
-  message(STATUS "  cuda         ${SCGRAFT_CUDA}")
+  get_property(cuda_ops GLOBAL PROPERTY SCGRAFT_CUDA_OPS)
+  list(LENGTH cuda_ops cuda_count)
+  if(SCGRAFT_CUDA STREQUAL "ON")
+    message(STATUS "  cuda         ON, ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
+  else()
+    message(STATUS "  cuda         ${SCGRAFT_CUDA}")
+  endif()
   message(STATUS "  cpu levels   ${SCGRAFT_SIMD_LEVELS}")
-  message(STATUS "  operations   ${count}")
+  message(STATUS "  operations   ${count}, ${cuda_count} with CUDA kernels")
   message(STATUS "  tests        ${SCGRAFT_BUILD_TESTS}")
   message(STATUS "  benchmarks   ${SCGRAFT_BUILD_BENCHMARKS}")
 endfunction()

@@ -77,6 +77,9 @@ void backward(Activation kind, const T* y, const T* dy, T* dx, int64_t n) {
 
 void activation(Context& ctx, Activation kind, ConstTensorView x, TensorView y) {
   check("activation", ctx, x, "x", y, "y");
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda()) return cuda::activation(ctx, kind, x, y);
+  }
   visit_real(x.dtype(), [&]<class T>(Type<T>) {
     const T* px = x.as<T>();
     T* py = y.as<T>();
@@ -91,6 +94,9 @@ void activation_backward(Context& ctx, Activation kind, ConstTensorView y, Const
                          TensorView dx) {
   check("activation_backward", ctx, y, "y", dy, "dy");
   check("activation_backward", ctx, y, "y", dx, "dx");
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda()) return cuda::activation_backward(ctx, kind, y, dy, dx);
+  }
   visit_real(y.dtype(), [&]<class T>(Type<T>) {
     const T* py = y.as<T>();
     const T* pdy = dy.as<T>();

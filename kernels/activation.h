@@ -13,7 +13,7 @@ enum class Activation {
 
 // y = f(x) element by element; NaN stays NaN.
 //
-//   x, y  any equal shape, f32 or f64; y overwritten; y may be x
+//   x, y  any equal shape, f32 or f64, on CUDA f32, bf16 or f16; y overwritten; y may be x
 //
 // Throws ShapeError or TypeError when something does not fit.
 // Source: torch.nn.ReLU, LeakyReLU (slope 0.01) and Sigmoid.
@@ -21,10 +21,16 @@ void activation(Context& ctx, Activation kind, ConstTensorView x, TensorView y);
 
 // dx = f'(x) dy, with f' taken from the output y; 0 where relu is at 0.
 //
-//   y, dy, dx  any equal shape, f32 or f64; dx overwritten; dx may be dy
+//   y, dy, dx  any equal shape, types as in activation(); dx overwritten; dx may be dy
 //
 // Throws as activation() does.
 void activation_backward(Context& ctx, Activation kind, ConstTensorView y, ConstTensorView dy,
                          TensorView dx);
+
+namespace cuda {  // in activation.cu; activation.cc calls these after its checks
+void activation(Context& ctx, Activation kind, ConstTensorView x, TensorView y);
+void activation_backward(Context& ctx, Activation kind, ConstTensorView y, ConstTensorView dy,
+                         TensorView dx);
+}  // namespace cuda
 
 }  // namespace scgraft

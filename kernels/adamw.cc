@@ -7,6 +7,7 @@
 #include "kernels/ordered_sum.h"
 #include "kernels/require_tensor.h"
 #include "runtime/parallel.h"
+#include "runtime/tensor.h"
 
 namespace scgraft {
 namespace {
@@ -25,6 +26,8 @@ void check_options(const char* op, const AdamWOptions& o) {
   require<ConfigError>(o.eps >= 0, op, ": eps must be 0 or more, got ", o.eps);
   require<ConfigError>(o.max_norm >= 0, op, ": max_norm must be 0 (no clipping) or more, got ",
                        o.max_norm);
+  require<ConfigError>(o.gradient_scale > 0, op, ": gradient_scale must be positive, got ",
+                       o.gradient_scale);
   require(o.step >= 1, op, ": steps count from 1, got ", o.step);
 }
 
@@ -62,7 +65,9 @@ template <class T>
 void adamw_cpu(Context& ctx, T* p, const T* gradient, T* m, T* v, int64_t n, double norm,
                const AdamWOptions& o, std::span<const AdamWSegment> segments) {
   const double step = static_cast<double>(o.step);
-  const double clip = o.max_norm > 0 && norm > o.max_norm ? o.max_norm / norm : 1;
+  const double length = norm / o.gradient_scale;
+  const double clip =
+      (o.max_norm > 0 && length > o.max_norm ? o.max_norm / length : 1) / o.gradient_scale;
   const double bias1 = 1 - std::pow(o.beta1, step);
   const double bias2 = 1 - std::pow(o.beta2, step);
   parallel_for(ctx, blocks_of(n, kUpdateBlock), [&](int64_t block) {
@@ -86,6 +91,13 @@ void adamw_cpu(Context& ctx, T* p, const T* gradient, T* m, T* v, int64_t n, dou
   });
 }
 
+// The number in a tensor of one f64 on any device; waits for it.
+double host_value(ConstTensorView view) {
+  double value = 0;
+  copy(view, view_of(&value, Shape{1}));
+  return value;
+}
+
 }  // namespace
 
 void gradient_norm(Context& ctx, ConstTensorView gradient, TensorView norm) {
@@ -93,6 +105,9 @@ void gradient_norm(Context& ctx, ConstTensorView gradient, TensorView norm) {
   ctx.require_here(op, gradient, norm);
   require(gradient.rank() == 1, op, ": gradient must be flat [n], got ", gradient.shape());
   require_tensor(op, "norm", norm, {1}, DType::f64);
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda()) return cuda::gradient_norm(ctx, gradient, norm);
+  }
   const int64_t n = gradient.dim(0);
   const int64_t blocks = blocks_of(n, kNormBlock);
   Arena::Scope scratch(ctx.scratch());
@@ -118,21 +133,30 @@ void gradient_norm(Context& ctx, ConstTensorView gradient, TensorView norm) {
 
 bool adamw(Context& ctx, TensorView parameter, ConstTensorView gradient, TensorView m, TensorView v,
            ConstTensorView norm, const AdamWOptions& options,
-           std::span<const AdamWSegment> segments) {
+           std::span<const AdamWSegment> segments, TensorView steps_done) {
   const char* op = "adamw";
-  ctx.require_here(op, parameter, gradient, m, v, norm);
+  ctx.require_here(op, parameter, gradient, m, v, norm, steps_done);
   require(parameter.rank() == 1, op, ": parameter must be flat [n], got ", parameter.shape());
   require_tensor(op, "gradient", gradient, parameter.shape(), parameter.dtype());
   require_tensor(op, "m", m, parameter.shape(), parameter.dtype());
   require_tensor(op, "v", v, parameter.shape(), parameter.dtype());
   require_tensor(op, "norm", norm, {1}, DType::f64);
+  require_optional(op, "steps_done", steps_done, {1}, DType::i64);
   check_options(op, options);
   check_segments(op, segments, parameter.dim(0));
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda()) {
+      cuda::adamw(ctx, parameter, gradient, m, v, norm, options, segments, steps_done);
+      return !steps_done.empty() || std::isfinite(host_value(norm));
+    }
+  }
   const double length = *norm.as<double>();
   if (!std::isfinite(length)) return false;
+  AdamWOptions now = options;
+  if (!steps_done.empty()) now.step = ++*steps_done.as<int64_t>();
   visit_real(parameter.dtype(), [&]<class T>(Type<T>) {
     adamw_cpu<T>(ctx, parameter.as<T>(), gradient.as<T>(), m.as<T>(), v.as<T>(), parameter.dim(0),
-                 length, options, segments);
+                 length, now, segments);
   });
   return true;
 }

@@ -11,7 +11,7 @@ namespace scgraft {
 // Euclidean norm of a flat gradient: squares are summed in f64 over fixed blocks of 4096 elements,
 // then the block sums in order.
 //
-//   gradient  [n]  f32 or f64
+//   gradient  [n]  f32 or f64, on CUDA f32
 //   norm      [1]  f64, overwritten (NaN or Inf when the gradient has one)
 //
 // Throws ShapeError or TypeError when something does not fit.
@@ -23,8 +23,9 @@ struct AdamWOptions {
   double beta1 = 0.9;
   double beta2 = 0.999;
   double eps = 1e-8;
-  double max_norm = 0;  // clip the gradient to this norm; 0: do not clip
-  int64_t step = 1;     // number of this update, from 1 (bias correction)
+  double max_norm = 0;        // clip the gradient to this norm; 0: do not clip
+  double gradient_scale = 1;  // gradient and norm are this times the real ones
+  int64_t step = 1;           // number of this update, from 1 (bias correction)
 };
 
 // A run of the flat arrays with its own weight decay and learning-rate factor.
@@ -35,22 +36,33 @@ struct AdamWSegment {
   double rate_factor = 1;
 };
 
-// One decoupled-decay Adam update of a flat parameter block. With c = min(1, max_norm / norm)
-// (1 without clipping), g = c * gradient, lr = learning_rate * rate_factor:
+// One decoupled-decay Adam update of a flat parameter block. With lr = learning_rate * rate_factor,
+// length = norm / gradient_scale, c = min(1, max_norm / length) (1 without clipping) and
+// g = c * gradient / gradient_scale:
 //
 //   p *= 1 - lr * weight_decay
 //   m  = beta1 m + (1 - beta1) g        v = beta2 v + (1 - beta2) g^2
 //   p -= lr * (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps)
 //
-//   parameter, m, v [n]  f32 or f64, updated in place;  gradient [n] read only
+//   parameter, m, v [n]  f32 or f64, on CUDA f32, updated in place;  gradient [n] read only
 //   norm [1] f64         from gradient_norm; when it is not finite nothing is changed
 //   segments             in order, disjoint; elements outside all of them keep their values
+//   steps_done [1] i64   how many updates were made: when given, this one is number steps_done + 1
+//                        in place of options.step, and is counted up when it is made
 // Throws ShapeError or TypeError when something does not fit, ConfigError for an option out of
 // range.
-// Returns false when the update was skipped because the norm is not finite.
+// Returns false when the update was skipped because the norm is not finite. To know that the host
+// waits for CUDA to find the norm; with steps_done it does not wait, and on CUDA true is returned.
 // Source: Loshchilov & Hutter 2019; torch.optim.AdamW.
 bool adamw(Context& ctx, TensorView parameter, ConstTensorView gradient, TensorView m, TensorView v,
            ConstTensorView norm, const AdamWOptions& options,
-           std::span<const AdamWSegment> segments);
+           std::span<const AdamWSegment> segments, TensorView steps_done = {});
+
+namespace cuda {  // in adamw.cu; adamw.cc calls these after its checks
+void gradient_norm(Context& ctx, ConstTensorView gradient, TensorView norm);
+void adamw(Context& ctx, TensorView parameter, ConstTensorView gradient, TensorView m, TensorView v,
+           ConstTensorView norm, const AdamWOptions& options,
+           std::span<const AdamWSegment> segments, TensorView steps_done);
+}  // namespace cuda
 
 }  // namespace scgraft

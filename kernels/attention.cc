@@ -54,11 +54,20 @@ Problem check(const char* op, Context& ctx, const ConstTensorView& q, const Cons
   require(v.shape() == key_shape, op, ": v must be ", key_shape, ", got ", v.shape());
   const Shape lse_shape{queries.tokens(), heads};
   require(lse.shape() == lse_shape, op, ": lse must be ", lse_shape, ", got ", lse.shape());
-  require<TypeError>(q.dtype() == DType::f32 || q.dtype() == DType::f64, op,
-                     ": computes on f32 or f64, q is ", q.dtype(), "; convert it first");
-  for (const ConstTensorView* other : {&k, &v, &lse})
-    require<TypeError>(other->dtype() == q.dtype(), op, ": q is ", q.dtype(), ", k, v or lse is ",
+  const bool half = q.dtype() == DType::bf16 || q.dtype() == DType::f16;
+  if (ctx.device().is_cuda()) {
+    require<TypeError>(q.dtype() == DType::f32 || half, op, ": computes on f32, bf16 or f16, q is ",
+                       q.dtype(), "; convert it first");
+  } else {
+    require<TypeError>(q.dtype() == DType::f32 || q.dtype() == DType::f64, op,
+                       ": computes on f32 or f64, q is ", q.dtype(), "; convert it first");
+  }
+  for (const ConstTensorView* other : {&k, &v})
+    require<TypeError>(other->dtype() == q.dtype(), op, ": q is ", q.dtype(), ", k or v is ",
                        other->dtype(), "; convert one of them first");
+  const DType lse_type = half ? DType::f32 : q.dtype();
+  require<TypeError>(lse.dtype() == lse_type, op, ": lse of a ", q.dtype(), " attention is ",
+                     lse_type, ", got ", lse.dtype());
   const AttentionDropout rate(dropout.p);
   if (dropout.active()) {
     require<ConfigError>(dropout.p < 1 && rate.threshold < 256, op,
@@ -263,6 +272,10 @@ void attention(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorVi
   const char* op = "attention";
   const Problem problem = check(op, ctx, q, k, v, lse, queries, keys, heads, dropout);
   check_like(op, ctx, "o", o, "q", q);
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda())
+      return cuda::attention(ctx, q, k, v, queries, keys, heads, dropout, o, lse);
+  }
   if (q.dtype() == DType::f32 && !ctx.reference())
     return fast_forward(ctx, problem, q.as<float>(), k.as<float>(), v.as<float>(), o.as<float>(),
                         lse.as<float>());
@@ -286,6 +299,11 @@ void attention_backward(Context& ctx, ConstTensorView q, ConstTensorView k, Cons
   if (!dk.empty()) check_like(op, ctx, "dk", dk, "k", k);
   if (!dv.empty()) check_like(op, ctx, "dv", dv, "v", v);
   if (dq.empty() && dk.empty() && dv.empty()) return;
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda())
+      return cuda::attention_backward(ctx, q, k, v, o, lse, dout, queries, keys, heads, dropout, dq,
+                                      dk, dv);
+  }
   if (q.dtype() == DType::f32 && !ctx.reference())
     return fast_backward(ctx, problem, q.as<float>(), k.as<float>(), v.as<float>(), o.as<float>(),
                          lse.as<float>(), dout.as<float>(), data_or_null<float>(dq),

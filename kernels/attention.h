@@ -14,14 +14,17 @@ namespace scgraft {
 //   o_i  = sum_j drop(softmax_j(s_ij)) v_j
 //   L_i  = log(sum_j exp(s_ij))
 //
-//   q    [query tokens, heads * head_dim]  f32 or f64; head a owns columns a*head_dim ...
+//   q    [query tokens, heads * head_dim]  on the CPU f32 or f64, on CUDA f32, bf16 or f16 with
+//                                          head_dim <= 128; head a owns columns a*head_dim ...
 //   k, v [key tokens, heads * head_dim]    type of q
 //   queries, keys   packings of equal cell count; queries may hold fewer rows per cell (the CLS
 //                   row only). Query i of a cell has dropout coordinate i, key j has j.
 //   o    [query tokens, heads * head_dim]  type of q, overwritten
-//   lse  [query tokens, heads]             type of q: L, overwritten; kept for the backward pass
+//   lse  [query tokens, heads]             type of q, f32 for 16-bit types: L, overwritten; kept
+//                                          for the backward pass
 //
-// A query whose cell has no keys gets o = 0 and L = -inf.
+// With 16-bit types sums are kept in f32; the weights, before they are multiplied with v, are
+// rounded to the type of q. A query whose cell has no keys gets o = 0 and L = -inf.
 // Throws ShapeError or TypeError when something does not fit, ConfigError when the dropout keeps
 // nothing at its resolution of 1/256.
 // Source: softmax attention of the original Transformer; tiling as in FlashAttention.
@@ -37,11 +40,23 @@ void attention(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorVi
 //   dq_i = scale sum_j ds_ij k_j       dk_j  = scale sum_i ds_ij q_i
 //
 //   dout [query tokens, heads * head_dim]   o, lse: as the forward pass left them
-// One unit of work owns a (cell, head), so that sums have one fixed order. Throws as attention()
+// Every gradient has one owner that adds in one fixed order. With 16-bit types sums are kept in
+// f32; z p and ds, before they are multiplied, are rounded to the type of q. Throws as attention()
 // does.
 void attention_backward(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorView v,
                         ConstTensorView o, ConstTensorView lse, ConstTensorView dout,
                         const Packing& queries, const Packing& keys, int64_t heads, Dropout dropout,
                         TensorView dq, TensorView dk, TensorView dv);
+
+namespace cuda {  // in attention.cu and attention_backward.cu; attention.cc calls these after
+                  // checks
+void attention(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorView v,
+               const Packing& queries, const Packing& keys, int64_t heads, Dropout dropout,
+               TensorView o, TensorView lse);
+void attention_backward(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorView v,
+                        ConstTensorView o, ConstTensorView lse, ConstTensorView dout,
+                        const Packing& queries, const Packing& keys, int64_t heads, Dropout dropout,
+                        TensorView dq, TensorView dk, TensorView dv);
+}  // namespace cuda
 
 }  // namespace scgraft

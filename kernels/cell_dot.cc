@@ -22,6 +22,9 @@ void cell_dot(Context& ctx, ConstTensorView x, ConstTensorView c, const Packing&
   ctx.require_here(op, x, c, y);
   check(op, x, c, packing);
   require_tensor(op, "y", y, {x.dim(0)}, x.dtype());
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda()) return cuda::cell_dot(ctx, x, c, packing, y);
+  }
   visit_real(x.dtype(), [&]<class T>(Type<T>) {
     const Array<const T, 2> rows = x.as<T, 2>();
     const Array<const T, 2> cells = c.as<T, 2>();
@@ -41,6 +44,9 @@ void cell_dot_backward(Context& ctx, ConstTensorView x, ConstTensorView c, Const
   require_tensor(op, "dy", dy, {x.dim(0)}, x.dtype());
   require_optional(op, "dx", dx, x.shape(), x.dtype());
   require_optional(op, "dc", dc, c.shape(), x.dtype());
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda()) return cuda::cell_dot_backward(ctx, x, c, dy, packing, dx, dc);
+  }
   visit_real(x.dtype(), [&]<class T>(Type<T>) {
     const T* gradient = dy.as<T>();
     if (!dc.empty())

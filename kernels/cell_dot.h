@@ -8,7 +8,7 @@ namespace scgraft {
 
 // Inner product of every token with a vector of its cell:  y[t] = x[t] . c[cell of t].
 //
-//   x  [tokens, dim], c [cells, dim]   f32 or f64
+//   x  [tokens, dim], c [cells, dim]   f32 or f64, on CUDA f32, bf16 or f16
 //   y  [tokens]                        type of x, overwritten
 //
 // Throws ShapeError or TypeError when something does not fit.
@@ -25,5 +25,12 @@ void cell_dot(Context& ctx, ConstTensorView x, ConstTensorView c, const Packing&
 // Throws as cell_dot() does.
 void cell_dot_backward(Context& ctx, ConstTensorView x, ConstTensorView c, ConstTensorView dy,
                        const Packing& packing, TensorView dx, TensorView dc);
+
+namespace cuda {  // in cell_dot.cu; cell_dot.cc calls these after its checks
+void cell_dot(Context& ctx, ConstTensorView x, ConstTensorView c, const Packing& packing,
+              TensorView y);
+void cell_dot_backward(Context& ctx, ConstTensorView x, ConstTensorView c, ConstTensorView dy,
+                       const Packing& packing, TensorView dx, TensorView dc);
+}  // namespace cuda
 
 }  // namespace scgraft

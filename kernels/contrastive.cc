@@ -105,10 +105,14 @@ void contrastive(Context& ctx, ConstTensorView x1, ConstTensorView x2, double te
   ctx.require_here(op, x1, x2, loss, dx1, dx2);
   require(x1.rank() == 2, op, ": x1 must be [cells, dim], got ", x1.shape());
   require_tensor(op, "x2", x2, x1.shape(), x1.dtype());
-  require_tensor(op, "loss", loss, {1}, x1.dtype());
+  require_tensor(op, "loss", loss, {1}, sum_type(x1.dtype()));
   require_optional(op, "dx1", dx1, x1.shape(), x1.dtype());
   require_optional(op, "dx2", dx2, x1.shape(), x1.dtype());
   require<ConfigError>(temperature > 0, op, ": the temperature must be above 0, got ", temperature);
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda())
+      return cuda::contrastive(ctx, x1, x2, temperature, scale, loss, dx1, dx2);
+  }
   visit_real(x1.dtype(), [&]<class T>(Type<T>) {
     contrastive_cpu<T>(ctx, x1.as<T, 2>(), x2.as<T, 2>(), T(temperature), T(scale), loss.as<T>(),
                        dx1, dx2);

@@ -45,9 +45,13 @@ void cross_entropy(Context& ctx, ConstTensorView logits, ConstTensorView labels,
   const int64_t rows = logits.dim(0);
   const int64_t classes = logits.dim(1);
   require_tensor(op, "labels", labels, {rows}, DType::i32);
-  require_optional(op, "weight", weight, {classes}, logits.dtype());
-  require_tensor(op, "loss", loss, {rows}, logits.dtype());
+  require_optional(op, "weight", weight, {classes}, sum_type(logits.dtype()));
+  require_tensor(op, "loss", loss, {rows}, sum_type(logits.dtype()));
   require_optional(op, "dlogits", dlogits, logits.shape(), logits.dtype());
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda())
+      return cuda::cross_entropy(ctx, logits, labels, weight, scale, loss, dlogits);
+  }
   const int32_t* label = labels.as<int32_t>();
   for (int64_t b = 0; b < rows; ++b)
     require(label[b] < classes, op, ": label ", label[b], " of row ", b, " must be below ", classes,

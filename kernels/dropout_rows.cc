@@ -57,7 +57,8 @@ inline void store_call_blocks(Words w0, Words w1, Words w2, Words w3, uint16_t* 
 
 RowDropout::RowDropout(const char* op, Context& ctx, Dropout dropout, const Packing* packing,
                        int64_t rows)
-    : active_(dropout.active()),
+    : op_(op),
+      active_(dropout.active()),
       site_(dropout.site),
       hidden_(0),
       key_(dropout_key(ctx.random())),
@@ -76,6 +77,16 @@ RowDropout::RowDropout(const char* op, Context& ctx, Dropout dropout, const Pack
   require(static_cast<int64_t>(packing->ids.size()) == packing->cells(), op,
           ": dropout needs the id of each of the ", packing->cells(), " cells, got ",
           packing->ids.size(), "; give the packing cell ids");
+}
+
+DeviceDropout RowDropout::on_device(const Context& ctx) const {
+  if (!active_) return {};
+  return {.active = true,
+          .site = site_,
+          .threshold = hidden_.threshold,
+          .scale = hidden_.scale,
+          .key = key_,
+          .packing = packed_rows(op_, ctx, *packing_)};
 }
 
 RowPlace RowDropout::place(int64_t row) const {

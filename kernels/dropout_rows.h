@@ -24,6 +24,16 @@ struct Keep {
   }
 };
 
+// RowDropout as an argument of a kernel (kernels/dropout_rows.cuh).
+struct DeviceDropout {
+  bool active = false;
+  uint32_t site = 0;
+  uint32_t threshold = 0;
+  float scale = 1;
+  PhiloxKey key{};
+  PackedRows packing;
+};
+
 // Hidden dropout (kernels/dropout.h) of the rows of one tensor: checks it once, then says per
 // row which features are kept. Every operation with hidden dropout asks here.
 //
@@ -45,6 +55,8 @@ class RowDropout {
 
   bool active() const { return active_; }
   Keep keep() const { return {hidden_.threshold, hidden_.scale}; }
+  // For a kernel. Throws as packed_rows() does when dropout is active.
+  DeviceDropout on_device(const Context& ctx) const;
 
   // Calls write(f, drop(value(f))) for f in [0, dim) of one row.
   template <class Value, class Write>
@@ -86,6 +98,7 @@ class RowDropout {
   // Random bits of n features from `feature` on; `lanes` has room for kPiece of them.
   void draw(RowPlace place, int64_t feature, int64_t n, uint16_t* lanes) const;
 
+  const char* op_;
   bool active_;
   uint32_t site_;
   HiddenDropout hidden_;

@@ -64,8 +64,11 @@ void ecs(Context& ctx, ConstTensorView x, double threshold, double scale, Tensor
   const char* op = "ecs";
   ctx.require_here(op, x, loss, dx);
   require(x.rank() == 2, op, ": x must be [cells, dim], got ", x.shape());
-  require_tensor(op, "loss", loss, {1}, x.dtype());
+  require_tensor(op, "loss", loss, {1}, sum_type(x.dtype()));
   require_optional(op, "dx", dx, x.shape(), x.dtype());
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda()) return cuda::ecs(ctx, x, threshold, scale, loss, dx);
+  }
   visit_real(x.dtype(), [&]<class T>(Type<T>) {
     if (dx.empty()) return ecs_cpu<T>(ctx, x.as<T, 2>(), threshold, scale, loss.as<T>(), nullptr);
     const Array<T, 2> to = dx.as<T, 2>();

@@ -133,6 +133,9 @@ void embedding_sum(Context& ctx, ConstTensorView a, ConstTensorView ia, ConstTen
   check_table(kOp, a, "a", ia, "ia", y);
   if (!b.empty()) check_table(kOp, b, "b", ib, "ib", y);
   const RowDropout drop(kOp, ctx, b.empty() ? Dropout{} : dropout, &packing, y.dim(0));
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda()) return cuda::embedding_sum(ctx, a, ia, b, ib, dropout, packing, y);
+  }
   visit_real(y.dtype(), [&]<class T>(Type<T>) {
     const Tables<T> tables{a.as<T>(), ia.as<int32_t>(), data_or_null<T>(b),
                            data_or_null<int32_t>(ib), y.dim(1)};
@@ -166,6 +169,10 @@ void embedding_sum_backward(Context& ctx, ConstTensorView dy, const RowUses& use
   require(uses.tokens.shape() == Shape{dy.dim(0)}, kOp, ": uses.tokens must be [", dy.dim(0),
           "], one entry per token, got ", uses.tokens.shape());
   const RowDropout drop(kOp, ctx, dropout, &packing, dy.dim(0));
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda())
+      return cuda::embedding_sum_backward(ctx, dy, uses, dropout, packing, dtable);
+  }
   visit_real(dy.dtype(), [&]<class T>(Type<T>) {
     const auto in = dy.as<T, 2>();
     const auto out = dtable.as<T, 2>();

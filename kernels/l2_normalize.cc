@@ -54,7 +54,10 @@ void l2_normalize(Context& ctx, ConstTensorView x, TensorView y, TensorView norm
   ctx.require_here(op, x, y, norm);
   require(x.rank() == 2, op, ": x must be [rows, dim], got ", x.shape());
   require_tensor(op, "y", y, x.shape(), x.dtype());
-  require_optional(op, "norm", norm, {x.dim(0)}, x.dtype());
+  require_optional(op, "norm", norm, {x.dim(0)}, sum_type(x.dtype()));
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda()) return cuda::l2_normalize(ctx, x, y, norm);
+  }
   visit_real(x.dtype(), [&]<class T>(Type<T>) {
     l2_normalize_cpu<T>(ctx, x.as<T, 2>(), y.as<T, 2>(), data_or_null<T>(norm));
   });
@@ -65,9 +68,12 @@ void l2_normalize_backward(Context& ctx, ConstTensorView y, ConstTensorView norm
   const char* op = "l2_normalize_backward";
   ctx.require_here(op, y, norm, dy, dx);
   require(y.rank() == 2, op, ": y must be [rows, dim], got ", y.shape());
-  require_tensor(op, "norm", norm, {y.dim(0)}, y.dtype());
+  require_tensor(op, "norm", norm, {y.dim(0)}, sum_type(y.dtype()));
   require_tensor(op, "dy", dy, y.shape(), y.dtype());
   require_tensor(op, "dx", dx, y.shape(), y.dtype());
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda()) return cuda::l2_normalize_backward(ctx, y, norm, dy, dx);
+  }
   visit_real(y.dtype(), [&]<class T>(Type<T>) {
     l2_normalize_backward_cpu<T>(ctx, y.as<T, 2>(), norm.as<T>(), dy.as<T, 2>(), dx.as<T, 2>());
   });

@@ -7,8 +7,9 @@ namespace scgraft {
 
 // y[r] = x[r] / max(|x[r]|, 1e-12); a row with a NaN becomes NaN.
 //
-//   x, y  [rows, dim]  f32 or f64; y overwritten; y may be x
-//   norm  [rows]       the divisor, type of x, overwritten; empty when no backward pass follows
+//   x, y  [rows, dim]  f32 or f64, on CUDA f32, bf16 or f16; y overwritten; y may be x
+//   norm  [rows]       the divisor, sum_type() of x, overwritten; empty when no backward pass
+//                      follows
 //
 // Throws ShapeError or TypeError when something does not fit.
 // Source: torch.nn.functional.normalize.
@@ -22,5 +23,11 @@ void l2_normalize(Context& ctx, ConstTensorView x, TensorView y, TensorView norm
 // Throws as l2_normalize() does.
 void l2_normalize_backward(Context& ctx, ConstTensorView y, ConstTensorView norm,
                            ConstTensorView dy, TensorView dx);
+
+namespace cuda {  // in l2_normalize.cu; l2_normalize.cc calls these after its checks
+void l2_normalize(Context& ctx, ConstTensorView x, TensorView y, TensorView norm);
+void l2_normalize_backward(Context& ctx, ConstTensorView y, ConstTensorView norm,
+                           ConstTensorView dy, TensorView dx);
+}  // namespace cuda
 
 }  // namespace scgraft

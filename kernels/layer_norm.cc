@@ -8,6 +8,7 @@
 #include "kernels/ordered_sum.h"
 #include "kernels/require_tensor.h"
 #include "kernels/rows.h"
+#include "runtime/tensor.h"
 
 namespace scgraft {
 namespace {
@@ -301,13 +302,17 @@ void layer_norm(Context& ctx, ConstTensorView x, ConstTensorView branch, Dropout
   const int64_t rows = x.dim(0);
   const int64_t dim = x.dim(1);
   require_optional(kOp, "branch", branch, x.shape(), x.dtype());
-  require_tensor(kOp, "gamma", gamma, {dim}, x.dtype());
-  require_tensor(kOp, "beta", beta, {dim}, x.dtype());
+  require_tensor(kOp, "gamma", gamma, {dim}, sum_type(x.dtype()));
+  require_tensor(kOp, "beta", beta, {dim}, sum_type(x.dtype()));
   require_tensor(kOp, "y", y, x.shape(), x.dtype());
-  require_optional(kOp, "rstd", rstd, {rows}, x.dtype());
+  require_optional(kOp, "rstd", rstd, {rows}, sum_type(x.dtype()));
   require_optional(kOp, "xhat", xhat, x.shape(), x.dtype());
   require(eps >= 0, kOp, ": eps must not be negative, got ", eps);
   const RowDropout drop(kOp, ctx, branch.empty() ? Dropout{} : dropout, packing, rows);
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda())
+      return cuda::layer_norm(ctx, x, branch, dropout, packing, gamma, beta, eps, y, rstd, xhat);
+  }
 
   visit_real(x.dtype(), [&]<class T>(Type<T>) {
     const Forward<T> a{
@@ -342,16 +347,21 @@ void layer_norm_backward(Context& ctx, ConstTensorView dy, const LayerNormSaved&
           ": saved must hold y or xhat of the forward pass, got neither");
   require_optional(kOp, "saved.y", saved.y, dy.shape(), dy.dtype());
   require_optional(kOp, "saved.xhat", saved.xhat, dy.shape(), dy.dtype());
-  require_tensor(kOp, "saved.rstd", saved.rstd, {rows}, dy.dtype());
-  require_tensor(kOp, "gamma", gamma, {dim}, dy.dtype());
-  require_tensor(kOp, "beta", beta, {dim}, dy.dtype());
+  require_tensor(kOp, "saved.rstd", saved.rstd, {rows}, sum_type(dy.dtype()));
+  require_tensor(kOp, "gamma", gamma, {dim}, sum_type(dy.dtype()));
+  require_tensor(kOp, "beta", beta, {dim}, sum_type(dy.dtype()));
   require_optional(kOp, "dx", dx, dy.shape(), dy.dtype());
   require_optional(kOp, "dbranch", dbranch, dy.shape(), dy.dtype());
-  require_optional(kOp, "dgamma", dgamma, {dim}, dy.dtype());
-  require_optional(kOp, "dbeta", dbeta, {dim}, dy.dtype());
+  require_optional(kOp, "dgamma", dgamma, {dim}, sum_type(dy.dtype()));
+  require_optional(kOp, "dbeta", dbeta, {dim}, sum_type(dy.dtype()));
   require(packing == nullptr || (!packing->offsets.empty() && packing->tokens() == rows), kOp,
           ": the packing must describe ", rows, " rows; pass the packing of this tensor");
   const RowDropout drop(kOp, ctx, dbranch.empty() ? Dropout{} : dropout, packing, rows);
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda())
+      return cuda::layer_norm_backward(ctx, dy, saved, gamma, beta, dropout, packing, dx, dbranch,
+                                       dgamma, dbeta);
+  }
 
   const Cells cells{packing, rows};
   visit_real(dy.dtype(), [&]<class T>(Type<T>) {
@@ -378,6 +388,12 @@ bool layer_norm_is_invertible(ConstTensorView gamma, ConstTensorView beta) {
   constexpr const char* kOp = "layer_norm_is_invertible";
   require(gamma.rank() == 1, kOp, ": gamma must be [dim], got ", gamma.shape());
   require_tensor(kOp, "beta", beta, gamma.shape(), gamma.dtype());
+  if (gamma.device().is_cuda() || beta.device().is_cuda()) {
+    Tensor host_gamma(gamma.shape(), gamma.dtype()), host_beta(beta.shape(), beta.dtype());
+    copy(gamma, host_gamma.view());
+    copy(beta, host_beta.view());
+    return layer_norm_is_invertible(host_gamma.view(), host_beta.view());
+  }
   return visit_real(gamma.dtype(), [&]<class T>(Type<T>) {
     const T* g = gamma.as<T>();
     const T* b = beta.as<T>();

@@ -26,6 +26,11 @@ const LinearTiles& tiles() {
 
 using Memory = dnnl::memory;
 
+// Parameters have the type of the rows; on a GPU f32 parameters go with rows of any type.
+bool fits_rows(const Context& ctx, DType parameter, DType rows) {
+  return parameter == rows || (ctx.device().is_cuda() && parameter == sum_type(rows));
+}
+
 void check_terms(const char* op, Context& ctx, std::span<const LowRank> terms, int64_t in,
                  int64_t out, DType dtype) {
   for (const LowRank& t : terms) {
@@ -34,8 +39,9 @@ void check_terms(const char* op, Context& ctx, std::span<const LowRank> terms, i
             t.a.shape());
     require(t.b.rank() == 2 && t.b.dim(0) == out && t.b.dim(1) == t.a.dim(0), op,
             ": low-rank b must be [", out, ", ", t.a.dim(0), "], got ", t.b.shape());
-    require<TypeError>(t.a.dtype() == dtype && t.b.dtype() == dtype, op, ": low-rank terms are ",
-                       t.a.dtype(), " and ", t.b.dtype(), ", the rows are ", dtype);
+    require<TypeError>(fits_rows(ctx, t.a.dtype(), dtype) && fits_rows(ctx, t.b.dtype(), dtype), op,
+                       ": low-rank terms are ", t.a.dtype(), " and ", t.b.dtype(),
+                       ", the rows are ", dtype);
   }
 }
 
@@ -232,10 +238,21 @@ void run(const char* op, Context& ctx, ConstTensorView x, const PackedWeight& we
           ", got ", y.shape());
   require<TypeError>(y.dtype() == x.dtype(), op, ": rows are ", x.dtype(), ", result is ",
                      y.dtype());
-  require(bias.empty() || (bias.shape() == Shape{w.out} && bias.dtype() == x.dtype()), op,
-          ": bias must be [", w.out, "] ", x.dtype(), ", got ", bias.shape(), " ", bias.dtype());
+  require(bias.empty() || (bias.shape() == Shape{w.out} && fits_rows(ctx, bias.dtype(), x.dtype())),
+          op, ": bias must be [", w.out, "] ", x.dtype(), ", got ", bias.shape(), " ",
+          bias.dtype());
   check_terms(op, ctx, terms, backward ? w.out : w.in, backward ? w.in : w.out, x.dtype());
   const std::vector<RowDropout> drops = dropouts(op, ctx, terms, packing, x.dim(0));
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda()) {
+      require<DeviceError>(!w.matrix.empty(), op, ": the weight is packed for another device");
+      if (backward)
+        cuda::linear_backward_input(ctx, x, weight, terms, packing, accumulate, y);
+      else
+        cuda::linear(ctx, x, weight, bias, terms, packing, y);
+      return;
+    }
+  }
   if (!w.packed) {
     visit_real(x.dtype(), [&]<class T>(Type<T>) {
       linear_definition<T>(x.as<T, 2>(), w, data_or_null<T>(bias), terms, drops, backward,
@@ -253,6 +270,13 @@ void check_gradient(const char* op, Context& ctx, ConstTensorView x, ConstTensor
           ": x and dy must be [rows, in] and [rows, out], got ", x.shape(), " and ", dy.shape());
   require_packed(op, "x", packing, x.dim(0));
   require<TypeError>(x.dtype() == dy.dtype(), op, ": x is ", x.dtype(), ", dy is ", dy.dtype());
+}
+
+void check_gradient_type(const char* op, Context& ctx, DType rows, ConstTensorView gradient) {
+  if (gradient.empty()) return;
+  ctx.require_here(op, gradient);
+  require<TypeError>(gradient.dtype() == sum_type(rows), op, ": gradients beside ", rows,
+                     " rows are ", sum_type(rows), ", got ", gradient.dtype());
 }
 
 // c[j, k] += scale * sum over rows of g[r, j] x[r, k], cell by cell.
@@ -324,6 +348,11 @@ void low_rank_backward(Context& ctx, ConstTensorView x, ConstTensorView dy, cons
           da.shape());
   require(db.empty() || db.shape() == term.b.shape(), op, ": db must be ", term.b.shape(), ", got ",
           db.shape());
+  check_gradient_type(op, ctx, x.dtype(), da);
+  check_gradient_type(op, ctx, x.dtype(), db);
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda()) return cuda::low_rank_backward(ctx, x, dy, term, packing, da, db);
+  }
   visit_real(x.dtype(), [&]<class T>(Type<T>) {
     Arena::Scope scratch(ctx.scratch());
     const int64_t rows = x.dim(0);
@@ -369,6 +398,12 @@ void linear_backward_weight(Context& ctx, ConstTensorView x, ConstTensorView dy,
           dweight.shape());
   require(dbias.empty() || dbias.shape() == Shape{dy.dim(1)}, op, ": dbias must be [", dy.dim(1),
           "], got ", dbias.shape());
+  check_gradient_type(op, ctx, x.dtype(), dweight);
+  check_gradient_type(op, ctx, x.dtype(), dbias);
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda())
+      return cuda::linear_backward_weight(ctx, x, dy, packing, dweight, dbias);
+  }
   visit_real(x.dtype(), [&]<class T>(Type<T>) {
     const int64_t out = dy.dim(1);
     if (!dweight.empty())

@@ -14,7 +14,7 @@ namespace scgraft {
 //
 //   y += scale * (drop(x) A^T) B^T
 //
-//   a [rank, in], b [out, rank]  type of x
+//   a [rank, in], b [out, rank]  type of x; on a CUDA device also f32
 // The product is formed in its own accumulator, so that b = 0 leaves y as it was, bit for bit.
 // Source: Hu et al. 2021 (LoRA).
 struct LowRank {
@@ -26,24 +26,25 @@ struct LowRank {
 
 // y = x W^T + bias + low-rank terms.
 //
-//   x       [rows, in]   f32 or f64
+//   x       [rows, in]   f32 or f64; on a CUDA device f32, or the type of the packed weight
 //   weight  packed for `forward`
-//   bias    [out]        type of x, or empty
+//   bias    [out]        type of x, or empty; on a CUDA device also f32
 //   terms   added in order, each from x
 //   packing of the rows; may be null without dropout, needs cell ids with it
 //   y       [rows, out]  type of x, overwritten
 //
 // Work is cut in fixed panels of kPanelRows rows: a row's result does not depend on which other
-// rows are there.
+// rows are there. On a CUDA device sums are f32 and results are rounded once; where the product is
+// bf16 or f16, f32 rows and the factors of terms are rounded to that type, and so is drop(x) A^T.
 // Throws ShapeError or TypeError when something does not fit, ConfigError when a dropout is not in
-// [0, 1).
+// [0, 1) or, on a CUDA device, when there are more than eight terms.
 // Source: torch.nn.Linear; Hu et al. 2021 for the terms.
 void linear(Context& ctx, ConstTensorView x, const PackedWeight& weight, ConstTensorView bias,
             std::span<const LowRank> terms, const Packing* packing, TensorView y);
 
 // dx = dy W + the low-rank terms' share:  scale * drop'((dy B) A).
 //
-//   dy      [rows, out]  f32 or f64
+//   dy      [rows, out]  f32 or f64; on a CUDA device f32, or the type of the packed weight
 //   weight  packed for `backward_input`
 //   dx      [rows, in]   type of dy, overwritten, or added to when `accumulate`
 //
@@ -57,10 +58,12 @@ void linear_backward_input(Context& ctx, ConstTensorView dy, const PackedWeight&
 //
 //   da += scale * G^T drop(x)   [rank, in]        db += scale * dy^T U   [out, rank]
 //
-//   x   [rows, in], dy [rows, out]   f32 or f64; everything else has their type
+//   x   [rows, in], dy [rows, out]   f32 or f64; everything else has their type.
+//       On a CUDA device also bf16 or f16: da and db are f32 then, term.a and term.b either
 //
 // Panels of one cell are summed in order, and cells are added in order: the sums do not depend on
-// threads or on how a batch is cut into chunks of cells. packing: of the rows, required.
+// threads or on how a batch is cut into chunks of cells. packing: of the rows, required; on a CUDA
+// device its cu_seqlens lie there.
 // Throws as linear() does.
 void low_rank_backward(Context& ctx, ConstTensorView x, ConstTensorView dy, const LowRank& term,
                        const Packing& packing, TensorView da, TensorView db);
@@ -69,10 +72,23 @@ void low_rank_backward(Context& ctx, ConstTensorView x, ConstTensorView dy, cons
 //
 //   dweight += dy^T x  [out, in]       dbias += sum over rows of dy  [out]
 //
-//   x   [rows, in], dy [rows, out]   f32 or f64; the gradients have their type
+//   x   [rows, in], dy [rows, out]   f32 or f64; the gradients have their type.
+//       On a CUDA device also bf16 or f16: the gradients are f32 then
 //
 // packing and the order of sums as in low_rank_backward(). Throws as linear() does.
 void linear_backward_weight(Context& ctx, ConstTensorView x, ConstTensorView dy,
                             const Packing& packing, TensorView dweight, TensorView dbias);
+
+namespace cuda {  // in linear.cu; linear.cc calls these after its checks
+void linear(Context& ctx, ConstTensorView x, const PackedWeight& weight, ConstTensorView bias,
+            std::span<const LowRank> terms, const Packing* packing, TensorView y);
+void linear_backward_input(Context& ctx, ConstTensorView dy, const PackedWeight& weight,
+                           std::span<const LowRank> terms, const Packing* packing, bool accumulate,
+                           TensorView dx);
+void low_rank_backward(Context& ctx, ConstTensorView x, ConstTensorView dy, const LowRank& term,
+                       const Packing& packing, TensorView da, TensorView db);
+void linear_backward_weight(Context& ctx, ConstTensorView x, ConstTensorView dy,
+                            const Packing& packing, TensorView dweight, TensorView dbias);
+}  // namespace cuda
 
 }  // namespace scgraft

@@ -2,6 +2,7 @@
 #include "kernels/linear_weight.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "kernels/linear_weight_impl.h"
 #include "kernels/packing.h"
@@ -31,13 +32,50 @@ PackedWeight& PackedWeight::operator=(PackedWeight&&) noexcept = default;
 
 int64_t PackedWeight::in() const { return impl_->in; }
 int64_t PackedWeight::out() const { return impl_->out; }
+PackedFor PackedWeight::use() const { return impl_->use; }
+ConstTensorView PackedWeight::matrix() const { return impl_->matrix; }
 int64_t PackedWeight::nbytes() const {
+  if (!impl_->copy.empty()) return impl_->copy.nbytes();
   return impl_->packed ? static_cast<int64_t>(impl_->packed.get_desc().get_size()) : 0;
+}
+
+void PackedWeight::pack_on_device(Context& ctx, ConstTensorView weight, PackedFor use,
+                                  DType dtype) {
+  const auto computed = [](DType t) {
+    return t == DType::f32 || t == DType::bf16 || t == DType::f16;
+  };
+  require<TypeError>(computed(weight.dtype()) && computed(dtype),
+                     "linear: on a GPU weights are f32, bf16 or f16, got ", weight.dtype(),
+                     " to be multiplied in ", dtype);
+  const bool forward = use == PackedFor::forward;
+  auto impl = std::make_unique<Impl>();
+  impl->in = weight.dim(forward ? 1 : 0);
+  impl->out = weight.dim(forward ? 0 : 1);
+  impl->use = use;
+  impl->dtype = dtype;
+  constexpr int64_t kBytes = 16;  // of one load
+  const int64_t row_bytes = weight.dim(1) * size_of(dtype);
+  if (weight.dtype() == dtype && row_bytes % kBytes == 0 &&
+      reinterpret_cast<uintptr_t>(weight.data()) % kBytes == 0) {
+    impl->matrix = weight;
+  } else {
+    constexpr int64_t kColumns = 8;
+    const Shape shape{weight.dim(0), (weight.dim(1) + kColumns - 1) / kColumns * kColumns};
+    // Memory of a device is not asked for again after every step.
+    if (impl_ != nullptr && impl_->copy.shape() == shape && impl_->copy.dtype() == dtype)
+      impl->copy = std::move(impl_->copy);
+    else
+      impl->copy = Tensor(shape, dtype, ctx.device());
+    if constexpr (kBuiltWithCuda) cuda::copy_weight(ctx, weight, impl->copy.view());
+    impl->matrix = std::as_const(impl->copy).view();
+  }
+  impl_ = std::move(impl);
 }
 
 void PackedWeight::pack(Context& ctx, ConstTensorView weight, PackedFor use, DType dtype) {
   ctx.require_here("linear", weight);
   require(weight.rank() == 2, "linear: weight must be [out, in], got ", weight.shape());
+  if (ctx.device().is_cuda()) return pack_on_device(ctx, weight, use, dtype);
   const bool forward = use == PackedFor::forward;
   if (impl_ != nullptr && impl_->packed && impl_->use == use && impl_->dtype == dtype &&
       impl_->raw.shape() == weight.shape() && impl_->raw.dtype() == weight.dtype()) {

@@ -5,6 +5,7 @@
 #include <oneapi/dnnl/dnnl.hpp>
 
 #include "kernels/linear_weight.h"
+#include "runtime/tensor.h"
 
 namespace scgraft {
 
@@ -25,6 +26,9 @@ struct PackedWeight::Impl {
   PackedFor use = PackedFor::forward;
   DType dtype = DType::f32;
   ConstTensorView raw;  // the weight itself: the definition multiplies with it
+
+  Tensor copy;             // on a CUDA device: the weight with longer rows, or empty
+  ConstTensorView matrix;  // on a CUDA device: the weight or its copy
 
   Memory packed;  // [in, out] in the library's order; empty in reference mode
   Memory::desc x_desc, y_desc, bias_desc;

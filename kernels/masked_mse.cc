@@ -13,10 +13,14 @@ void masked_mse(Context& ctx, ConstTensorView x, ConstTensorView target, ConstTe
   ctx.require_here(op, x, target, mask, loss, dx);
   require(x.rank() == 1, op, ": x must be [tokens], got ", x.shape());
   require_packed(op, "x", packing, x.dim(0));
-  require_tensor(op, "target", target, x.shape(), x.dtype());
+  require_tensor(op, "target", target, x.shape(), sum_type(x.dtype()));
   require_tensor(op, "mask", mask, x.shape(), DType::u8);
-  require_tensor(op, "loss", loss, {packing.cells()}, x.dtype());
+  require_tensor(op, "loss", loss, {packing.cells()}, sum_type(x.dtype()));
   require_optional(op, "dx", dx, x.shape(), x.dtype());
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda())
+      return cuda::masked_mse(ctx, x, target, mask, packing, scale, loss, dx);
+  }
   visit_real(x.dtype(), [&]<class T>(Type<T>) {
     const T* prediction = x.as<T>();
     const T* wanted = target.as<T>();

@@ -4,10 +4,14 @@
 #include <array>
 #include <cstdint>
 #include <span>
+#include <vector>
 
+#include "runtime/tensor.h"
 #include "runtime/tensor_view.h"
 
 namespace scgraft {
+
+class Context;
 
 // How the tokens of several cells lie one after another in a packed tensor [tokens, ...]:
 // cell b owns rows cu_seqlens[b] .. cu_seqlens[b+1]. There is no padding.
@@ -15,11 +19,14 @@ namespace scgraft {
 //   cu_seqlens  [cells + 1]  i32, cu_seqlens[0] = 0, not decreasing
 //   cell_ids    [cells]      i64, number of each cell in its data set: the coordinate that dropout
 //                            masks depend on. May be empty where nothing is dropped.
+//   row_cells   [tokens]     i32, the cell that owns each row, so that kernels need not search.
+//                            Empty on the CPU.
 //
 // `offsets` and `ids` are the same numbers in host memory (on the CPU: the same memory).
 struct Packing {
   ConstTensorView cu_seqlens;
   ConstTensorView cell_ids;
+  ConstTensorView row_cells;
   std::span<const int32_t> offsets;
   std::span<const int64_t> ids;
 
@@ -54,6 +61,36 @@ class RowList {
  private:
   std::array<int32_t, 2> offsets_;
 };
+
+// A packing on the device of a context, and the memory behind it. On the CPU it is the packing that
+// came in.
+class DevicePacking {
+ public:
+  DevicePacking() = default;
+  DevicePacking(Context& ctx, const Packing& host) { assign(ctx, host); }
+
+  // Replaces the content, in the order of the context's stream. The numbers in host memory must
+  // outlive this; memory of the device is kept and only grows.
+  void assign(Context& ctx, const Packing& host);
+  const Packing& packing() const { return packing_; }
+
+ private:
+  Packing packing_;
+  std::vector<int32_t> row_cells_;
+  Tensor offsets_memory_, ids_memory_, cells_memory_;
+};
+
+// A packing as an argument of a kernel.
+struct PackedRows {
+  const int32_t* offsets = nullptr;    // [cells + 1]
+  const int64_t* ids = nullptr;        // [cells], or null when the packing has none
+  const int32_t* row_cells = nullptr;  // [tokens]
+  int64_t cells = 0;
+  int64_t tokens = 0;
+};
+// Throws DeviceError when the packing is not on the context's device, ShapeError when it has no
+// offsets or no row_cells.
+PackedRows packed_rows(const char* op, const Context& ctx, const Packing& packing);
 
 // Rows of a packed tensor that one unit of work owns: at most kPanelRows, all of one cell. Sums
 // over tokens are formed panel by panel in this order, so that they do not depend on the thread

@@ -89,6 +89,9 @@ void pool_backward_cpu(Context& ctx, Pooling kind, Array<const T, 2> dy, const T
 void pool(Context& ctx, Pooling kind, ConstTensorView x, ConstTensorView weight,
           const Packing& packing, TensorView y) {
   check("pool", ctx, kind, "x", x, weight, packing, "y", y);
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda()) return cuda::pool(ctx, kind, x, weight, packing, y);
+  }
   visit_real(x.dtype(), [&]<class T>(Type<T>) {
     const T* w = data_or_null<T>(weight);
     pool_cpu<T>(ctx, kind, x.as<T, 2>(), w, packing, y.as<T, 2>());
@@ -98,6 +101,9 @@ void pool(Context& ctx, Pooling kind, ConstTensorView x, ConstTensorView weight,
 void pool_backward(Context& ctx, Pooling kind, ConstTensorView dy, ConstTensorView weight,
                    const Packing& packing, TensorView dx) {
   check("pool_backward", ctx, kind, "dx", dx, weight, packing, "dy", dy);
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda()) return cuda::pool_backward(ctx, kind, dy, weight, packing, dx);
+  }
   visit_real(dx.dtype(), [&]<class T>(Type<T>) {
     const T* w = data_or_null<T>(weight);
     pool_backward_cpu<T>(ctx, kind, dy.as<T, 2>(), w, packing, dx.as<T, 2>());

@@ -14,7 +14,7 @@ enum class Pooling {
 
 // Cell embeddings from token rows.
 //
-//   x       [tokens, dim]  f32 or f64
+//   x       [tokens, dim]  f32 or f64, on CUDA f32, bf16 or f16
 //   weight  [tokens]       type of x; only for Pooling::weighted, else empty
 //   y       [cells, dim]   type of x, overwritten; a cell without tokens gets zeros
 //
@@ -27,11 +27,18 @@ void pool(Context& ctx, Pooling kind, ConstTensorView x, ConstTensorView weight,
 // Gradient by x:  dx[t] = dy[cell of t] times 1 or 0 (cls), 1 / length of the cell (mean), or
 // weight[t] (weighted).
 //
-//   dy  [cells, dim]   f32 or f64
+//   dy  [cells, dim]   f32 or f64, on CUDA f32, bf16 or f16
 //   dx  [tokens, dim]  type of dy, overwritten
 //
 // Throws as pool() does.
 void pool_backward(Context& ctx, Pooling kind, ConstTensorView dy, ConstTensorView weight,
                    const Packing& packing, TensorView dx);
+
+namespace cuda {  // in pool.cu; pool.cc calls these after its checks
+void pool(Context& ctx, Pooling kind, ConstTensorView x, ConstTensorView weight,
+          const Packing& packing, TensorView y);
+void pool_backward(Context& ctx, Pooling kind, ConstTensorView dy, ConstTensorView weight,
+                   const Packing& packing, TensorView dx);
+}  // namespace cuda
 
 }  // namespace scgraft

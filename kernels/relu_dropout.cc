@@ -80,6 +80,9 @@ void relu_dropout(Context& ctx, ConstTensorView x, Dropout dropout, const Packin
                   TensorView y, TensorView bits) {
   check("relu_dropout", ctx, x, "x", y, "y", bits);
   const RowDropout drop("relu_dropout", ctx, dropout, packing, x.dim(0));
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda()) return cuda::relu_dropout(ctx, x, dropout, packing, y, bits);
+  }
   visit_real(x.dtype(), [&]<class T>(Type<T>) {
     const auto in = x.as<T, 2>();
     const auto out = y.as<T, 2>();
@@ -105,6 +108,9 @@ void relu_dropout_backward(Context& ctx, ConstTensorView dy, ConstTensorView bit
   check(kOp, ctx, dy, "dy", dx, "dx", bits);
   if (dy.numel() == 0) return;
   require(!bits.empty(), kOp, ": bits must be those of the forward pass, got none");
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda()) return cuda::relu_dropout_backward(ctx, dy, bits, dropout, dx);
+  }
   // The bits hold the mask, so no coordinates are needed: only the scale.
   const float scale = dropout.active() ? HiddenDropout(dropout.p).scale : 1.0f;
   visit_real(dy.dtype(), [&]<class T>(Type<T>) {

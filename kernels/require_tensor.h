@@ -20,6 +20,10 @@ inline void require_optional(const char* op, const char* name, const ConstTensor
   if (!t.empty()) require_tensor(op, name, t, want, dtype);
 }
 
+// The type of sums, statistics and parameters beside activations of type t: f32 beside the 16-bit
+// types (which only CUDA computes on), else t.
+inline DType sum_type(DType t) { return t == DType::bf16 || t == DType::f16 ? DType::f32 : t; }
+
 // Elements of a view of T, or null when it was left out.
 template <class T>
 const T* data_or_null(const ConstTensorView& t) {

@@ -43,6 +43,7 @@ class Backbone {
   // "transformer_encoder.layers.3.self_attn.q_proj": the module path of adapter files.
   virtual std::string module_path(const std::string& site) const = 0;
 
+  // The batch and all tensors are on the device of the context, as the parameters are.
   // out: [tokens, dim] or, with LayerRows::cls, [cells, dim]; overwritten, and with `save` it must
   // stay as it is until encode_backward(). Activations are taken from ctx.activations(), which the
   // caller rewinds. One saved forward pass at a time.
@@ -53,9 +54,13 @@ class Backbone {
   virtual void encode_backward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
                                TensorView dout) = 0;
 
+  // Moves the parameters to the device of the contexts that will run it; nothing happens when they
+  // are there. Packed copies are made again.
+  virtual void move_to(Device device) = 0;
   // To be called after an optimizer step: packed copies of trainable weights are made again.
   virtual void parameters_updated() = 0;
-  // Products with frozen weights use this type (f32 or bf16).
+  // Products with frozen weights use this type: f32 or bf16, on a CUDA device also f16. There
+  // activations and their gradients have it too.
   virtual void set_precision(DType product) = 0;
 };
 

@@ -41,45 +41,91 @@ void deduplicate(const std::vector<T>& items, Key key, std::vector<T>& unique,
 }  // namespace
 
 void TokenBatch::assign(std::span<const CellView> cells) {
-  offsets_.assign(1, 0);
-  cell_offsets_.assign(1, 0);
-  ids_.clear();
-  labels_.clear();
-  values_.clear();
-  targets_.clear();
-  masked_.clear();
-  std::vector<int32_t>& genes = gene_index_;  // holds the ids until they are deduplicated
+  for (auto* array : {&offsets_, &cell_offsets_, &gene_offsets_, &value_offsets_, &row_cells_,
+                      &zeros_, &labels_, &unique_genes_, &gene_index_, &gene_use_offsets_,
+                      &gene_use_tokens_, &value_index_, &value_use_offsets_, &value_use_tokens_})
+    array->device = {};
+  for (auto* array : {&unique_values_, &values_, &targets_}) array->device = {};
+  ids_.device = masked_.device = {};
+
+  offsets_.host.assign(1, 0);
+  cell_offsets_.host.assign(1, 0);
+  ids_.host.clear();
+  labels_.host.clear();
+  values_.host.clear();
+  targets_.host.clear();
+  masked_.host.clear();
+  std::vector<int32_t>& genes = gene_index_.host;  // holds the ids until they are deduplicated
   genes.clear();
+  const auto append = [](auto& to, const auto& from) {
+    to.host.insert(to.host.end(), from.begin(), from.end());
+  };
   for (const CellView& cell : cells) {
     require(cell.genes.size() == cell.values.size(), "a cell has ", cell.genes.size(),
             " genes and ", cell.values.size(), " values");
-    genes.insert(genes.end(), cell.genes.begin(), cell.genes.end());
-    values_.insert(values_.end(), cell.values.begin(), cell.values.end());
-    targets_.insert(targets_.end(), cell.targets.begin(), cell.targets.end());
-    masked_.insert(masked_.end(), cell.masked.begin(), cell.masked.end());
-    offsets_.push_back(static_cast<int32_t>(genes.size()));
-    cell_offsets_.push_back(static_cast<int32_t>(offsets_.size()) - 1);
-    ids_.push_back(cell.cell);
-    labels_.push_back(cell.label);
+    append(gene_index_, cell.genes);
+    append(values_, cell.values);
+    append(targets_, cell.targets);
+    append(masked_, cell.masked);
+    offsets_.host.push_back(static_cast<int32_t>(genes.size()));
+    cell_offsets_.host.push_back(static_cast<int32_t>(offsets_.host.size()) - 1);
+    ids_.host.push_back(cell.cell);
+    labels_.host.push_back(cell.label);
   }
-  require(targets_.empty() || targets_.size() == values_.size(),
+  const size_t tokens = values_.host.size();
+  require(targets_.host.empty() || targets_.host.size() == tokens,
           "either all cells of a batch have targets or none");
-  require(masked_.empty() || masked_.size() == values_.size(),
+  require(masked_.host.empty() || masked_.host.size() == tokens,
           "either all cells of a batch have a mask or none");
   const std::vector<int32_t> ids = genes;
   deduplicate(
-      ids, [](int32_t id) { return id; }, unique_genes_, gene_index_, gene_use_offsets_,
-      gene_use_tokens_);
+      ids, [](int32_t id) { return id; }, unique_genes_.host, gene_index_.host,
+      gene_use_offsets_.host, gene_use_tokens_.host);
   deduplicate(
-      values_, [](float v) { return std::bit_cast<uint32_t>(v); }, unique_values_, value_index_,
-      value_use_offsets_, value_use_tokens_);
+      values_.host, [](float v) { return std::bit_cast<uint32_t>(v); }, unique_values_.host,
+      value_index_.host, value_use_offsets_.host, value_use_tokens_.host);
+  gene_offsets_.host[1] = static_cast<int32_t>(unique_genes_.host.size());
+  value_offsets_.host[1] = static_cast<int32_t>(unique_values_.host.size());
+}
+
+void TokenBatch::assign(Context& ctx, std::span<const CellView> cells) {
+  assign(cells);
+  if (ctx.device().is_cpu()) return;
+  row_cells_.host.clear();
+  for (size_t cell = 0; cell < cells.size(); ++cell)
+    row_cells_.host.insert(row_cells_.host.end(), cells[cell].genes.size(),
+                           static_cast<int32_t>(cell));
+  zeros_.host.assign(std::max(unique_genes_.host.size(), unique_values_.host.size()), 0);
+  memory_.send(ctx, ids_, offsets_, cell_offsets_, gene_offsets_, value_offsets_, row_cells_,
+               zeros_, labels_, unique_genes_, gene_index_, gene_use_offsets_, gene_use_tokens_,
+               unique_values_, value_index_, value_use_offsets_, value_use_tokens_, values_,
+               targets_, masked_);
+}
+
+Packing TokenBatch::packed(const PreparedArray<int32_t>& offsets, const PreparedArray<int64_t>* ids,
+                           ConstTensorView row_cells) {
+  Packing packing =
+      ids != nullptr ? Packing::over(offsets.host, ids->host) : Packing::over(offsets.host);
+  if (offsets.device.empty()) return packing;
+  packing.cu_seqlens = offsets.device;
+  if (ids != nullptr) packing.cell_ids = ids->device;
+  packing.row_cells = row_cells;
+  return packing;
+}
+
+Packing TokenBatch::cell_rows() const {
+  // Row i belongs to cell i, and cell i begins at row i.
+  const ConstTensorView cells = cell_offsets_.device.empty()
+                                    ? ConstTensorView()
+                                    : cell_offsets_.device.rows(0, this->cells());
+  return packed(cell_offsets_, &ids_, cells);
 }
 
 RowUses TokenBatch::gene_uses() const {
-  return {vector_view(gene_use_offsets_), vector_view(gene_use_tokens_)};
+  return {gene_use_offsets_.view(), gene_use_tokens_.view()};
 }
 RowUses TokenBatch::value_uses() const {
-  return {vector_view(value_use_offsets_), vector_view(value_use_tokens_)};
+  return {value_use_offsets_.view(), value_use_tokens_.view()};
 }
 
 }  // namespace scgraft

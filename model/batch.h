@@ -6,6 +6,7 @@
 
 #include "kernels/embedding_sum.h"
 #include "kernels/packing.h"
+#include "model/device_arrays.h"
 
 namespace scgraft {
 
@@ -25,39 +26,59 @@ class TokenBatch {
  public:
   // Replaces the content. Buffers are kept, so that steady-state batches allocate nothing.
   void assign(std::span<const CellView> cells);
+  // The same, for operations in this context: packed on the host, then sent to its device in one
+  // copy.
+  void assign(Context& ctx, std::span<const CellView> cells);
 
-  Packing packing() const { return Packing::over(offsets_, ids_); }
+  Packing packing() const { return packed(offsets_, &ids_, row_cells_.device); }
   // One row per cell, for what is left of a cell after pooling.
-  Packing cell_rows() const { return Packing::over(cell_offsets_, ids_); }
-  int64_t cells() const { return static_cast<int64_t>(ids_.size()); }
-  int64_t tokens() const { return offsets_.back(); }
+  Packing cell_rows() const;
+  // One row per unique gene or value, as one cell without a number.
+  Packing gene_rows() const { return packed(gene_offsets_, nullptr, zeros(unique_genes_)); }
+  Packing value_rows() const { return packed(value_offsets_, nullptr, zeros(unique_values_)); }
+  int64_t cells() const { return static_cast<int64_t>(ids_.host.size()); }
+  int64_t tokens() const { return offsets_.host.back(); }
 
-  ConstTensorView unique_genes() const { return vector_view(unique_genes_); }    // [genes] i32 ids
-  ConstTensorView unique_values() const { return vector_view(unique_values_); }  // [values] f32
-  ConstTensorView gene_index() const { return vector_view(gene_index_); }        // [tokens] i32
-  ConstTensorView value_index() const { return vector_view(value_index_); }      // [tokens] i32
-  RowUses gene_uses() const;                                         // tokens by unique gene
-  RowUses value_uses() const;                                        // tokens by unique value
-  ConstTensorView values() const { return vector_view(values_); }    // [tokens] f32
-  ConstTensorView targets() const { return vector_view(targets_); }  // [tokens] f32 or empty
-  ConstTensorView masked() const { return vector_view(masked_); }    // [tokens] u8 or empty
-  ConstTensorView labels() const { return vector_view(labels_); }    // [cells] i32
+  ConstTensorView unique_genes() const { return unique_genes_.view(); }    // [genes] i32 ids
+  ConstTensorView unique_values() const { return unique_values_.view(); }  // [values] f32
+  ConstTensorView gene_index() const { return gene_index_.view(); }        // [tokens] i32
+  ConstTensorView value_index() const { return value_index_.view(); }      // [tokens] i32
+  RowUses gene_uses() const;                                               // tokens by unique gene
+  RowUses value_uses() const;                                              // tokens by unique value
+  ConstTensorView values() const { return values_.view(); }                // [tokens] f32
+  ConstTensorView targets() const { return targets_.view(); }              // [tokens] f32 or empty
+  ConstTensorView masked() const { return masked_.view(); }                // [tokens] u8 or empty
+  ConstTensorView labels() const { return labels_.view(); }                // [cells] i32
+
+  // The same numbers in host memory, whatever the device.
+  std::span<const int32_t> host_unique_genes() const { return unique_genes_.host; }
+  std::span<const float> host_unique_values() const { return unique_values_.host; }
+  std::span<const float> host_targets() const { return targets_.host; }
+  std::span<const uint8_t> host_masked() const { return masked_.host; }
+  std::span<const int32_t> host_labels() const { return labels_.host; }
 
  private:
+  static Packing packed(const PreparedArray<int32_t>& offsets, const PreparedArray<int64_t>* ids,
+                        ConstTensorView row_cells);
+  // As many zeros as the array has rows: their one cell. Empty on the CPU.
   template <class T>
-  static ConstTensorView vector_view(const std::vector<T>& v) {
-    return view_of(v.data(), Shape{static_cast<int64_t>(v.size())});
+  ConstTensorView zeros(const PreparedArray<T>& rows) const {
+    return zeros_.device.empty() ? ConstTensorView()
+                                 : zeros_.device.rows(0, static_cast<int64_t>(rows.host.size()));
   }
 
-  std::vector<int32_t> offsets_ = {0};
-  std::vector<int32_t> cell_offsets_ = {0};
-  std::vector<int64_t> ids_;
-  std::vector<int32_t> labels_;
-  std::vector<int32_t> unique_genes_, gene_index_, gene_use_offsets_, gene_use_tokens_;
-  std::vector<float> unique_values_;
-  std::vector<int32_t> value_index_, value_use_offsets_, value_use_tokens_;
-  std::vector<float> values_, targets_;
-  std::vector<uint8_t> masked_;
+  PreparedArray<int32_t> offsets_{{0}, {}};
+  PreparedArray<int32_t> cell_offsets_{{0}, {}};
+  PreparedArray<int32_t> gene_offsets_{{0, 0}, {}}, value_offsets_{{0, 0}, {}};
+  PreparedArray<int32_t> row_cells_, zeros_;  // used on a device only
+  PreparedArray<int64_t> ids_;
+  PreparedArray<int32_t> labels_;
+  PreparedArray<int32_t> unique_genes_, gene_index_, gene_use_offsets_, gene_use_tokens_;
+  PreparedArray<float> unique_values_;
+  PreparedArray<int32_t> value_index_, value_use_offsets_, value_use_tokens_;
+  PreparedArray<float> values_, targets_;
+  PreparedArray<uint8_t> masked_;
+  DeviceArrays memory_;
 };
 
 }  // namespace scgraft

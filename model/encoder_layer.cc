@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/encoder_layer.h"
 
-#include <cstring>
-
 #include "kernels/add.h"
 #include "kernels/attention.h"
 #include "kernels/pool.h"
 #include "kernels/relu_dropout.h"
+#include "kernels/require_tensor.h"
 
 namespace scgraft {
 
@@ -53,20 +52,18 @@ void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packi
   v.forward(ctx, x, packing, training, values);
 
   const TensorView o = keep.take({n, dim}, type);
-  const TensorView lse = keep.take({n, heads}, type);
+  const TensorView lse = keep.take({n, heads}, sum_type(type));
   attention(ctx, queries, keys, values, rows, packing, heads,
             active(dropout, training, index, DropoutSlot::attention), o, lse);
 
   const TensorView branch = scratch.take({n, dim}, type);
   out.forward(ctx, o, rows, training, branch);
-  if (taps != nullptr && !taps->attention_out.empty())
-    std::memcpy(taps->attention_out.data(), branch.data(), static_cast<size_t>(branch.nbytes()));
+  if (taps != nullptr && !taps->attention_out.empty()) copy(ctx, branch, taps->attention_out);
   const TensorView h = keep.take({n, dim}, type);
   norm1.forward(ctx, x_rows, branch,
                 active(dropout, training, index, DropoutSlot::attention_residual), &rows, h,
                 saved != nullptr ? &saved->norm1 : nullptr);
-  if (taps != nullptr && !taps->norm1.empty())
-    std::memcpy(taps->norm1.data(), h.data(), static_cast<size_t>(h.nbytes()));
+  if (taps != nullptr && !taps->norm1.empty()) copy(ctx, h, taps->norm1);
 
   const bool keep_hidden = saved != nullptr && ffn_out.trainable();
   const TensorView hidden =

@@ -1,7 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/norm.h"
 
+#include "kernels/require_tensor.h"
+
 namespace scgraft {
+
+bool LayerNorm::y_determines_xhat() const {
+  const ConstTensorView g = std::as_const(gamma->value).view();
+  const ConstTensorView b = std::as_const(beta->value).view();
+  const bool keep = g.device().is_cuda() && !trainable();
+  if (keep && judged_ == g.data()) return invertible_;
+  const bool answer = layer_norm_is_invertible(g, b);
+  judged_ = keep ? g.data() : nullptr;
+  invertible_ = answer;
+  return answer;
+}
 
 void LayerNorm::forward(Context& ctx, ConstTensorView x, ConstTensorView branch, Dropout dropout,
                         const Packing* packing, TensorView y, Saved* saved) const {
@@ -9,9 +22,9 @@ void LayerNorm::forward(Context& ctx, ConstTensorView x, ConstTensorView branch,
   const ConstTensorView b = std::as_const(beta->value).view();
   TensorView rstd, xhat;
   if (saved != nullptr) {
-    rstd = ctx.activations().take({x.dim(0)}, x.dtype());
+    rstd = ctx.activations().take({x.dim(0)}, sum_type(x.dtype()));
     saved->rstd = rstd;
-    if (gamma->trainable() || !layer_norm_is_invertible(g, b)) {
+    if (gamma->trainable() || !y_determines_xhat()) {
       xhat = ctx.activations().take(x.shape(), x.dtype());
       saved->xhat = xhat;
     } else {

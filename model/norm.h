@@ -26,6 +26,17 @@ struct LayerNorm {
   // accumulates into gamma and beta when they are trainable. dx may be dy.
   void backward(Context& ctx, const Saved& saved, ConstTensorView dy, Dropout dropout,
                 const Packing* packing, TensorView dx, TensorView dbranch);
+
+  // To be called after parameters moved, and after an optimizer step.
+  void values_changed() { judged_ = nullptr; }
+
+ private:
+  bool y_determines_xhat() const;
+
+  // To look at gamma and beta the host would wait for a CUDA device in every step: what it saw of
+  // frozen values is kept.
+  mutable const void* judged_ = nullptr;  // gamma when it looked
+  mutable bool invertible_ = false;
 };
 
 }  // namespace scgraft

@@ -40,6 +40,19 @@ class ParameterSet {
 void make_trainable(const std::vector<Parameter*>& parameters);
 void freeze(const std::vector<Parameter*>& parameters);
 
+// Moves values and gradients to a device; those that are there already stay where they are.
+// Returns whether anything moved.
+bool move_to(const std::vector<Parameter*>& parameters, Device device);
+
+// Views of tensors in host memory, for files: the tensors themselves, or copies kept here.
+class HostCopies {
+ public:
+  ConstTensorView view(const Tensor& tensor);
+
+ private:
+  std::deque<Tensor> copies_;
+};
+
 // Initial values of torch.nn.Linear: uniform in +-1/sqrt(fan_in), a function of (seed, name).
 void initialise_uniform(Parameter& parameter, double bound, uint64_t seed);
 void fill(Parameter& parameter, double value);

@@ -4,21 +4,42 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "runtime/config.h"
 #include "runtime/error.h"
+#include "runtime/gpu/memory.h"
 
 namespace scgraft {
+namespace {
 
-Buffer::Buffer(int64_t nbytes, Device device) : nbytes_(nbytes), device_(device) {
-  require(nbytes >= 0, "a buffer cannot have ", nbytes, " bytes");
+std::shared_ptr<const void> zeros_on_host(int64_t nbytes) {
   const size_t padded = (static_cast<size_t>(nbytes) + 63) / 64 * 64;
-  if (padded == 0) return;
   void* data = std::aligned_alloc(64, padded);
   if (data == nullptr)
     throw Error(cat("out of host memory: ", nbytes, " bytes were asked for"), "E-MEMORY");
   std::memset(data, 0, padded);
-  owner_ =
-      std::shared_ptr<const void>(data, [](const void* p) { std::free(const_cast<void*>(p)); });
-  data_ = data;
+  return {data, [](const void* p) { std::free(const_cast<void*>(p)); }};
+}
+
+std::shared_ptr<const void> zeros_on_device(int64_t nbytes, Device device) {
+  if constexpr (kBuiltWithCuda) {
+    std::shared_ptr<const void> owner(gpu::allocate(device, nbytes), [device](const void* p) {
+      gpu::release(device, const_cast<void*>(p));
+    });
+    gpu::fill_zero(device, const_cast<void*>(owner.get()), nbytes, nullptr);
+    // Whichever stream uses the buffer finds it zeroed.
+    gpu::synchronize(device, nullptr);
+    return owner;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+Buffer::Buffer(int64_t nbytes, Device device) : nbytes_(nbytes), device_(device) {
+  require(nbytes >= 0, "a buffer cannot have ", nbytes, " bytes");
+  if (nbytes == 0) return;
+  owner_ = device.is_cuda() ? zeros_on_device(nbytes, device) : zeros_on_host(nbytes);
+  data_ = const_cast<void*>(owner_.get());
 }
 
 Buffer::Buffer(std::shared_ptr<const void> owner, const void* data, int64_t nbytes)

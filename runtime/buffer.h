@@ -9,7 +9,8 @@
 namespace scgraft {
 
 // Owns bytes on one device, or shares the ownership of bytes that something else keeps alive (a
-// mapped file). Move-only. No shape. Memory is 64-byte aligned and starts as zeros.
+// mapped file). Move-only. No shape. Memory is 64-byte aligned (256 on a CUDA device) and starts as
+// zeros.
 class Buffer {
  public:
   Buffer() = default;

@@ -11,12 +11,17 @@
 
 namespace scgraft {
 
-// How device code of this build is executed: not at all (a CPU build).
-// SCGRAFT_CUDA is the CMake option of the same name.
+// Whether this build has device code, and whether it runs on the CPU by the emulator of
+// runtime/gpu (SCGRAFT_CUDA=EMULATED) in place of a CUDA device.
 #ifdef SCGRAFT_WITH_CUDA
 inline constexpr bool kBuiltWithCuda = true;
 #else
 inline constexpr bool kBuiltWithCuda = false;
+#endif
+#ifdef SCGRAFT_CUDA_EMULATED
+inline constexpr bool kCudaEmulated = true;
+#else
+inline constexpr bool kCudaEmulated = false;
 #endif
 
 }  // namespace scgraft

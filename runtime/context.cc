@@ -3,6 +3,9 @@
 
 #include <omp.h>
 
+#include <cstring>
+
+#include "runtime/copy_bytes.h"
 #include "runtime/cpu.h"
 #include "runtime/parallel.h"
 
@@ -12,12 +15,38 @@ Context::Context(Device device, ContextOptions options)
     : device_(device),
       threads_(options.threads > 0 ? options.threads : default_threads()),
       reference_(options.reference),
-      activations_(device, options.memory_limit),
-      scratch_(device) {}
+      activations_(device, options.memory_limit, &op_),
+      scratch_(device, device.is_cuda() ? options.memory_limit : 0, &op_),
+      stream_(device) {
+  require<DeviceError>(!reference_ || device.is_cpu(),
+                       "the definition of operations runs on the CPU, not on ", device);
+}
 
 void Context::require_one_here(const char* op, const ConstTensorView& view) const {
   if (view.empty() || view.device() == device_) return;
   throw DeviceError(cat(op, ": a tensor is on ", view.device(), ", the context runs on ", device_));
+}
+
+void Context::require_cpu() const {
+  if (device_.is_cpu()) return;
+  DeviceError error(cat(op_, " has no CUDA kernel"));
+  error.set_hint("--device cpu");
+  throw error;
+}
+
+void copy(Context& ctx, ConstTensorView from, TensorView to) {
+  require_copyable(from, to);
+  copy_bytes(from, to, ctx.stream().handle());
+}
+
+void set_zero(Context& ctx, TensorView view) {
+  if (view.nbytes() == 0) return;
+  ctx.require_here("set_zero", view);
+  if constexpr (kBuiltWithCuda) {
+    if (view.device().is_cuda())
+      return gpu::fill_zero(view.device(), view.data(), view.nbytes(), ctx.stream().handle());
+  }
+  std::memset(view.data(), 0, static_cast<size_t>(view.nbytes()));
 }
 
 int thread_index() { return omp_get_thread_num(); }

@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <cstdint>
+#include <optional>
 
 #include "runtime/arena.h"
 #include "runtime/device.h"
+#include "runtime/stream.h"
 #include "runtime/tensor_view.h"
 
 namespace scgraft {
 
 struct ContextOptions {
-  int threads = 0;           // 0: default_threads()
-  bool reference = false;    // run the plain-loop definition of every operation
-  int64_t memory_limit = 0;  // bytes for activations; 0: no limit but the machine's
+  int threads = 0;         // 0: default_threads()
+  bool reference = false;  // run the plain-loop definition of every operation
+  // Bytes: on the CPU for activations, on a CUDA device for everything this program has there.
+  // 0: no limit but the machine's.
+  int64_t memory_limit = 0;
 };
 
 // Which random numbers a step draws: dropout masks are a function of these and of logical
@@ -24,6 +28,7 @@ struct RandomState {
 // Where and with what to run. First argument of every operation; no globals.
 class Context {
  public:
+  // Throws DeviceError for the definition on a CUDA device: it is CPU code.
   explicit Context(Device device = Device::cpu(), ContextOptions options = {});
 
   Device device() const { return device_; }
@@ -35,12 +40,21 @@ class Context {
   Arena& scratch() { return scratch_; }          // lives for one operation
   RandomState& random() { return random_; }
 
+  // The queue that operations put their work in. On the CPU they are done when they return.
+  const Stream& stream() const { return stream_; }
+  // Waits for all of it. Throws DeviceError with what went wrong in it.
+  void synchronize() const { stream_.synchronize(); }
+
   // Throws DeviceError naming the op when a tensor is not on this context's device. Empty views
   // are not looked at.
   template <class... Views>
   void require_here(const char* op, const Views&... views) const {
+    op_ = op;
     (require_one_here(op, views), ...);
   }
+  // Throws DeviceError on a CUDA device, naming the op of the last require_here: it has reached
+  // code of the CPU, so it has no CUDA kernel.
+  void require_cpu() const;
 
  private:
   void require_one_here(const char* op, const ConstTensorView& view) const;
@@ -51,6 +65,33 @@ class Context {
   Arena activations_;
   Arena scratch_;
   RandomState random_;
+  Stream stream_;
+  mutable const char* op_ = "this operation";
+};
+
+// Copies all elements between tensors of one shape and type, on any two devices, in the order of
+// the context's stream: memory of the host may be read when ctx.synchronize() has returned, and may
+// be reused when this call has. Throws ShapeError or TypeError.
+void copy(Context& ctx, ConstTensorView from, TensorView to);
+
+// Sets every bit to zero, in the order of the context's stream.
+void set_zero(Context& ctx, TensorView view);
+
+// Where loops of the host run beside a context: on the CPU the context itself, else one of its own
+// with as many threads. The context must outlive it.
+class HostContext {
+ public:
+  explicit HostContext(Context& ctx) : ctx_(ctx) {
+    if (!ctx.device().is_cpu())
+      own_.emplace(Device::cpu(), ContextOptions{.threads = ctx.threads()});
+  }
+  HostContext(const HostContext&) = delete;
+  HostContext& operator=(const HostContext&) = delete;
+  Context& get() { return own_ ? *own_ : ctx_; }
+
+ private:
+  Context& ctx_;
+  std::optional<Context> own_;
 };
 
 }  // namespace scgraft

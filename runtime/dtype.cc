@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/dtype.h"
 
-#include <cmath>
-
 namespace scgraft {
 
 std::string_view name_of(DType t) {
@@ -29,15 +27,6 @@ std::string_view name_of(DType t) {
       return "bool";
   }
   return "?";
-}
-
-float to_float(f16 value) {
-  const int exponent = (value.bits >> 10) & 31;
-  const int mantissa = value.bits & 1023;
-  const float sign = (value.bits & 0x8000) ? -1.0f : 1.0f;
-  if (exponent == 31) return mantissa ? NAN : sign * INFINITY;
-  if (exponent == 0) return sign * std::ldexp(static_cast<float>(mantissa), -24);
-  return sign * std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25);
 }
 
 }  // namespace scgraft

@@ -55,11 +55,49 @@ struct bf16 {
   }
 };
 
-// IEEE half precision; only converted, never computed with on the CPU.
+// IEEE half precision, rounded to nearest even; beyond the largest finite value it is infinite.
 struct f16 {
   uint16_t bits = 0;
+  f16() = default;
+  SCGRAFT_HD explicit f16(float value) {
+    uint32_t u;
+    std::memcpy(&u, &value, 4);
+    const uint32_t sign = (u >> 16) & 0x8000u;
+    u &= 0x7fffffffu;
+    uint32_t half;
+    if (u > 0x7f800000u) {  // NaN, made quiet
+      half = 0x7e00u | ((u >> 13) & 0x3ffu);
+    } else if (u >= 0x477ff000u) {  // 65520 and more round to infinity
+      half = 0x7c00u;
+    } else if (u >= 0x38800000u) {  // 2^-14 and more: normal
+      half = (u + 0xfffu + ((u >> 13) & 1u) - 0x38000000u) >> 13;
+    } else if (u >= 0x33000000u) {  // 2^-25 and more: a multiple of 2^-24
+      const uint32_t mantissa = (u & 0x7fffffu) | 0x800000u;
+      const uint32_t shift = 126u - (u >> 23);
+      const uint32_t tie = 1u << (shift - 1);
+      const uint32_t rest = mantissa & (2 * tie - 1);
+      half = mantissa >> shift;
+      half += rest > tie || (rest == tie && (half & 1u)) ? 1u : 0u;
+    } else {
+      half = 0;
+    }
+    bits = static_cast<uint16_t>(sign | half);
+  }
+  SCGRAFT_HD explicit operator float() const {
+    const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
+    const uint32_t magnitude = bits & 0x7fffu;
+    if (magnitude < 0x400u) {  // subnormal
+      const float value = static_cast<float>(magnitude) * 0x1p-24f;
+      return sign != 0 ? -value : value;
+    }
+    uint32_t u = sign | ((magnitude << 13) + 0x38000000u);
+    if (magnitude >= 0x7c00u) u = sign | 0x7f800000u | (magnitude & 0x3ffu) << 13;
+    if (magnitude > 0x7c00u) u |= 0x400000u;  // NaN, made quiet
+    float value;
+    std::memcpy(&value, &u, 4);
+    return value;
+  }
 };
-float to_float(f16 value);
 
 template <class T>
 struct DTypeOf;

@@ -24,9 +24,11 @@ class OneThread {
 
 // Calls body(i) for i in [0, n), in any order, on the context's threads. Which thread runs which i
 // must not change any result: let every i own its outputs and sum partial results afterwards in a
-// fixed order. The first exception a body throws is rethrown here.
+// fixed order. The first exception a body throws is rethrown here. Throws DeviceError in a context
+// of a CUDA device.
 template <class Body>
 void parallel_for(Context& ctx, int64_t n, Body&& body) {
+  ctx.require_cpu();
   const int threads = ctx.threads();
   if (threads == 1 || n <= 1) {
     const OneThread one;

@@ -50,7 +50,11 @@ class Tensor {
     return view().as<T>();
   }
 
+  // Copies wait for earlier work of a device and have arrived on return; copy() of a context
+  // (runtime/context.h) does not wait.
   Tensor clone() const;
+  // A copy on another device (or on the same one).
+  Tensor to(Device device) const;
   // Another tensor over the same bytes, which neither may write.
   Tensor share() const { return empty() ? Tensor() : Tensor(buffer_.share(), shape_, dtype_); }
   // The same values as f32 (from f16, bf16, f64) or f64; throws TypeError for integers.
@@ -62,5 +66,9 @@ class Tensor {
   DType dtype_ = DType::f32;
   bool set_ = false;
 };
+
+// Copies all elements between tensors of one shape and type, on any two devices. Waits for earlier
+// work of a device, and has arrived on return. Throws ShapeError or TypeError.
+void copy(ConstTensorView from, TensorView to);
 
 }  // namespace scgraft

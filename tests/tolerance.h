@@ -18,10 +18,13 @@ struct Tolerance {
 inline Tolerance tolerance(DType storage, int64_t k) {
   const double root = std::sqrt(static_cast<double>(k > 0 ? k : 1));
   constexpr double kF32 = 6.0e-8;
+  constexpr double kF16 = 4.9e-4;
   constexpr double kBf16 = 3.9e-3;
   switch (storage) {
     case DType::f64:
       return {8 * 1.1e-16 * root, 8 * 1.1e-16 * root};
+    case DType::f16:
+      return {2 * kF16 + 8 * kF32 * root, 2 * kF16 + 8 * kF32 * root};
     case DType::bf16:
       return {2 * kBf16 + 8 * kF32 * root, 2 * kBf16 + 8 * kF32 * root};
     default:

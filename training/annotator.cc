@@ -102,12 +102,19 @@ Annotator::Annotator(const std::string& adapter, const AnnotatorOptions& options
   baselines_ = std::make_unique<Baselines>(Baselines::from_tensors(tensors, adapter));
 }
 
+void Annotator::move_to(Device device) {
+  model_.network->move_to(device);
+  if (adapter_) scgraft::move_to(adapter_->parameters(), device);
+}
+
 Annotation Annotator::annotate(Context& ctx, const H5ad& file, const std::string& gene_key,
                                const std::string& layer, const RunEvents& events) {
   Preparation preparation = Preparation::from_json(loaded_.bundle.preprocess, "preprocess.json");
   if (!gene_key.empty()) preparation.gene_key = gene_key;
   preparation.layer = layer.empty() ? "auto" : layer;
-  TokenReader reader(ctx, file, model_.vocabulary, model_.cls_id(), preparation);
+  HostContext host(ctx);
+  move_to(ctx.device());
+  TokenReader reader(host.get(), file, model_.vocabulary, model_.cls_id(), preparation);
   const auto cells = static_cast<size_t>(reader.cells());
   const auto classes = static_cast<int64_t>(labels().size());
   Annotation out;
@@ -127,6 +134,7 @@ Annotation Annotator::annotate(Context& ctx, const H5ad& file, const std::string
   std::vector<uint8_t> empty(cells, 0);
 
   TokenisedCells chunk;
+  MicroBatch micro_batch = inference_micro_batch(ctx);
   SparseRows expression;
   std::vector<CellView> views;
   while (reader.next(chunk, baselines_ ? &expression : nullptr)) {
@@ -137,7 +145,7 @@ Annotation Annotator::annotate(Context& ctx, const H5ad& file, const std::string
       empty[static_cast<size_t>(begin + i)] = chunk.view(i).genes.size() <= 1 ? 1 : 0;
     }
     predict_cells(ctx, *classification_, views, out.probabilities.view().rows(begin, end),
-                  out.embedding.view().rows(begin, end), [&] { events.check_stop(); });
+                  out.embedding.view().rows(begin, end), micro_batch, [&] { events.check_stop(); });
     for (int64_t i = begin; i < end; ++i) summarise(out, i, empty[static_cast<size_t>(i)] != 0);
     if (baselines_) {
       SparseFeatures features;
@@ -145,8 +153,8 @@ Annotation Annotator::annotate(Context& ctx, const H5ad& file, const std::string
       std::vector<int64_t> rows;
       for (int64_t i = begin; i < end; ++i) rows.push_back(i);
       features.append(expression, rows, FeatureInput::log1p, column_of);
-      const auto logistic = baselines_->logistic(ctx, features).label;
-      const auto neighbours = baselines_->neighbours(ctx, features).label;
+      const auto logistic = baselines_->logistic(host.get(), features).label;
+      const auto neighbours = baselines_->neighbours(host.get(), features).label;
       std::copy(logistic.begin(), logistic.end(), out.logistic.begin() + begin);
       std::copy(neighbours.begin(), neighbours.end(), out.neighbours.begin() + begin);
     }
@@ -158,13 +166,16 @@ Annotation Annotator::annotate(Context& ctx, const H5ad& file, const std::string
 
 Embeddings embed_file(Context& ctx, const H5ad& file, ScgptModel& model,
                       const Preparation& preparation, const RunEvents& events) {
-  TokenReader reader(ctx, file, model.vocabulary, model.cls_id(), preparation);
+  HostContext host(ctx);
+  model.network->move_to(ctx.device());
+  TokenReader reader(host.get(), file, model.vocabulary, model.cls_id(), preparation);
   Embeddings out;
   out.genes = reader.match();
   out.slot = reader.slot();
   out.values = Tensor({reader.cells(), model.network->dim()}, DType::f32);
   std::vector<uint8_t> empty(static_cast<size_t>(reader.cells()), 0);
   TokenisedCells chunk;
+  MicroBatch micro_batch = inference_micro_batch(ctx);
   std::vector<CellView> views;
   while (reader.next(chunk, nullptr)) {
     views.clear();
@@ -177,7 +188,7 @@ Embeddings embed_file(Context& ctx, const H5ad& file, ScgptModel& model,
     }
     embed_cells(ctx, *model.network, views,
                 out.values.view().rows(chunk.first_cell, chunk.first_cell + chunk.cells()),
-                [&] { events.check_stop(); });
+                micro_batch, [&] { events.check_stop(); });
     events.tell("embed", chunk.first_cell + chunk.cells(), reader.cells());
   }
   finish_embedding(out.values.view(), empty);

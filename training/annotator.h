@@ -44,6 +44,8 @@ class Annotator {
   const std::vector<std::string>& labels() const { return loaded_.bundle.labels; }
   const AdapterBundle& bundle() const { return loaded_.bundle; }
   ScgptModel& model() { return model_; }
+  // The model and the adapter attached to it; annotate() does this by itself.
+  void move_to(Device device);
   // SHA-256 of its manifest.
   const std::string& adapter_fingerprint() const { return fingerprint_; }
 
@@ -61,8 +63,8 @@ class Annotator {
   std::string fingerprint_;
 };
 
-// Unit-length cell embeddings of a backbone (with whatever is attached to it), NaN where no gene of
-// the cell is known. Stops as Annotator::annotate does.
+// Unit-length cell embeddings of a backbone (with whatever is attached to it, which must be on the
+// context's device), NaN where no gene of the cell is known. Stops as Annotator::annotate does.
 struct Embeddings {
   Tensor values;  // [cells, dim] f32
   int64_t without_genes = 0;

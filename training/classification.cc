@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "kernels/cross_entropy.h"
 
@@ -28,6 +27,18 @@ double CellClassification::weight(std::span<const CellView> cells) const {
   return sum;
 }
 
+ConstTensorView CellClassification::weights_on(Context& ctx) {
+  if (class_weights_.empty()) return {};
+  const ConstTensorView host =
+      view_of(std::as_const(class_weights_).data(), Shape{classifier_.classes()});
+  if (ctx.device().is_cpu()) return host;
+  if (weights_on_device_.empty() || weights_on_device_.device() != ctx.device()) {
+    weights_on_device_ = Tensor(host.shape(), host.dtype(), ctx.device());
+    copy(ctx, host, weights_on_device_.view());
+  }
+  return std::as_const(weights_on_device_).view();
+}
+
 void CellClassification::run(Context& ctx, const TokenBatch& batch, bool training, double scale,
                              ObjectiveSums& sums) {
   Arena::Scope activations(ctx.activations());
@@ -42,18 +53,14 @@ void CellClassification::run(Context& ctx, const TokenBatch& batch, bool trainin
   const TensorView loss = activations.take({cells}, DType::f32);
   Classifier::Saved saved;
   classifier_.forward(ctx, embedding, rows, logits, learn ? &saved : nullptr);
-  ConstTensorView weights;
-  if (!class_weights_.empty())
-    weights = view_of(class_weights_.data(), Shape{classifier_.classes()});
-  cross_entropy(ctx, logits, batch.labels(), weights, scale, loss, learn ? logits : TensorView());
-  const int32_t* labels = batch.labels().as<int32_t>();
-  for (int64_t i = 0; i < cells; ++i) {
-    sums.loss += static_cast<double>(loss.as<float>()[i]);
-    if (labels[i] >= 0)
+  cross_entropy(ctx, logits, batch.labels(), weights_on(ctx), scale, loss,
+                learn ? logits : TensorView());
+  sums.add(ctx, loss);
+  for (const int32_t label : batch.host_labels())
+    if (label >= 0)
       sums.weight += class_weights_.empty()
                          ? 1.0
-                         : static_cast<double>(class_weights_[static_cast<size_t>(labels[i])]);
-  }
+                         : static_cast<double>(class_weights_[static_cast<size_t>(label)]);
   if (!learn) return;
   const TensorView dcells = activations.take({cells, backbone_.dim()}, DType::f32);
   classifier_.backward(ctx, saved, logits, rows, dcells);
@@ -66,10 +73,16 @@ void CellClassification::predict(Context& ctx, const TokenBatch& batch, TensorVi
   const int64_t cells = batch.cells();
   const TensorView cell = activations.take({cells, backbone_.dim()}, DType::f32);
   backbone_.encode(ctx, batch, {.rows = LayerRows::cls}, cell);
-  if (!embedding.empty())
-    std::memcpy(embedding.data(), cell.data(), static_cast<size_t>(cell.nbytes()));
+  if (!embedding.empty()) copy(ctx, cell, embedding);
+  if (!probabilities.empty()) {
+    const bool here = ctx.device().is_cpu();
+    const TensorView logits =
+        here ? probabilities : activations.take(probabilities.shape(), DType::f32);
+    classifier_.forward(ctx, cell, batch.cell_rows(), logits, nullptr);
+    if (!here) copy(ctx, logits, probabilities);
+  }
+  ctx.synchronize();
   if (probabilities.empty()) return;
-  classifier_.forward(ctx, cell, batch.cell_rows(), probabilities, nullptr);
   const auto p = probabilities.as<float, 2>();
   for (int64_t i = 0; i < cells; ++i) {
     float largest = p(i, 0);

@@ -19,14 +19,18 @@ class CellClassification : public Objective {
            ObjectiveSums& sums) override;
 
   // Probabilities [cells, classes] of a batch, and the cell embeddings [cells, dim] when wanted;
-  // both overwritten, an empty view is not wanted.
+  // both in host memory and overwritten, an empty view is not wanted.
   void predict(Context& ctx, const TokenBatch& batch, TensorView probabilities,
                TensorView embedding);
 
  private:
   Backbone& backbone_;
   Classifier& classifier_;
+  // class_weights_ where the context is; empty when all weigh the same.
+  ConstTensorView weights_on(Context& ctx);
+
   std::vector<float> class_weights_;
+  Tensor weights_on_device_;
 };
 
 }  // namespace scgraft

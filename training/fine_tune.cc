@@ -21,6 +21,7 @@
 #include "training/metrics_json.h"
 #include "training/nearest_neighbours.h"
 #include "training/parameter_block.h"
+#include "training/precision.h"
 #include "training/predict.h"
 #include "training/split.h"
 
@@ -69,7 +70,11 @@ std::vector<int32_t> gather(std::span<const int32_t> values, std::span<const int
 class FineTune {
  public:
   FineTune(Context& ctx, const RunConfig& config, const RunEvents& events)
-      : ctx_(ctx), config_(config), events_(events), file_(H5ad::open(config.data.train)) {}
+      : ctx_(ctx),
+        host_(ctx),
+        config_(config),
+        events_(events),
+        file_(H5ad::open(config.data.train)) {}
 
   FineTuneResult run(const std::string& command_line, bool overwrite);
 
@@ -94,12 +99,14 @@ class FineTune {
   }
 
   Context& ctx_;
+  HostContext host_;  // of what reads files and of the baselines
   const RunConfig& config_;
   const RunEvents& events_;
   H5ad file_;
   CellSelection cells_;
   Parts parts_;
   ScgptModel model_;
+  DType product_ = DType::f32;
   Preparation preparation_;
   CellData data_;
   std::unique_ptr<Adapter> adapter_;
@@ -114,13 +121,14 @@ void FineTune::open_model() {
   model_ = load_scgpt(config_.base_model, {.new_head_classes = classes(),
                                            .seed = static_cast<uint64_t>(config_.train.seed),
                                            .pretraining_heads = false});
-  const std::string& precision = config_.train.precision;
-  model_.network->set_precision(precision == "bf16" ? DType::bf16 : DType::f32);
+  product_ = product_dtype(config_.train.precision, ctx_.device());
+  model_.network->set_precision(product_);
+  model_.network->move_to(ctx_.device());
 }
 
 void FineTune::read() {
   preparation_ = preparation_of(config_, model_.config);
-  read_cells(ctx_, file_, model_, preparation_, cells_.rows, events_, data_);
+  read_cells(host_.get(), file_, model_, preparation_, cells_.rows, events_, data_);
   if (config_.data.val.empty()) return;
   const H5ad file = H5ad::open(config_.data.val);
   const CellSelection more = select_labelled_cells(file, config_.data, cells_.labels);
@@ -128,15 +136,16 @@ void FineTune::read() {
     parts_.validation.push_back(static_cast<int64_t>(cells_.label.size()));
     cells_.label.push_back(label);
   }
-  read_cells(ctx_, file, model_, preparation_, more.rows, events_, data_);
+  read_cells(host_.get(), file, model_, preparation_, more.rows, events_, data_);
 }
 
 Tensor FineTune::embeddings(std::span<const int64_t> cells) {
   LabelledCells source(data_.tokens, cells, cells_.label);
   Tensor out({source.size(), model_.network->dim()}, DType::f32);
+  MicroBatch micro_batch = inference_micro_batch(ctx_);
   for_each_group(source, 0, [&](std::span<const CellView> views, int64_t begin) {
     embed_cells(ctx_, *model_.network, views,
-                out.view().rows(begin, begin + static_cast<int64_t>(views.size())));
+                out.view().rows(begin, begin + static_cast<int64_t>(views.size())), micro_batch);
     events_.tell("embed", begin + static_cast<int64_t>(views.size()), source.size());
   });
   return out;
@@ -147,20 +156,20 @@ void FineTune::score_frozen() {
   if (scored().empty()) return;
   const Tensor known = embeddings(parts_.train);
   const Tensor asked = embeddings(scored());
-  const NearestNeighbours nearest(ctx_, known.view(), gather(cells_.label, parts_.train), classes(),
-                                  BaselineOptions().neighbours);
-  result_.scores["zero_shot_knn"] = score(nearest.predict(ctx_, asked.view()));
+  const NearestNeighbours nearest(host_.get(), known.view(), gather(cells_.label, parts_.train),
+                                  classes(), BaselineOptions().neighbours);
+  result_.scores["zero_shot_knn"] = score(nearest.predict(host_.get(), asked.view()));
 }
 
 void FineTune::score_baselines() {
   events_.tell("baselines", 0, 0);
   const SparseFeatures train = data_.expression.selected(parts_.train);
-  baselines_ = Baselines::fit(ctx_, train, gather(cells_.label, parts_.train), classes(),
+  baselines_ = Baselines::fit(host_.get(), train, gather(cells_.label, parts_.train), classes(),
                               {.seed = static_cast<uint64_t>(config_.train.seed)});
   if (scored().empty()) return;
   const SparseFeatures asked = data_.expression.selected(scored());
-  result_.scores["logistic_regression"] = score(baselines_->logistic(ctx_, asked));
-  result_.scores["knn"] = score(baselines_->neighbours(ctx_, asked));
+  result_.scores["logistic_regression"] = score(baselines_->logistic(host_.get(), asked));
+  result_.scores["knn"] = score(baselines_->neighbours(host_.get(), asked));
 }
 
 void FineTune::graft() {
@@ -211,12 +220,14 @@ void FineTune::learn() {
     steps = report.step;
     if (events_.step) events_.step(report);
   };
+  MicroBatch micro_batch = inference_micro_batch(ctx_);
   if (!parts_.validation.empty())
     callbacks.validate = [&](int64_t epoch) {
       Tensor probabilities({validation.size(), classes()}, DType::f32);
       for_each_group(validation, 0, [&](std::span<const CellView> views, int64_t begin) {
         predict_cells(ctx_, *objective_, views,
-                      probabilities.view().rows(begin, begin + static_cast<int64_t>(views.size())));
+                      probabilities.view().rows(begin, begin + static_cast<int64_t>(views.size())),
+                      {}, micro_batch);
       });
       const ClassificationMetrics metrics = classification_metrics(
           truth, most_probable_classes(probabilities.view()), classes(), probabilities.view());
@@ -238,6 +249,7 @@ void FineTune::learn() {
        .max_grad_norm = t.max_grad_norm,
        .early_stopping_patience = t.early_stopping_patience,
        .max_seconds = t.max_seconds,
+       .activations = product_,
        .seed = static_cast<uint64_t>(t.seed)},
       [&] { model_.network->parameters_updated(); }, callbacks);
 }
@@ -247,10 +259,12 @@ void FineTune::score_model() {
   LabelledCells source(data_.tokens, scored(), cells_.label);
   ClassPrediction prediction;
   prediction.probabilities = Tensor({source.size(), classes()}, DType::f32);
+  MicroBatch micro_batch = inference_micro_batch(ctx_);
   for_each_group(source, 0, [&](std::span<const CellView> views, int64_t begin) {
     predict_cells(
         ctx_, *objective_, views,
-        prediction.probabilities.view().rows(begin, begin + static_cast<int64_t>(views.size())));
+        prediction.probabilities.view().rows(begin, begin + static_cast<int64_t>(views.size())), {},
+        micro_batch);
   });
   prediction.label = most_probable_classes(prediction.probabilities.view());
   result_.scores["model"] = score(prediction);

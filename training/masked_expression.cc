@@ -22,6 +22,39 @@ double MaskedExpression::weight(std::span<const CellView> cells) const {
   return static_cast<double>(masked);
 }
 
+void MaskedExpression::HiddenRows::clear() {
+  for (auto* array : {&row, &row_cells, &row_offsets, &use_offsets, &use_rows}) array->host.clear();
+  target.host.clear();
+  mask.host.clear();
+}
+
+int64_t MaskedExpression::hide(Context& ctx, const TokenBatch& batch) {
+  const Packing packing = batch.packing();
+  const std::span<const uint8_t> masked = batch.host_masked();
+  const std::span<const float> target = batch.host_targets();
+  hidden_.clear();
+  int32_t next = 0;
+  hidden_.row_offsets.host.push_back(0);
+  for (int64_t b = 0; b < batch.cells(); ++b) {
+    for (int64_t t = packing.begin(b); t < packing.end(b); ++t) {
+      const auto token = static_cast<size_t>(t);
+      hidden_.use_offsets.host.push_back(next);
+      if (masked[token] == 0) continue;
+      hidden_.row.host.push_back(static_cast<int32_t>(t));
+      hidden_.row_cells.host.push_back(static_cast<int32_t>(b));
+      hidden_.use_rows.host.push_back(next);
+      hidden_.target.host.push_back(target[token]);
+      hidden_.mask.host.push_back(1);
+      ++next;
+    }
+    hidden_.row_offsets.host.push_back(next);
+  }
+  hidden_.use_offsets.host.push_back(next);
+  memory_.send(ctx, hidden_.row, hidden_.row_cells, hidden_.use_offsets, hidden_.use_rows,
+               hidden_.row_offsets, hidden_.target, hidden_.mask);
+  return next;
+}
+
 void MaskedExpression::run(Context& ctx, const TokenBatch& batch, bool training, double scale,
                            ObjectiveSums& sums) {
   Arena::Scope activations(ctx.activations());
@@ -36,41 +69,22 @@ void MaskedExpression::run(Context& ctx, const TokenBatch& batch, bool training,
   network_.encode(ctx, batch, encode, x);
 
   // The expression decoder runs on the masked rows only.
-  const uint8_t* masked = batch.masked().as<uint8_t>();
-  const int64_t n = std::accumulate(masked, masked + tokens, int64_t{0});
-  const TensorView row = activations.take({n}, DType::i32);
-  const TensorView row_target = activations.take({n}, type);
-  const TensorView row_mask = activations.take({n}, DType::u8);
-  const TensorView use_offsets = activations.take({tokens + 1}, DType::i32);
-  const TensorView use_rows = activations.take({n}, DType::i32);
-  const TensorView row_offsets = activations.take({cells + 1}, DType::i32);
-  const float* target = batch.targets().as<float>();
-  int32_t next = 0;
-  row_offsets.as<int32_t>()[0] = 0;
-  for (int64_t b = 0; b < cells; ++b) {
-    for (int64_t t = packing.begin(b); t < packing.end(b); ++t) {
-      use_offsets.as<int32_t>()[t] = next;
-      if (masked[t] == 0) continue;
-      row.as<int32_t>()[next] = static_cast<int32_t>(t);
-      use_rows.as<int32_t>()[next] = next;
-      row_target.as<float>()[next] = target[t];
-      row_mask.as<uint8_t>()[next] = 1;
-      ++next;
-    }
-    row_offsets.as<int32_t>()[b + 1] = next;
+  const int64_t n = hide(ctx, batch);
+  Packing rows = Packing::over(hidden_.row_offsets.host);
+  if (!hidden_.row_offsets.device.empty()) {
+    rows.cu_seqlens = hidden_.row_offsets.device;
+    rows.row_cells = hidden_.row_cells.device;
   }
-  use_offsets.as<int32_t>()[tokens] = next;
-  const Packing rows = Packing::over({row_offsets.as<int32_t>(), static_cast<size_t>(cells) + 1});
 
   const TensorView hidden = activations.take({n, dim}, type);
-  embedding_sum(ctx, x, row, {}, {}, {}, rows, hidden);
+  embedding_sum(ctx, x, hidden_.row.view(), {}, {}, {}, rows, hidden);
   const TensorView decoded = activations.take({n, 1}, type);
   ExpressionDecoder::Saved decoder_saved;
   network_.decoder()->forward(ctx, hidden, rows, decoded, learn ? &decoder_saved : nullptr);
   const TensorView loss = activations.take({cells}, type),
                    mvc_loss = activations.take({cells}, type);
   const TensorView decoded_flat = decoded.reshape({n});
-  masked_mse(ctx, decoded_flat, row_target, row_mask, rows, scale, loss,
+  masked_mse(ctx, decoded_flat, hidden_.target.view(), hidden_.mask.view(), rows, scale, loss,
              learn ? decoded_flat : TensorView());
 
   const TensorView cell = activations.take({cells, dim}, type);
@@ -81,16 +95,15 @@ void MaskedExpression::run(Context& ctx, const TokenBatch& batch, bool training,
                           learn ? &mvc_saved : nullptr);
   masked_mse(ctx, predicted, batch.targets(), batch.masked(), packing, scale, mvc_loss,
              learn ? predicted : TensorView());
-  for (int64_t b = 0; b < cells; ++b)
-    sums.loss +=
-        static_cast<double>(loss.as<float>()[b]) + static_cast<double>(mvc_loss.as<float>()[b]);
+  sums.add(ctx, loss, mvc_loss);
   sums.weight += static_cast<double>(n);
   if (!learn) return;
 
   const TensorView dhidden = activations.take({n, dim}, type);
   network_.decoder()->backward(ctx, decoder_saved, decoded, rows, dhidden);
   const TensorView dx = activations.take({tokens, dim}, type);
-  embedding_sum_backward(ctx, dhidden, {use_offsets, use_rows}, {}, rows, dx);
+  embedding_sum_backward(ctx, dhidden, {hidden_.use_offsets.view(), hidden_.use_rows.view()}, {},
+                         rows, dx);
 
   const TensorView dcell = activations.take({cells, dim}, type);
   TensorView dgene;

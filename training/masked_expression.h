@@ -22,7 +22,23 @@ class MaskedExpression : public Objective {
            ObjectiveSums& sums) override;
 
  private:
+  // The masked tokens of a batch as rows of their own.
+  struct HiddenRows {
+    PreparedArray<int32_t> row;          // [rows] token of each row
+    PreparedArray<int32_t> row_cells;    // [rows] its cell
+    PreparedArray<int32_t> row_offsets;  // [cells + 1]
+    PreparedArray<int32_t> use_offsets;  // [tokens + 1], use_rows [rows]: rows by token
+    PreparedArray<int32_t> use_rows;
+    PreparedArray<float> target;  // [rows]
+    PreparedArray<uint8_t> mask;  // [rows] all 1
+    void clear();
+  };
+  // Fills hidden_ and returns the number of rows.
+  int64_t hide(Context& ctx, const TokenBatch& batch);
+
   ScgptNetwork& network_;
+  HiddenRows hidden_;
+  DeviceArrays memory_;
 };
 
 }  // namespace scgraft

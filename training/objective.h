@@ -6,15 +6,37 @@
 
 #include "model/batch.h"
 #include "runtime/context.h"
+#include "runtime/tensor.h"
 
 namespace scgraft {
 
 // What one pass over some cells gave. Sums are over cells in order, in f64, so that cutting a batch
 // into chunks changes nothing.
 struct ObjectiveSums {
-  double loss = 0;    // sum of the unscaled losses
+  double loss = 0;    // sum of the unscaled losses, on a device after settle()
   double weight = 0;  // what the loss is divided by
   double mean() const { return weight > 0 ? loss / weight : 0; }
+
+  // Adds the losses of the cells of a chunk [cells] f32; `more` is a second loss of each, or empty.
+  // On a device they stay there until settle(), so that the host need not wait for every chunk.
+  void add(Context& ctx, ConstTensorView losses, ConstTensorView more = {});
+  // Waits for what add() was given.
+  void settle(Context& ctx);
+  struct Totals {
+    double loss = 0;
+    double weight = 0;
+  };
+  // What has come together so far; waits as settle() does.
+  Totals totals(Context& ctx);
+  // Back to nothing, or to what totals() was; memory is kept.
+  void reset();
+  void reset(Totals to);
+
+ private:
+  void keep(Context& ctx, ConstTensorView losses);
+
+  Tensor kept_;  // losses on the device, the first waiting_ of it
+  int64_t waiting_ = 0;
 };
 
 // What a run minimises: the mean of a loss over the cells (or tokens) of a step. A step's cells are
@@ -29,7 +51,8 @@ class Objective {
   virtual double weight(std::span<const CellView> cells) const = 0;
 
   // Forward pass, adding to `sums`. With scale > 0 also the backward pass: accumulates the gradient
-  // of scale * (sum of losses); scale = 1 / (weight of the whole step).
+  // of scale * (sum of losses); scale = 1 / (weight of the whole step). The batch is on the device
+  // of the context.
   virtual void run(Context& ctx, const TokenBatch& batch, bool training, double scale,
                    ObjectiveSums& sums) = 0;
 };

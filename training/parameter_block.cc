@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "training/parameter_block.h"
 
-#include <cstring>
-
 namespace scgraft {
 
 ParameterBlock::ParameterBlock(std::vector<Parameter*> parameters, double weight_decay)
     : parameters_(std::move(parameters)) {
   // Every parameter starts on a 64-byte boundary; the gap holds zeros and stays zero.
   std::vector<int64_t> begins;
-  if (!parameters_.empty()) dtype_ = parameters_.front()->value.dtype();
+  if (!parameters_.empty()) {
+    dtype_ = parameters_.front()->value.dtype();
+    device_ = parameters_.front()->value.device();
+  }
   const int64_t align = 64 / size_of(dtype_);
   for (const Parameter* p : parameters_) {
     require<TypeError>(p->value.dtype() == dtype_, "trained parameters are ", dtype_, ", ", p->name,
                        " is ", p->value.dtype());
+    require<DeviceError>(p->value.device() == device_, "trained parameters are on ", device_, ", ",
+                         p->name, " is on ", p->value.device());
     begins.push_back(numel_);
     segments_.push_back({.begin = numel_,
                          .end = numel_ + p->value.numel(),
@@ -21,33 +24,37 @@ ParameterBlock::ParameterBlock(std::vector<Parameter*> parameters, double weight
     numel_ += (p->value.numel() + align - 1) / align * align;
   }
   const int64_t size = size_of(dtype_);
-  values_ = std::make_shared<Buffer>(numel_ * size);
-  gradients_ = std::make_shared<Buffer>(numel_ * size);
+  values_ = std::make_shared<Buffer>(numel_ * size, device_);
+  gradients_ = std::make_shared<Buffer>(numel_ * size, device_);
   for (size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = *parameters_[i];
     const Shape shape = p.value.shape();
     const int64_t nbytes = p.value.nbytes();
     Tensor value(Buffer::slice(values_, begins[i] * size, nbytes), shape, dtype_);
-    std::memcpy(value.view().data(), std::as_const(p.value).view().data(),
-                static_cast<size_t>(nbytes));
+    copy(std::as_const(p.value).view(), value.view());
     p.value = std::move(value);
     p.grad = Tensor(Buffer::slice(gradients_, begins[i] * size, nbytes), shape, dtype_);
   }
-  m_ = Tensor({numel_}, dtype_);
-  v_ = Tensor({numel_}, dtype_);
-  norm_ = Tensor({1}, DType::f64);
+  m_ = Tensor({numel_}, dtype_, device_);
+  v_ = Tensor({numel_}, dtype_, device_);
+  norm_ = Tensor({1}, DType::f64, device_);
 }
 
-TensorView ParameterBlock::flat_values() const { return {values_->data(), {numel_}, dtype_}; }
-TensorView ParameterBlock::flat_gradients() const { return {gradients_->data(), {numel_}, dtype_}; }
-
-void ParameterBlock::zero_gradients() {
-  if (numel_ > 0) std::memset(gradients_->data(), 0, static_cast<size_t>(numel_ * size_of(dtype_)));
+TensorView ParameterBlock::flat_values() const {
+  return {values_->data(), {numel_}, dtype_, device_};
 }
+TensorView ParameterBlock::flat_gradients() const {
+  return {gradients_->data(), {numel_}, dtype_, device_};
+}
+
+void ParameterBlock::zero_gradients(Context& ctx) { set_zero(ctx, flat_gradients()); }
 
 double ParameterBlock::gradient_norm(Context& ctx) {
   scgraft::gradient_norm(ctx, flat_gradients(), norm_.view());
-  return norm_.as<double>()[0];
+  double norm = 0;
+  copy(ctx, std::as_const(norm_).view(), view_of(&norm, Shape{1}));
+  ctx.synchronize();
+  return norm;
 }
 
 bool ParameterBlock::update(Context& ctx, const AdamWOptions& options) {
@@ -64,9 +71,7 @@ std::vector<Tensor> ParameterBlock::snapshot() const {
 void ParameterBlock::restore(const std::vector<Tensor>& values) {
   require(values.size() == parameters_.size(), "a snapshot of ", values.size(),
           " parameters for a block of ", parameters_.size());
-  for (size_t i = 0; i < values.size(); ++i)
-    std::memcpy(parameters_[i]->value.view().data(), values[i].view().data(),
-                static_cast<size_t>(values[i].nbytes()));
+  for (size_t i = 0; i < values.size(); ++i) copy(values[i].view(), parameters_[i]->value.view());
 }
 
 }  // namespace scgraft

@@ -14,15 +14,16 @@ namespace scgraft {
 // costs no state at all. Parameters keep their names and shapes; their storage moves here.
 class ParameterBlock {
  public:
-  // Takes over the storage of `parameters` (all f32 or all f64) and gives each a zero gradient.
+  // Takes over the storage of `parameters` (all f32 or all f64, on one device) and gives each a
+  // zero gradient there.
   // weight_decay: of matrices; vectors (biases, norms) get none.
   ParameterBlock(std::vector<Parameter*> parameters, double weight_decay);
 
   int64_t numel() const { return numel_; }
   const std::vector<Parameter*>& parameters() const { return parameters_; }
 
-  void zero_gradients();
-  // Euclidean norm of the gradient.
+  void zero_gradients(Context& ctx);
+  // Euclidean norm of the gradient. Waits for a device.
   double gradient_norm(Context& ctx);
   // One AdamW update with the norm gradient_norm() found; false when it was skipped because the
   // norm is not finite.
@@ -37,6 +38,7 @@ class ParameterBlock {
   std::vector<AdamWSegment> segments_;
   int64_t numel_ = 0;
   DType dtype_ = DType::f32;
+  Device device_;
   std::shared_ptr<Buffer> values_, gradients_;
   Tensor m_, v_, norm_;
   TensorView flat_values() const;

@@ -10,6 +10,8 @@
 #include "training/labelled_data.h"
 #include "training/masked_expression.h"
 #include "training/parameter_block.h"
+#include "training/precision.h"
+#include "training/predict.h"
 #include "training/split.h"
 
 namespace scgraft {
@@ -42,6 +44,9 @@ PretrainResult pretrain(Context& ctx, const RunConfig& config, const PretrainOpt
   const H5ad file = H5ad::open(config.data.train);
   ScgptModel model =
       options.start.empty() ? fresh_model(file, config, options.preset) : load_scgpt(options.start);
+  model.network->move_to(ctx.device());
+  const DType product = product_dtype(t.precision, ctx.device());
+  model.network->set_precision(product);
   for (Parameter* p : model.network->parameters().all())
     if (p->value.is_shared()) p->value = p->value.clone();  // a mapped file is read-only
 
@@ -51,7 +56,8 @@ PretrainResult pretrain(Context& ctx, const RunConfig& config, const PretrainOpt
     if (keep[i] != 0) rows.push_back(static_cast<int64_t>(i));
   Preparation preparation = preparation_of(config, model.config);
   CellData data;
-  read_cells(ctx, file, model, preparation, rows, events, data);
+  HostContext host(ctx);
+  read_cells(host.get(), file, model, preparation, rows, events, data);
 
   Split split;
   if (config.data.val_fraction > 0) {
@@ -87,14 +93,15 @@ PretrainResult pretrain(Context& ctx, const RunConfig& config, const PretrainOpt
                                   .weight_decay = t.weight_decay,
                                   .max_grad_norm = t.max_grad_norm,
                                   .max_seconds = t.max_seconds,
+                                  .activations = product,
                                   .seed = seed};
   result.training = train(
       ctx, objective, train_cells, block, trainer, [&] { model.network->parameters_updated(); },
       callbacks);
-  result.validation_loss =
-      split.validation.empty()
-          ? std::nan("")
-          : evaluate(ctx, objective, validation, 0, trainer.chunk_tokens).mean();
+  MicroBatch micro_batch = inference_micro_batch(ctx);
+  result.validation_loss = split.validation.empty()
+                               ? std::nan("")
+                               : evaluate(ctx, objective, validation, 0, micro_batch).mean();
   result.cells = static_cast<int64_t>(rows.size());
   result.genes = model.vocabulary.size();
   result.parameters = model.network->parameters().numel();

@@ -101,24 +101,25 @@ Case read_case(const std::map<std::string, Tensor>& inputs, double mask_value) {
   return c;
 }
 
+// In host memory.
+Tensor copy_of(ConstTensorView view) {
+  Tensor out(view.shape(), view.dtype());
+  copy(view, out.view());
+  return out;
+}
+
 // Packed rows [tokens, ...] to padded [batch, seq, ...], zeros at padding.
 Tensor padded(const Case& c, ConstTensorView packed, int64_t width) {
   Tensor out(width > 0 ? Shape{c.batch, c.seq, width} : Shape{c.batch, c.seq}, DType::f32);
+  const Tensor host = copy_of(packed);
   const int64_t n = width > 0 ? width : 1;
   int64_t token = 0;
   for (int64_t b = 0; b < c.batch; ++b)
     for (int64_t s : c.position[static_cast<size_t>(b)]) {
-      std::memcpy(out.as<float>() + (b * c.seq + s) * n, packed.as<float>() + token * n,
+      std::memcpy(out.as<float>() + (b * c.seq + s) * n, host.as<float>() + token * n,
                   static_cast<size_t>(n) * sizeof(float));
       ++token;
     }
-  return out;
-}
-
-Tensor copy_of(ConstTensorView view) {
-  Tensor out(view.shape(), view.dtype());
-  if (view.nbytes() > 0)
-    std::memcpy(out.view().data(), view.data(), static_cast<size_t>(view.nbytes()));
   return out;
 }
 
@@ -129,8 +130,9 @@ Tensor scalar(double value) {
 }
 
 double sum(ConstTensorView losses) {
+  const Tensor host = copy_of(losses);
   double total = 0;
-  for (int64_t i = 0; i < losses.numel(); ++i) total += static_cast<double>(losses.as<float>()[i]);
+  for (int64_t i = 0; i < host.numel(); ++i) total += static_cast<double>(host.as<float>()[i]);
   return total;
 }
 
@@ -147,7 +149,11 @@ class Tracer {
                        .targets = c.targets[b],
                        .masked = c.masked[b],
                        .label = c.labels[b]});
-    batch_.assign(cells);
+    batch_.assign(ctx, cells);
+    const ConstTensorView weights =
+        view_of(c.class_weight.data(), Shape{static_cast<int64_t>(c.class_weight.size())});
+    class_weight_ = Tensor(weights.shape(), weights.dtype(), ctx.device());
+    copy(ctx, weights, class_weight_.view());
   }
 
   void run(const std::optional<std::string>& gradient);
@@ -165,6 +171,7 @@ class Tracer {
   const Case& case_;
   std::map<std::string, Tensor>& out_;
   TokenBatch batch_;
+  Tensor class_weight_;  // on the device; [0] when there is none
 };
 
 double Tracer::classification(ConstTensorView logits, bool weighted, TensorView dlogits) {
@@ -178,8 +185,7 @@ double Tracer::classification(ConstTensorView logits, bool weighted, TensorView 
   }
   ConstTensorView weights;
   if (weighted) {
-    weights =
-        view_of(case_.class_weight.data(), Shape{static_cast<int64_t>(case_.class_weight.size())});
+    weights = std::as_const(class_weight_).view();
     require<DataError>(weights.numel() == logits.dim(1), "class_weight has ", weights.numel(),
                        " entries, the head has ", logits.dim(1), " classes");
   }
@@ -210,11 +216,11 @@ void Tracer::run(const std::optional<std::string>& gradient) {
 
   const TensorView dx = take({tokens, dim});
   const TensorView dcell = take({cells, dim});
-  std::memset(dx.data(), 0, static_cast<size_t>(dx.nbytes()));
-  std::memset(dcell.data(), 0, static_cast<size_t>(dcell.nbytes()));
+  set_zero(ctx_, dx);
+  set_zero(ctx_, dcell);
   int64_t masked = 0;
   if (has_targets())
-    for (int64_t t = 0; t < tokens; ++t) masked += batch_.masked().as<uint8_t>()[t];
+    for (const uint8_t hidden : batch_.host_masked()) masked += hidden;
   const double mse_scale = masked > 0 ? 1.0 / static_cast<double>(masked) : 0.0;
   const TensorView cell_loss = take({cells});
   const TensorView part = take({cells, dim});
@@ -250,10 +256,10 @@ void Tracer::run(const std::optional<std::string>& gradient) {
   }
   const TensorView one = take({1});
   ecs(ctx_, cell, kEcsThreshold, 10.0, one, multi ? dcell : TensorView());
-  out_["out_loss_ecs"] = scalar(static_cast<double>(one.as<float>()[0]));
+  out_["out_loss_ecs"] = scalar(sum(one));
   contrastive(ctx_, cell, cell, kTemperature, 10.0, one, multi ? dcell : TensorView(),
               multi ? dcell : TensorView());
-  out_["out_loss_cce"] = scalar(static_cast<double>(one.as<float>()[0]));
+  out_["out_loss_cce"] = scalar(sum(one));
 
   if (net_.classifier() != nullptr) {
     Classifier& head = *net_.classifier();
@@ -303,6 +309,7 @@ std::map<std::string, Tensor> trace_checkpoint(Context& ctx, const std::string& 
                       "E-TRACE-GRADIENT");
   ScgptModel model = load_scgpt(folder, {.claims = is_scpeft_tensor});
   model.network->set_precision(options.product);
+  model.network->move_to(ctx.device());
   ScpeftAdapter scpeft;
   const std::string peft = (fs::path(folder) / "peft_config.json").string();
   if (fs::exists(peft))
@@ -335,15 +342,14 @@ std::map<std::string, Tensor> trace_checkpoint(Context& ctx, const std::string& 
     Tensor packed({rows, parts.front()->grad.dim(1)}, DType::f32);
     int64_t row = 0;
     for (const Parameter* p : parts) {
-      std::memcpy(packed.view().rows(row, row + p->grad.dim(0)).data(), p->grad.view().data(),
-                  static_cast<size_t>(p->grad.nbytes()));
+      copy(std::as_const(p->grad).view(), packed.view().rows(row, row + p->grad.dim(0)));
       row += p->grad.dim(0);
       in_packed[p] = true;
     }
     out["grad." + name] = std::move(packed);
   }
   for (const Parameter* p : trained)
-    if (!in_packed.contains(p)) out["grad." + p->name] = p->grad.clone();
+    if (!in_packed.contains(p)) out["grad." + p->name] = p->grad.to(Device::cpu());
   return out;
 }
 

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "runtime/random.h"
+#include "training/precision.h"
 
 namespace scgraft {
 namespace {
@@ -26,21 +27,49 @@ std::vector<int64_t> shuffled(int64_t n, uint64_t seed, int64_t epoch) {
   return order;
 }
 
+// The longest cells of a source that fill a chunk: no chunk of a run needs much more memory.
+std::vector<int64_t> longest_cells(CellSource& cells, int64_t chunk_tokens) {
+  std::vector<std::pair<int64_t, int64_t>> by_length;  // negative, so that they sort first
+  for_each_group(cells, 0, [&](std::span<const CellView> views, int64_t begin) {
+    for (size_t i = 0; i < views.size(); ++i)
+      by_length.emplace_back(-static_cast<int64_t>(views[i].genes.size()),
+                             begin + static_cast<int64_t>(i));
+  });
+  std::sort(by_length.begin(), by_length.end());
+  std::vector<int64_t> chosen;
+  int64_t tokens = 0;
+  for (const auto& [length, cell] : by_length) {
+    tokens -= length;
+    if (!chosen.empty() && tokens > chunk_tokens) break;
+    chosen.push_back(cell);
+  }
+  return chosen;
+}
+
+// Runs the largest chunk there can be before the first step. All memory of a device that steps need
+// is then in hand: it does not run out later when others use the device too, and no step allocates.
+void rehearse(Context& ctx, Objective& objective, CellSource& cells, MicroBatch& micro_batch,
+              TokenBatch& batch) {
+  std::vector<CellView> views;
+  cells.view(longest_cells(cells, micro_batch.tokens()), 0, views);
+  const double weight = objective.weight(views);
+  if (!(weight > 0)) return;
+  micro_batch.fit(ctx, views, [&] {
+    ObjectiveSums sums;
+    for_each_chunk(ctx, views, micro_batch.tokens(), batch,
+                   [&](const TokenBatch& chunk, size_t, size_t) {
+                     objective.run(ctx, chunk, true, 1.0 / weight, sums);
+                   });
+    ctx.synchronize();
+  });
+}
+
 }  // namespace
 
-void for_each_chunk(std::span<const CellView> cells, int64_t chunk_tokens, TokenBatch& batch,
-                    const std::function<void(const TokenBatch&, size_t, size_t)>& body) {
-  for (size_t begin = 0; begin < cells.size();) {
-    size_t end = begin;
-    int64_t tokens = 0;
-    do {
-      tokens += static_cast<int64_t>(cells[end++].genes.size());
-    } while (end < cells.size() &&
-             tokens + static_cast<int64_t>(cells[end].genes.size()) <= chunk_tokens);
-    batch.assign(cells.subspan(begin, end - begin));
-    body(batch, begin, end);
-    begin = end;
-  }
+MicroBatch training_micro_batch(Context& ctx, int64_t chunk_tokens) {
+  if (chunk_tokens > 0) return MicroBatch(chunk_tokens);
+  // A CPU's caches hold the activations of few tokens, a GPU wants work for all of it.
+  return MicroBatch(ctx.device().is_cpu() ? 2048 : 131072);
 }
 
 void for_each_group(CellSource& cells, int64_t epoch,
@@ -57,14 +86,20 @@ void for_each_group(CellSource& cells, int64_t epoch,
 }
 
 ObjectiveSums evaluate(Context& ctx, Objective& objective, CellSource& cells, int64_t epoch,
-                       int64_t chunk_tokens) {
+                       MicroBatch& micro_batch) {
   ObjectiveSums sums;
   TokenBatch batch;
   for_each_group(cells, epoch, [&](std::span<const CellView> views, int64_t) {
-    for_each_chunk(views, chunk_tokens, batch, [&](const TokenBatch& chunk, size_t, size_t) {
-      objective.run(ctx, chunk, false, 0.0, sums);
+    const ObjectiveSums::Totals before = sums.totals(ctx);
+    micro_batch.fit(ctx, views, [&] {
+      sums.reset(before);
+      for_each_chunk(ctx, views, micro_batch.tokens(), batch,
+                     [&](const TokenBatch& chunk, size_t, size_t) {
+                       objective.run(ctx, chunk, false, 0.0, sums);
+                     });
     });
   });
+  sums.settle(ctx);
   return sums;
 }
 
@@ -90,7 +125,11 @@ TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, Param
   double best_loss = std::numeric_limits<double>::infinity();
   const auto start = Clock::now();
   TokenBatch batch;
+  ObjectiveSums sums;
   std::vector<CellView> views;
+  LossScale loss_scale(options.activations);
+  MicroBatch micro_batch = training_micro_batch(ctx, options.chunk_tokens);
+  if (ctx.device().is_cuda()) rehearse(ctx, objective, cells, micro_batch, batch);
   bool stop = false;
   for (int64_t epoch = 0; epoch < options.epochs && result.steps < total && !stop; ++epoch) {
     const std::vector<int64_t> order = shuffled(cells.size(), options.seed, epoch);
@@ -102,14 +141,22 @@ TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, Param
                  epoch, views);
       ctx.random() = {options.seed, static_cast<uint32_t>(result.steps)};
       const double weight = objective.weight(views);
-      block.zero_gradients();
-      ObjectiveSums sums;
-      if (weight > 0)
-        for_each_chunk(views, options.chunk_tokens, batch,
+      const auto run = [&] {
+        block.zero_gradients(ctx);
+        sums.reset();
+        if (!(weight > 0)) return;
+        for_each_chunk(ctx, views, micro_batch.tokens(), batch,
                        [&](const TokenBatch& chunk, size_t, size_t) {
-                         objective.run(ctx, chunk, true, 1.0 / weight, sums);
+                         objective.run(ctx, chunk, true, loss_scale.value() / weight, sums);
                        });
-      const double norm = block.gradient_norm(ctx);
+      };
+      double norm = 0;
+      do {
+        micro_batch.fit(ctx, views, run);
+        // The one place of a step where the host waits for a device.
+        norm = block.gradient_norm(ctx) / loss_scale.value();
+        sums.settle(ctx);
+      } while (!std::isfinite(norm) && std::isfinite(sums.loss) && loss_scale.lower());
       const double rate = schedule.at(result.steps);
       if (!std::isfinite(sums.loss) || !std::isfinite(norm)) {
         NumericalError error(cat("the ", std::isfinite(sums.loss) ? "gradient" : "loss",
@@ -119,9 +166,11 @@ TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, Param
         error.set_hint("lower train.learning_rate, or look for damaged cells with scgraft inspect");
         throw error;
       }
-      block.update(
-          ctx,
-          {.learning_rate = rate, .max_norm = options.max_grad_norm, .step = result.steps + 1});
+      block.update(ctx, {.learning_rate = rate,
+                         .max_norm = options.max_grad_norm,
+                         .gradient_scale = loss_scale.value(),
+                         .step = result.steps + 1});
+      loss_scale.step_made();
       after_update();
       ++result.steps;
       const double seconds = seconds_since(step_start);

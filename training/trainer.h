@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "training/micro_batch.h"
 #include "training/objective.h"
 #include "training/parameter_block.h"
 #include "training/schedule.h"
@@ -25,9 +26,10 @@ struct TrainerOptions {
   int64_t max_steps = 0;     // 0: as many as the epochs have
   int64_t batch_size = 32;   // cells of a micro batch
   int64_t accumulation = 1;  // micro batches of a step
-  // Tokens worked on at once: bounds memory. Changes no bit of the result, except where the gene or
-  // value encoder is trained: their gradients are summed within a chunk first (decision 0010).
-  int64_t chunk_tokens = 2048;
+  // Tokens worked on at once: bounds memory, and becomes less where that is short. Changes no bit
+  // of the result, except where the gene or value encoder is trained: their gradients are summed
+  // within a chunk first (decision 0010). 0: as many as suit the device.
+  int64_t chunk_tokens = 0;
   ScheduleKind schedule = ScheduleKind::cosine;
   double learning_rate = 1e-4;
   double warmup_ratio = 0.05;
@@ -35,8 +37,12 @@ struct TrainerOptions {
   double max_grad_norm = 1.0;
   int64_t early_stopping_patience = 0;  // epochs without a better validation loss; 0: never
   double max_seconds = 0;               // stop after this time; 0: never
+  DType activations = DType::f32;       // f16 needs a scaled loss
   uint64_t seed = 0;
 };
+
+// chunk_tokens: as in TrainerOptions.
+MicroBatch training_micro_batch(Context& ctx, int64_t chunk_tokens);
 
 // One optimizer step, as it is reported.
 struct StepReport {
@@ -74,16 +80,12 @@ void for_each_group(CellSource& cells, int64_t epoch,
 
 // Mean of an objective over all cells of a source, without gradients, in order.
 ObjectiveSums evaluate(Context& ctx, Objective& objective, CellSource& cells, int64_t epoch,
-                       int64_t chunk_tokens);
-
-// Cuts cells into runs of at most `chunk_tokens` tokens (at least one cell each) and calls
-// body(batch, begin, end) with the cells' range.
-void for_each_chunk(std::span<const CellView> cells, int64_t chunk_tokens, TokenBatch& batch,
-                    const std::function<void(const TokenBatch&, size_t begin, size_t end)>& body);
+                       MicroBatch& micro_batch);
 
 // Minimises an objective over the parameters of `block` with AdamW. The order of cells is a pure
 // function of (seed, epoch); after the run the parameters are those of the best validation loss.
 // after_update: called after each change of parameters (packed copies are made again).
+// On a CUDA device all memory of the steps is reserved before the first one.
 // Throws NumericalError when a loss or a gradient is not finite; the parameters are then those of
 // the last good step.
 TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, ParameterBlock& block,

@@ -44,6 +44,7 @@ void run(Session& session, const Options& options) {
   if (options.max_genes > 0) preparation.max_length = options.max_genes + 1;
   ScgptModel& model = annotator ? annotator->model() : *frozen;
 
+  if (annotator) annotator->move_to(session.context().device());
   RunReporter reporter(session, "");  // first: signals are caught before a hidden file exists
   H5adWriter writer(options.file, session.flags().output, session.overwrite(),
                     {.overwrite_slots = session.flags().force});

@@ -118,9 +118,10 @@ std::vector<int32_t> transferred(Session& session, const H5ad& file, const Optio
   std::vector<int32_t> votes;
   for (const int64_t i : voters) votes.push_back(known[static_cast<size_t>(i)]);
   const Tensor rows = gathered(from, voters);
-  const NearestNeighbours nearest(session.context(), rows.view(), std::move(votes),
+  HostContext host(session.context());  // nothing here runs on a device
+  const NearestNeighbours nearest(host.get(), rows.view(), std::move(votes),
                                   static_cast<int32_t>(truth.labels.size()), 10);
-  const ClassPrediction prediction = nearest.predict(session.context(), gathered(to, asked).view());
+  const ClassPrediction prediction = nearest.predict(host.get(), gathered(to, asked).view());
   std::vector<int32_t> out(truth.label.size(), -1);
   for (size_t k = 0; k < asked.size(); ++k)
     out[static_cast<size_t>(asked[k])] = prediction.label[k];

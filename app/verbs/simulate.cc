@@ -16,7 +16,8 @@ void simulate(Session& session, SimulateOptions& options) {
   options.seed = static_cast<uint64_t>(session.flags().seed.value_or(0));
   if (options.shifted_cells == 0) options.shifted_cells = std::max<int64_t>(1, options.cells / 2);
   const std::string& folder = session.flags().output;
-  simulate_files(session.context(), folder, options, session.overwrite());
+  HostContext host(session.context());  // nothing here runs on a device
+  simulate_files(host.get(), folder, options, session.overwrite());
   for (const char* name : {"atlas.h5ad", "shifted.h5ad"}) {
     const std::string path = (std::filesystem::path(folder) / name).string();
     const bool atlas = std::string(name) == "atlas.h5ad";

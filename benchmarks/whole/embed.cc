@@ -29,12 +29,14 @@ bool independent_of_batch(ScgptNetwork& net, const std::vector<CellView>& views,
   Tensor single({1, net.dim()}, DType::f32);
   Tensor backwards(want.shape(), DType::f32);
   const std::vector<CellView> turned(views.rbegin(), views.rend());
-  embed_cells(all, net, turned, backwards.view());
+  MicroBatch micro_batch = inference_micro_batch(all);
+  embed_cells(all, net, turned, backwards.view(), micro_batch);
   const auto n = static_cast<int64_t>(views.size());
   for (int64_t i = 0; i < n; ++i) {
     if (!same(want, i, backwards, n - 1 - i)) return false;
     if (i >= 16) continue;  // enough of the slow ones
-    embed_cells(one, net, std::span(views).subspan(static_cast<size_t>(i), 1), single.view());
+    embed_cells(one, net, std::span(views).subspan(static_cast<size_t>(i), 1), single.view(),
+                micro_batch);
     if (!same(want, i, single, 0)) return false;
   }
   return true;
@@ -52,12 +54,13 @@ nlohmann::json time_embedding(const Arguments& arguments) {
   model.network->set_precision(bf16 ? DType::bf16 : DType::f32);
   const std::vector<CellView> views = views_of(cells.store);
   Tensor out({cells.store.size(), model.network->dim()}, DType::f32);
+  MicroBatch micro_batch = inference_micro_batch(ctx);
   embed_cells(ctx, *model.network, std::span(views).first(std::min<size_t>(8, views.size())),
-              out.view());
+              out.view(), micro_batch);
   std::vector<double> seconds;
   for (int64_t i = 0; i < arguments.number("repeats", 1); ++i) {
     const auto begin = std::chrono::steady_clock::now();
-    embed_cells(ctx, *model.network, views, out.view());
+    embed_cells(ctx, *model.network, views, out.view(), micro_batch);
     seconds.push_back(
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   }

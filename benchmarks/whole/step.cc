@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <numeric>
 
 #include "benchmarks/whole/whole.h"
@@ -27,10 +28,13 @@ std::vector<int64_t> all_of(const TokenStore& store) {
 nlohmann::json time_steps(const Arguments& arguments) {
   const auto threads = static_cast<int>(arguments.number("threads", 2));
   const int64_t warmup = arguments.number("warmup", 2), steps = arguments.number("steps", 8);
-  Context ctx(Device::cpu(), {.threads = threads});
+  require<ConfigError>(steps > 0, "--steps must be at least 1");
+  Context ctx(Device::parse(arguments.text("device", "cpu")), {.threads = threads});
   const Cells cells = read_cells_file(folder_file(arguments, "cells.safetensors"));
   Grafted grafted = load_grafted(arguments, cells.classes);
   ScgptNetwork& net = *grafted.model.network;
+  net.move_to(ctx.device());
+  move_to(grafted.adapter->parameters(), ctx.device());
   CellClassification objective(net, *net.classifier(), {});
   ParameterBlock block(grafted.trained, 0.01);
   net.parameters_updated();
@@ -53,7 +57,11 @@ nlohmann::json time_steps(const Arguments& arguments) {
       ctx, objective, source, block, options, [&] { net.parameters_updated(); }, callbacks);
   const int64_t peak = peak_resident_bytes();
   const Work work = step_work(grafted.model.config, cells.store);
-  return {{"seconds", seconds},
+  std::vector<double> sorted = seconds;
+  std::ranges::sort(sorted);
+  return {{"device", ctx.device().name()},
+          {"seconds", seconds},
+          {"median_ms", 1e3 * sorted[sorted.size() / 2]},
           {"losses", losses},
           {"cells", cells.store.size()},
           {"tokens", cells.store.tokens()},
@@ -77,10 +85,10 @@ nlohmann::json write_gradients(const Arguments& arguments) {
   LabelledCells source(cells.store, numbers, cells.labels);
   std::vector<CellView> views;
   source.view(numbers, 0, views);
-  block.zero_gradients();
+  block.zero_gradients(ctx);
   ObjectiveSums sums;
   TokenBatch batch;
-  for_each_chunk(views, TrainerOptions().chunk_tokens, batch,
+  for_each_chunk(ctx, views, training_micro_batch(ctx, 0).tokens(), batch,
                  [&](const TokenBatch& chunk, size_t, size_t) {
                    objective.run(ctx, chunk, true, 1.0 / objective.weight(views), sums);
                  });

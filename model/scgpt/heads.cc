@@ -113,12 +113,12 @@ void MvcDecoder::forward(Context& ctx, ConstTensorView gene, ConstTensorView cel
                          const TokenBatch& batch, TensorView y, Saved* saved) const {
   Arena& keep = saved != nullptr ? ctx.activations() : ctx.scratch();
   Arena::Scope scratch(ctx.scratch());
-  const RowList rows(gene.dim(0));
+  const Packing rows = batch.gene_rows();
   const TensorView query = keep.take({gene.dim(0), gene2query.out()}, gene.dtype());
-  gene2query.forward(ctx, gene, rows.packing(), false, query);
+  gene2query.forward(ctx, gene, rows, false, query);
   activation(ctx, Activation::sigmoid, query, query);
   const TensorView key = keep.take({gene.dim(0), w.out()}, gene.dtype());
-  w.forward(ctx, query, rows.packing(), false, key);
+  w.forward(ctx, query, rows, false, key);
   const TensorView token_key = scratch.take({batch.tokens(), w.out()}, gene.dtype());
   embedding_sum(ctx, key, batch.gene_index(), {}, {}, {}, batch.packing(), token_key);
   cell_dot(ctx, token_key, cells, batch.packing(), y);
@@ -129,7 +129,7 @@ void MvcDecoder::backward(Context& ctx, const Saved& saved, ConstTensorView dy,
                           const TokenBatch& batch, TensorView dcells, TensorView dgene) {
   Arena::Scope scratch(ctx.scratch());
   const Packing packing = batch.packing();
-  const RowList rows(saved.gene.dim(0));
+  const Packing rows = batch.gene_rows();
   const bool want_key = !dgene.empty() || w.trainable() || gene2query.trainable();
   const TensorView token_key = scratch.take({batch.tokens(), w.out()}, dy.dtype());
   embedding_sum(ctx, saved.key, batch.gene_index(), {}, {}, {}, packing, token_key);
@@ -140,9 +140,9 @@ void MvcDecoder::backward(Context& ctx, const Saved& saved, ConstTensorView dy,
   const TensorView dkey = scratch.take(saved.key.shape(), dy.dtype());
   embedding_sum_backward(ctx, dtoken, batch.gene_uses(), {}, packing, dkey);
   const TensorView dquery = scratch.take(saved.query.shape(), dy.dtype());
-  w.backward(ctx, saved.query, dkey, rows.packing(), false, false, dquery);
+  w.backward(ctx, saved.query, dkey, rows, false, false, dquery);
   activation_backward(ctx, Activation::sigmoid, saved.query, dquery, dquery);
-  gene2query.backward(ctx, saved.gene, dquery, rows.packing(), false, false, dgene);
+  gene2query.backward(ctx, saved.gene, dquery, rows, false, false, dgene);
 }
 
 }  // namespace scgraft

@@ -151,8 +151,9 @@ void save_scgpt(const std::string& folder, const ScgptModel& model) {
   namespace fs = std::filesystem;
   auto in = [&](const char* name) { return (fs::path(folder) / name).string(); };
   std::vector<NamedTensor> tensors;
+  HostCopies host;
   for (const Parameter* p : model.network->parameters().all())
-    tensors.push_back({p->name, p->value.view()});
+    tensors.push_back({p->name, host.view(p->value)});
   write_safetensors(in("model.safetensors"), std::move(tensors), {{"model_type", "scgpt"}},
                     Overwrite::replace);
   write_file(in("vocab.json"), model.vocabulary.json_text(), Overwrite::replace);

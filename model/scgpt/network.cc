@@ -3,10 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "kernels/activation.h"
 #include "kernels/add.h"
+#include "kernels/cast.h"
 
 namespace scgraft {
 namespace {
@@ -17,6 +17,25 @@ constexpr const char* kSiteNames[] = {"attn.q",   "attn.k", "attn.v",
 constexpr const char* kModulePaths[] = {"self_attn.q_proj", "self_attn.k_proj",
                                         "self_attn.v_proj", "self_attn.out_proj",
                                         "linear1",          "linear2"};
+
+// The view in another type, in memory of the pass; itself when it has that type.
+ConstTensorView in_type(Context& ctx, ConstTensorView view, DType type) {
+  if (view.dtype() == type) return view;
+  const TensorView other = ctx.activations().take(view.shape(), type);
+  cast(ctx, view, other);
+  return other;
+}
+
+// embedding_sum_backward() into a table whose type may be another than that of dy.
+void table_gradient(Context& ctx, ConstTensorView dy, const RowUses& uses, Dropout dropout,
+                    const Packing& packing, TensorView dtable) {
+  if (dy.dtype() == dtable.dtype())
+    return embedding_sum_backward(ctx, dy, uses, dropout, packing, dtable);
+  Arena::Scope scratch(ctx.scratch());
+  const TensorView rounded = scratch.take(dtable.shape(), dy.dtype());
+  embedding_sum_backward(ctx, dy, uses, dropout, packing, rounded);
+  cast(ctx, rounded, dtable);
+}
 
 }  // namespace
 
@@ -141,6 +160,11 @@ Dropout ScgptNetwork::value_dropout(bool training) const {
           .site = dropout_site(static_cast<int>(layers_.size()), DropoutSlot::attention)};
 }
 
+DType ScgptNetwork::activation_type(const Context& ctx) const {
+  const DType stored = embedding_->value.dtype();
+  return ctx.device().is_cuda() && stored == DType::f32 ? product_ : stored;
+}
+
 void ScgptNetwork::front_forward(Context& ctx, const TokenBatch& batch,
                                  const EncodeOptions& options, bool save, TensorView x) {
   const int64_t d = config_.dim;
@@ -149,41 +173,45 @@ void ScgptNetwork::front_forward(Context& ctx, const TokenBatch& batch,
   front_ = Front{};
 
   const ConstTensorView genes = batch.unique_genes();
-  const RowList gene_rows(genes.numel());
   const TensorView rows = keep.take({genes.numel(), d}, type);
   const TensorView gene = keep.take({genes.numel(), d}, type);
-  const int32_t* ids = genes.as<int32_t>();
-  for (int64_t i = 0; i < genes.numel(); ++i)
-    require(ids[i] >= 0 && ids[i] < config_.vocab, "scgpt: token id ", ids[i],
-            " is outside the vocabulary of ", config_.vocab);
-  embedding_sum(ctx, std::as_const(embedding_->value).view(), genes, {}, {}, {},
-                gene_rows.packing(), rows);
+  for (const int32_t id : batch.host_unique_genes())
+    require(id >= 0 && id < config_.vocab, "scgpt: token id ", id, " is outside the vocabulary of ",
+            config_.vocab);
+  embedding_sum(ctx, std::as_const(embedding_->value).view(), genes, {}, {}, {}, batch.gene_rows(),
+                rows);
   gene_norm_.forward(ctx, rows, {}, {}, nullptr, gene,
                      save && gene_encoder_trainable() ? &front_.gene_norm : nullptr);
   front_.gene = gene;
 
-  const ConstTensorView values = batch.unique_values();
-  const int64_t n = values.numel();
-  const RowList value_rows(n);
+  const std::span<const float> values = batch.host_unique_values();
+  const auto n = static_cast<int64_t>(values.size());
+  const Packing value_rows = batch.value_rows();
   const TensorView v = keep.take({n, 1}, type);
+  // A few dozen numbers, clamped where the batch was made.
+  Tensor clamped({n, 1}, type);
   visit_real(type, [&]<class T>(Type<T>) {
-    for (int64_t i = 0; i < n; ++i)
-      v.as<T>()[i] =
-          static_cast<T>(std::min(static_cast<double>(values.as<float>()[i]), kLargestValue));
+    std::transform(values.begin(), values.end(), clamped.as<T>(), [](float value) {
+      return static_cast<T>(std::min(static_cast<double>(value), kLargestValue));
+    });
   });
+  copy(ctx, clamped.view(), v);
   const TensorView hidden = keep.take({n, d}, type);
   const TensorView projected = keep.take({n, d}, type);
   const TensorView value = keep.take({n, d}, type);
-  value1_.forward(ctx, v, value_rows.packing(), options.training, hidden);
+  value1_.forward(ctx, v, value_rows, options.training, hidden);
   activation(ctx, Activation::relu, hidden, hidden);
-  value2_.forward(ctx, hidden, value_rows.packing(), options.training, projected);
+  value2_.forward(ctx, hidden, value_rows, options.training, projected);
   value_norm_.forward(ctx, projected, {}, {}, nullptr, value,
                       save && value_encoder_trainable() ? &front_.value_norm : nullptr);
   front_.value_in = v;
   front_.value_hidden = hidden;
   front_.value = value;
 
-  embedding_sum(ctx, gene, batch.gene_index(), value, batch.value_index(),
+  // The tables are as small as the vocabulary of the batch; what is gathered from them is not.
+  const ConstTensorView gene_table = in_type(ctx, gene, x.dtype());
+  const ConstTensorView value_table = in_type(ctx, value, x.dtype());
+  embedding_sum(ctx, gene_table, batch.gene_index(), value_table, batch.value_index(),
                 value_dropout(options.training), batch.packing(), x);
   if (options.tap != nullptr) {
     Arena::Scope scratch(ctx.scratch());
@@ -198,7 +226,7 @@ void ScgptNetwork::front_forward(Context& ctx, const TokenBatch& batch,
 void ScgptNetwork::encode(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
                           TensorView out) {
   const int64_t d = config_.dim;
-  const DType type = embedding_->value.dtype();
+  const DType type = activation_type(ctx);
   const Packing packing = batch.packing();
   const Packing rows = options.rows == LayerRows::cls ? batch.cell_rows() : packing;
   require(out.shape() == (Shape{rows.tokens(), d}), "scgpt: the result must be ",
@@ -215,18 +243,22 @@ void ScgptNetwork::encode(Context& ctx, const TokenBatch& batch, const EncodeOpt
     const int layer = static_cast<int>(i);
     const bool last = i + 1 == layers_.size();
     const bool save = layer >= first_saved;
+    const Packing& produced = last ? rows : packing;
     TensorView y = out;
-    if (!last) {
-      if (layer + 1 >= first_saved || spare.empty())
-        y = ctx.activations().take({packing.tokens(), d}, type);
+    if (!last || type != out.dtype()) {
+      if (layer + 1 >= first_saved || spare.shape() != (Shape{produced.tokens(), d}))
+        y = ctx.activations().take({produced.tokens(), d}, type);
       else
         y = spare;
     }
     EncoderLayer::Taps taps;
     Arena::Scope tap_memory(ctx.scratch());
-    const Packing& produced = last ? rows : packing;
+    const auto tell = [&](const char* what, ConstTensorView view) {
+      Arena::Scope activations(ctx.activations());
+      (*options.tap)(cat("layer", i, what), in_type(ctx, view, out.dtype()));
+    };
     if (options.tap != nullptr) {
-      (*options.tap)(cat("layer", i, "_in"), x);
+      tell("_in", x);
       taps.attention_out = tap_memory.take({produced.tokens(), d}, type);
       taps.norm1 = tap_memory.take({produced.tokens(), d}, type);
     }
@@ -234,19 +266,20 @@ void ScgptNetwork::encode(Context& ctx, const TokenBatch& batch, const EncodeOpt
                        options.training, y, save ? &saved_[i] : nullptr,
                        options.tap != nullptr ? &taps : nullptr);
     if (options.tap != nullptr) {
-      (*options.tap)(cat("layer", i, "_attn_out"), taps.attention_out);
-      (*options.tap)(cat("layer", i, "_norm1"), taps.norm1);
-      (*options.tap)(cat("layer", i, "_out"), y);
+      tell("_attn_out", taps.attention_out);
+      tell("_norm1", taps.norm1);
+      tell("_out", y);
     }
     spare = x;
     x = y;
   }
+  if (x.data() != out.data()) cast(ctx, x, out);
 }
 
 void ScgptNetwork::add_gene_gradient(Context& ctx, ConstTensorView dgene) {
   if (!gene_encoder_trainable()) return;
   front_.dgene = ctx.activations().take(dgene.shape(), dgene.dtype());
-  std::memcpy(front_.dgene.data(), dgene.data(), static_cast<size_t>(dgene.nbytes()));
+  copy(ctx, dgene, front_.dgene);
 }
 
 void ScgptNetwork::encode_backward(Context& ctx, const TokenBatch& batch,
@@ -254,14 +287,19 @@ void ScgptNetwork::encode_backward(Context& ctx, const TokenBatch& batch,
   const Packing packing = batch.packing();
   const Packing rows = options.rows == LayerRows::cls ? batch.cell_rows() : packing;
   Arena::Scope gradients(ctx.activations());
+  const DType type = activation_type(ctx);
   TensorView dy = dout;
+  if (type != dout.dtype() && saved_frontier_ < layer_count()) {
+    dy = gradients.take(dout.shape(), type);
+    cast(ctx, dout, dy);
+  }
   TensorView spare;
   for (int i = layer_count() - 1; i >= std::max(saved_frontier_, 0); --i) {
     const bool last = i + 1 == layer_count();
     TensorView dx;
     if (i > saved_frontier_) {
       if (spare.empty())
-        dx = gradients.take({packing.tokens(), config_.dim}, dout.dtype());
+        dx = gradients.take({packing.tokens(), config_.dim}, type);
       else
         dx = spare;
     }
@@ -277,59 +315,69 @@ void ScgptNetwork::encode_backward(Context& ctx, const TokenBatch& batch,
 void ScgptNetwork::front_backward(Context& ctx, const TokenBatch& batch,
                                   const EncodeOptions& options, ConstTensorView dx) {
   const int64_t d = config_.dim;
-  const DType type = dx.dtype();
+  const DType type = embedding_->value.dtype();
   const Packing packing = batch.packing();
   Arena::Scope scratch(ctx.scratch());
   if (gene_encoder_trainable()) {
     const int64_t n = batch.unique_genes().numel();
     const TensorView dgene = scratch.take({n, d}, type);
-    embedding_sum_backward(ctx, dx, batch.gene_uses(), {}, packing, dgene);
+    table_gradient(ctx, dx, batch.gene_uses(), {}, packing, dgene);
     if (!front_.dgene.empty()) add(ctx, dgene, front_.dgene, dgene);
     gene_norm_.backward(ctx, front_.gene_norm, dgene, {}, nullptr, dgene, {});
-    if (embedding_->trainable()) {
-      // Ids are distinct, so every row of the table is touched once.
-      const int32_t* ids = batch.unique_genes().as<int32_t>();
-      visit_real(type, [&]<class T>(Type<T>) {
-        const auto from = dgene.as<T, 2>();
-        const auto to = embedding_->grad.as<T, 2>();
-        for (int64_t i = 0; i < n; ++i)
-          for (int64_t f = 0; f < d; ++f) to(ids[i], f) += from(i, f);
-      });
-    }
+    if (embedding_->trainable())
+      add_rows(ctx, dgene, batch.unique_genes(), embedding_->grad.view());
   }
   if (value_encoder_trainable()) {
     const int64_t n = batch.unique_values().numel();
-    const RowList rows(n);
+    const Packing rows = batch.value_rows();
     const TensorView dvalue = scratch.take({n, d}, type);
-    embedding_sum_backward(ctx, dx, batch.value_uses(), value_dropout(options.training), packing,
-                           dvalue);
+    table_gradient(ctx, dx, batch.value_uses(), value_dropout(options.training), packing, dvalue);
     value_norm_.backward(ctx, front_.value_norm, dvalue, {}, nullptr, dvalue, {});
     const TensorView dhidden = scratch.take({n, d}, type);
-    value2_.backward(ctx, front_.value_hidden, dvalue, rows.packing(), options.training, false,
-                     dhidden);
+    value2_.backward(ctx, front_.value_hidden, dvalue, rows, options.training, false, dhidden);
     activation_backward(ctx, Activation::relu, front_.value_hidden, dhidden, dhidden);
-    value1_.backward(ctx, front_.value_in, dhidden, rows.packing(), options.training, false, {});
+    value1_.backward(ctx, front_.value_in, dhidden, rows, options.training, false, {});
   }
+}
+
+std::vector<Linear*> ScgptNetwork::linears() {
+  std::vector<Linear*> all = {&value1_, &value2_};
+  for (EncoderLayer& l : layers_)
+    for (Linear* linear : {&l.q, &l.k, &l.v, &l.out, &l.ffn_in, &l.ffn_out}) all.push_back(linear);
+  if (decoder_)
+    for (Linear* linear : {&decoder_->fc0, &decoder_->fc2, &decoder_->fc4}) all.push_back(linear);
+  if (mvc_)
+    for (Linear* linear : {&mvc_->gene2query, &mvc_->w}) all.push_back(linear);
+  if (classifier_) {
+    for (Linear& linear : classifier_->hidden) all.push_back(&linear);
+    all.push_back(&classifier_->out);
+  }
+  return all;
+}
+
+std::vector<LayerNorm*> ScgptNetwork::norms() {
+  std::vector<LayerNorm*> all = {&gene_norm_, &value_norm_};
+  for (EncoderLayer& l : layers_)
+    for (LayerNorm* norm : {&l.norm1, &l.norm2}) all.push_back(norm);
+  if (classifier_)
+    for (LayerNorm& norm : classifier_->norms) all.push_back(&norm);
+  return all;
+}
+
+void ScgptNetwork::move_to(Device device) {
+  if (!scgraft::move_to(parameters_.all(), device)) return;
+  for (Linear* linear : linears()) linear->weight_changed();
+  for (LayerNorm* norm : norms()) norm->values_changed();
 }
 
 void ScgptNetwork::parameters_updated() {
-  value1_.parameters_updated();
-  value2_.parameters_updated();
-  for (EncoderLayer& l : layers_)
-    for (Linear* linear : {&l.q, &l.k, &l.v, &l.out, &l.ffn_in, &l.ffn_out})
-      linear->parameters_updated();
-  if (decoder_)
-    for (Linear* linear : {&decoder_->fc0, &decoder_->fc2, &decoder_->fc4})
-      linear->parameters_updated();
-  if (mvc_)
-    for (Linear* linear : {&mvc_->gene2query, &mvc_->w}) linear->parameters_updated();
-  if (classifier_) {
-    for (Linear& linear : classifier_->hidden) linear.parameters_updated();
-    classifier_->out.parameters_updated();
-  }
+  for (Linear* linear : linears()) linear->parameters_updated();
+  for (LayerNorm* norm : norms())
+    if (norm->trainable()) norm->values_changed();
 }
 
 void ScgptNetwork::set_precision(DType product) {
+  product_ = product;
   for (EncoderLayer& l : layers_)
     for (Linear* linear : {&l.q, &l.k, &l.v, &l.out, &l.ffn_in, &l.ffn_out})
       linear->set_precision(product);

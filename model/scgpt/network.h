@@ -55,6 +55,7 @@ class ScgptNetwork : public Backbone {
               TensorView out) override;
   void encode_backward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
                        TensorView dout) override;
+  void move_to(Device device) override;
   void parameters_updated() override;
   void set_precision(DType product) override;
 
@@ -79,9 +80,14 @@ class ScgptNetwork : public Backbone {
   void front_backward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
                       ConstTensorView dx);
   bool value_encoder_trainable() const;
+  std::vector<Linear*> linears();
+  std::vector<LayerNorm*> norms();
   // Lowest layer whose input or parameters want a gradient; -1: the front end does.
   int frontier() const;
   Dropout value_dropout(bool training) const;
+  // Of what passes between layers: the products' type on a CUDA device, else that of the
+  // parameters.
+  DType activation_type(const Context& ctx) const;
 
   ScgptConfig config_;
   ParameterSet parameters_;
@@ -96,6 +102,7 @@ class ScgptNetwork : public Backbone {
   Front front_;
   std::vector<EncoderLayer::Saved> saved_;
   int saved_frontier_ = 0;
+  DType product_ = DType::f32;
 };
 
 // Fresh values as the original initialises them, a function of (seed, name).

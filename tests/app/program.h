@@ -33,10 +33,17 @@ inline Outcome run_here(const std::vector<std::string>& arguments, const Termina
   return {code, out.str(), err.str()};
 }
 
+// The built program, or what the environment names in its place: tests may have moved to another
+// machine together with it.
+inline std::string program_path() {
+  const char* named = std::getenv("SCGRAFT_PROGRAM");
+  return named == nullptr ? SCGRAFT_PROGRAM : named;
+}
+
 // The built program in a process of its own. Arguments must not hold quotes.
 inline Outcome run_program(const std::string& arguments, const std::string& environment = {}) {
   const TemporaryFolder folder;
-  const std::string command = environment + " '" + SCGRAFT_PROGRAM + "' " + arguments + " > '" +
+  const std::string command = environment + " '" + program_path() + "' " + arguments + " > '" +
                               folder / "out" + "' 2> '" + folder / "err" + "'";
   const int status = std::system(command.c_str());
   return {WEXITSTATUS(status), read_text(folder / "out"), read_text(folder / "err")};

@@ -8,6 +8,7 @@
 #include <limits>
 #include <sstream>
 
+#include "app/byte_count.h"
 #include "app/duration.h"
 #include "app/logging.h"
 #include "app/nearest.h"
@@ -221,6 +222,15 @@ TEST(Report, ErrorsNameWhereAndWhatToTry) {
   const nlohmann::json document = nlohmann::json::parse(error_document(error));
   EXPECT_EQ(document["error"]["exit"], 10);
   EXPECT_EQ(document["error"]["where"]["path"], "/var/_index");
+}
+
+TEST(ByteCount, TakesANumberWithAUnit) {
+  EXPECT_EQ(parse_bytes(""), 0);
+  EXPECT_EQ(parse_bytes("500MB"), 500'000'000);
+  EXPECT_EQ(parse_bytes("7.5GB"), 7'500'000'000);
+  EXPECT_EQ(parse_bytes("2KiB"), 2048);
+  for (const char* text : {"8", "GB", "-1GB", "0GB", "8 GB", "8gb", "1e300GB", "nanGB"})
+    EXPECT_THROW(parse_bytes(text), ConfigError) << text;
 }
 
 }  // namespace

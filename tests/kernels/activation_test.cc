@@ -58,21 +58,24 @@ TEST_P(ActivationTest, NanStaysVisible) {
 }
 
 TEST_P(ActivationTest, AwkwardSizesAgreeWithTheF64Definition) {
-  Context definition = reference_context();
-  for (Activation kind : kAll)
-    for (int64_t n : {0, 1, 2, 3, 31, 33, 257, 16384, 16385, 33000}) {
-      const Tensor x = random_values({n}, dtype(), 1, 3);
-      const Tensor dy = random_values({n}, dtype(), 2);
-      Tensor y = poisoned({n}), dx = poisoned({n});
-      activation(ctx(), kind, x.view(), y.view());
-      activation_backward(ctx(), kind, y.view(), dy.view(), dx.view());
-      Tensor y64(Shape{n}, DType::f64), dx64(Shape{n}, DType::f64);
-      activation(definition, kind, x.converted(DType::f64).view(), y64.view());
-      activation_backward(definition, kind, y64.view(), dy.converted(DType::f64).view(),
-                          dx64.view());
-      expect_close(y.view(), values_of(y64.view()));
-      expect_close(dx.view(), values_of(dx64.view()));
-    }
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    Context definition = reference_context();
+    for (Activation kind : kAll)
+      for (int64_t n : {0, 1, 2, 3, 31, 33, 257, 16384, 16385, 33000}) {
+        const Tensor x = random_values({n}, dtype(), 1, 3);
+        const Tensor dy = random_values({n}, dtype(), 2);
+        Tensor y = poisoned({n}), dx = poisoned({n});
+        activation(ctx(), kind, x.view(), y.view());
+        activation_backward(ctx(), kind, y.view(), dy.view(), dx.view());
+        Tensor y64(Shape{n}, DType::f64), dx64(Shape{n}, DType::f64);
+        activation(definition, kind, in_f64(x).view(), y64.view());
+        activation_backward(definition, kind, in_f64(y).view(), in_f64(dy).view(), dx64.view());
+        expect_close(y.view(), values_of(y64.view()));
+        expect_close(dx.view(), values_of(dx64.view()));
+      }
+  }
 }
 
 TEST(Activation, BackwardMatchesFiniteDifferences) {
@@ -102,7 +105,7 @@ TEST_P(ActivationTest, WorksInPlaceAndOnAnyThreads) {
     activation(ctx(), kind, x.view(), y.view());
     activation_backward(ctx(), kind, y.view(), dy.view(), dx.view());
     for (int threads : {1, 3}) {
-      Context other(Device::cpu(), {.threads = threads, .reference = ctx().reference()});
+      Context other(test_device(), {.threads = threads, .reference = ctx().reference()});
       Tensor in_place = x.clone();
       activation(other, kind, in_place.view(), in_place.view());
       expect_same_bits(in_place.view(), y.view());
@@ -120,7 +123,7 @@ TEST_P(ActivationTest, ErrorsNameShapesAndTypes) {
                [&] { activation(ctx(), Activation::relu, x.view(), y.view()); });
   expect_error("activation_backward: y and dx must have one shape, got [2, 3] and [3, 2]",
                [&] { activation_backward(ctx(), Activation::relu, x.view(), x.view(), y.view()); });
-  Tensor other(Shape{2, 3}, DType::bf16);
+  Tensor other(Shape{2, 3}, DType::bf16, test_device());
   expect_error("x and y must have one type",
                [&] { activation(ctx(), Activation::relu, x.view(), other.view()); });
 }

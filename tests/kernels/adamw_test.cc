@@ -15,7 +15,7 @@ class GradientNormTest : public OpTest {
   double norm_of(const Tensor& gradient) {
     Tensor norm = tensor_of({1}, DType::f64, {-1});
     gradient_norm(ctx(), gradient.view(), norm.view());
-    return norm.as<double>()[0];
+    return values_of(norm.view())[0];
   }
 };
 INSTANTIATE_OP_TEST(GradientNormTest);
@@ -51,17 +51,17 @@ TEST_P(GradientNormTest, SameBitsForAnyThreadCount) {
   const Tensor g = random({300001});
   const double want = norm_of(g);
   for (int threads : {1, 3, 8}) {
-    Context other(Device::cpu(), {.threads = threads, .reference = GetParam().reference});
-    Tensor norm({1}, DType::f64);
+    Context other(test_device(), {.threads = threads, .reference = GetParam().reference});
+    Tensor norm({1}, DType::f64, test_device());
     gradient_norm(other, g.view(), norm.view());
-    EXPECT_EQ(norm.as<double>()[0], want);
+    EXPECT_EQ(values_of(norm.view())[0], want);
     EXPECT_EQ(other.scratch().used(), 0);
   }
 }
 
 TEST_P(GradientNormTest, ErrorsNameWhatWasWanted) {
   const Tensor g = zeros({2, 2}), flat = zeros({4});
-  Tensor norm({1}, DType::f32), wide({2}, DType::f64);
+  Tensor norm({1}, DType::f32, test_device()), wide({2}, DType::f64, test_device());
   expect_error("gradient must be flat [n], got [2, 2]",
                [&] { gradient_norm(ctx(), g.view(), wide.view()); });
   expect_error("gradient_norm: norm must be f64, got f32",
@@ -84,14 +84,14 @@ class AdamWTest : public OpTest {
   }
   Block random_block(int64_t n) {
     Block b{random({n}), random({n}), random({n})};
-    visit_real(dtype(), [&]<class T>(Type<T>) {
-      for (int64_t i = 0; i < n; ++i) b.v.as<T>()[i] = std::abs(b.v.as<T>()[i]);
-    });
+    std::vector<double> v = values_of(b.v.view());
+    for (double& x : v) x = std::abs(x);
+    b.v = tensor({n}, v);
     return b;
   }
   static bool step(Context& ctx, Block& b, const Tensor& gradient, const AdamWOptions& options,
                    std::span<const AdamWSegment> segments) {
-    Tensor norm({1}, DType::f64);
+    Tensor norm({1}, DType::f64, test_device());
     gradient_norm(ctx, gradient.view(), norm.view());
     return adamw(ctx, b.p.view(), gradient.view(), b.m.view(), b.v.view(),
                  std::as_const(norm).view(), options, segments);
@@ -181,6 +181,26 @@ TEST_P(AdamWTest, ANormThatIsNotFiniteChangesNothing) {
   }
 }
 
+// The counter takes the place of options.step, and an update that was skipped does not count.
+TEST_P(AdamWTest, ACounterOfUpdatesReplacesTheStep) {
+  const AdamWSegment all{.begin = 0, .end = 70};
+  const Tensor gradient = random({70}), bad = tensor({70}, std::vector<double>(70, NAN));
+  Block want = random_block(70), got = want.clone();
+  Tensor done = longs({6});
+  Tensor norm({1}, DType::f64, test_device());
+  for (const Tensor* g : {&gradient, &bad, &gradient}) {
+    gradient_norm(ctx(), g->view(), norm.view());
+    const bool updated =
+        adamw(ctx(), got.p.view(), g->view(), got.m.view(), got.v.view(),
+              std::as_const(norm).view(), {.max_norm = 1, .step = 1}, {&all, 1}, done.view());
+    EXPECT_TRUE(updated || (g == &bad && ctx().device().is_cpu()));
+  }
+  EXPECT_EQ(values_of(done.view())[0], 8);
+  for (int64_t number : {7, 8})
+    ASSERT_TRUE(step(ctx(), want, gradient, {.max_norm = 1, .step = number}, {&all, 1}));
+  expect_same(got, want);
+}
+
 TEST_P(AdamWTest, SegmentsHaveTheirOwnDecayAndRate) {
   Block b = fresh({1, 1, 1, 1, 1});
   const std::array<AdamWSegment, 3> segments = {{
@@ -207,6 +227,34 @@ TEST_P(AdamWTest, CuttingIntoSegmentsChangesNoBit) {
     ASSERT_TRUE(step(ctx(), whole, gradient, options, {&all, 1}));
     ASSERT_TRUE(step(ctx(), parts, gradient, options, cut));
     expect_same(parts, whole);
+  }
+}
+
+TEST_P(AdamWTest, HundredsOfSegmentsChangeNoBit) {
+  const int64_t n = 1403;
+  Block whole = random_block(n), parts = whole.clone();
+  const Tensor gradient = random({n});
+  const AdamWSegment all{.begin = 0, .end = n, .weight_decay = 0.01};
+  std::vector<AdamWSegment> cut;
+  for (int64_t begin = 0; begin < n; begin += 7)
+    cut.push_back({.begin = begin, .end = std::min(n, begin + 7), .weight_decay = 0.01});
+  ASSERT_TRUE(step(ctx(), whole, gradient, {.step = 7}, {&all, 1}));
+  ASSERT_TRUE(step(ctx(), parts, gradient, {.step = 7}, cut));
+  expect_same(parts, whole);
+}
+
+TEST_P(AdamWTest, AScaledGradientGivesTheSameUpdate) {
+  const int64_t n = 1000;
+  for (const double max_norm : {0.0, 0.5}) {
+    Block plain = random_block(n), scaled = plain.clone();
+    const Tensor gradient = random({n});
+    std::vector<double> larger = values_of(gradient.view());
+    for (double& g : larger) g *= 1024;
+    const AdamWSegment all{.begin = 0, .end = n, .weight_decay = 0.01};
+    ASSERT_TRUE(step(ctx(), plain, gradient, {.max_norm = max_norm, .step = 3}, {&all, 1}));
+    ASSERT_TRUE(step(ctx(), scaled, tensor({n}, larger),
+                     {.max_norm = max_norm, .gradient_scale = 1024, .step = 3}, {&all, 1}));
+    expect_same(scaled, plain);  // a power of two rounds nothing
   }
 }
 
@@ -245,7 +293,7 @@ TEST_P(AdamWTest, SameBitsForAnyThreadCount) {
   Block want = start.clone();
   ASSERT_TRUE(step(ctx(), want, gradient, {.max_norm = 1}, segments));
   for (int threads : {1, 3, 8}) {
-    Context other(Device::cpu(), {.threads = threads, .reference = GetParam().reference});
+    Context other(test_device(), {.threads = threads, .reference = GetParam().reference});
     Block got = start.clone();
     ASSERT_TRUE(step(other, got, gradient, {.max_norm = 1}, segments));
     expect_same(got, want);

@@ -8,7 +8,8 @@
 
 #include "kernels/attention_simd.h"
 #include "runtime/cpu.h"
-#include "tests/testing/op_test.h"
+#include "runtime/gpu/emulator.h"
+#include "tests/kernels/packed_cells.h"
 
 namespace scgraft {
 namespace {
@@ -23,7 +24,7 @@ struct Cells {
       ids.push_back(first_id++);
     }
   }
-  Packing packing() const { return Packing::over(offsets, ids); }
+  Packing packing() const { return packing_over(offsets, ids); }
   int64_t tokens() const { return offsets.back(); }
 };
 
@@ -39,41 +40,59 @@ struct Call {
   Tensor o, lse, dq, dk, dv;
 
   void forward(Context& ctx) {
-    o = Tensor(q.shape(), q.dtype());
-    lse = Tensor({queries.tokens(), heads}, q.dtype());
-    poison(o);
-    poison(lse);
+    o = nans(q.shape(), q.dtype());
+    lse = nans({queries.tokens(), heads}, size_of(q.dtype()) == 2 ? DType::f32 : q.dtype());
     attention(ctx, q.view(), k.view(), v.view(), queries.packing(), keys.packing(), heads, dropout,
               o.view(), lse.view());
   }
   void backward(Context& ctx) {
-    dq = Tensor(q.shape(), q.dtype());
-    dk = Tensor(k.shape(), q.dtype());
-    dv = Tensor(k.shape(), q.dtype());
-    for (Tensor* t : {&dq, &dk, &dv}) poison(*t);
+    dq = nans(q.shape(), q.dtype());
+    dk = nans(k.shape(), q.dtype());
+    dv = nans(k.shape(), q.dtype());
     attention_backward(ctx, q.view(), k.view(), v.view(), o.view(), lse.view(), dout.view(),
                        queries.packing(), keys.packing(), heads, dropout, dq.view(), dk.view(),
                        dv.view());
   }
-  Call converted(DType dtype) const {
-    return {queries,
-            keys,
+  // The same inputs for the definition.
+  Call as_f64() const {
+    return {queries,      keys, heads, dropout, in_f64(q), in_f64(k), in_f64(v),
+            in_f64(dout), {},   {},    {},      {},        {}};
+  }
+  Call copy() const { return rounded(q.dtype()); }
+  // The same inputs, rounded to a 16-bit type.
+  Call rounded(DType dtype) const {
+    const auto to = [&](const Tensor& t) {
+      return tensor_of(t.shape(), dtype, values_of(t.view()));
+    };
+    return {queries, keys, heads, dropout, to(q), to(k), to(v), to(dout), {}, {}, {}, {}, {}};
+  }
+  // The inputs of one cell alone.
+  Call only(size_t cell) const {
+    const auto rows = [&](const Tensor& t, const Cells& cells) {
+      const int32_t begin = cells.offsets[cell], end = cells.offsets[cell + 1];
+      return tensor_of({end - begin, t.dim(1)}, t.dtype(), values_of(t.view().rows(begin, end)));
+    };
+    const auto alone = [&](const Cells& cells) {
+      return Cells({cells.offsets[cell + 1] - cells.offsets[cell]}, cells.ids[cell]);
+    };
+    return {alone(queries),
+            alone(keys),
             heads,
             dropout,
-            q.converted(dtype),
-            k.converted(dtype),
-            v.converted(dtype),
-            dout.converted(dtype),
+            rows(q, queries),
+            rows(k, keys),
+            rows(v, keys),
+            rows(dout, queries),
             {},
             {},
             {},
             {},
             {}};
   }
-  static void poison(Tensor& t) {
-    visit_real(t.dtype(), [&]<class T>(Type<T>) {
-      std::fill_n(t.as<T>(), t.numel(), std::numeric_limits<T>::quiet_NaN());
-    });
+  // Where q is.
+  Tensor nans(Shape shape, DType dtype) const {
+    const std::vector<double> values(static_cast<size_t>(shape.numel()), NAN);
+    return tensor_of(shape, dtype, values).to(q.device());
   }
 };
 
@@ -101,6 +120,7 @@ class AttentionTest : public OpTest {
   }
   bool fast() const { return !GetParam().reference; }
   bool is_f64() const { return dtype() == DType::f64; }
+  bool on_cuda() { return ctx().device().is_cuda(); }
 };
 INSTANTIATE_OP_TEST(AttentionTest);
 
@@ -209,7 +229,7 @@ TEST_P(AttentionTest, AgreesWithTheDefinitionInDoublePrecision) {
       const Cells cells({0, 1, 2, 3, 31, 33, 64, 65, head_dim == 64 ? 257 : 17});
       SCOPED_TRACE(cat("head_dim ", head_dim, ", dropout ", p));
       Call c = call(cells, 2, head_dim, p);
-      Call want = c.converted(DType::f64);
+      Call want = c.as_f64();
       c.forward(ctx());
       c.backward(ctx());
       Context reference = definition();
@@ -300,7 +320,7 @@ TEST_P(AttentionTest, ThreadCountDoesNotChangeABit) {
            c.dout.clone(), {},     {},      {},        {},          {}};
   c.forward(ctx());
   c.backward(ctx());
-  Context single(Device::cpu(), {.threads = 1, .reference = GetParam().reference});
+  Context single(test_device(), {.threads = 1, .reference = GetParam().reference});
   one.forward(single);
   one.backward(single);
   expect_all_same_bits(c, one);
@@ -513,13 +533,246 @@ TEST_P(AttentionTest, ErrorsSayWhatWasWantedAndWhatCame) {
   expect_error("the dropout probability must be below 255.5/256, got 1", [&] {
     run(c.q, c.k, cells, 2, {1.0f, kSite}, c.o, c.lse);
   });
-  Tensor integers({7, 16}, DType::i32);
-  expect_error("attention: computes on f32 or f64, q is i32; convert it first",
+  Tensor integers({7, 16}, DType::i32, test_device());
+  expect_error(cat("attention: computes on ", on_cuda() ? "f32, bf16 or f16" : "f32 or f64",
+                   ", q is i32; convert it first"),
                [&] { run(integers, c.k, cells, 2, {}, c.o, c.lse); });
-  const Packing nameless = Packing::over(c.keys.offsets);
+  const Packing nameless = packing_over(c.keys.offsets);
   expect_error("dropout needs the id of each of the 2 cells in the key packing, got 0", [&] {
     attention(ctx(), c.q.view(), c.k.view(), c.v.view(), cells, nameless, 2, {0.2f, kSite},
               c.o.view(), c.lse.view());
+  });
+}
+
+// ---- 16-bit types, which only CUDA has
+
+// Kernels of a device are chosen by its compute capability. On the emulated one it can be set, so
+// that the tensor cores of 7.5 take part, with the shared memory that it has; on others there is
+// one.
+class Capability {
+ public:
+  explicit Capability(int capability) {
+    if constexpr (kCudaEmulated) gpu::emulator_options().become(capability);
+  }
+  ~Capability() {
+    if constexpr (kCudaEmulated)
+      gpu::emulator_options().become(gpu::EmulatorOptions().compute_capability);
+  }
+  Capability(const Capability&) = delete;
+  Capability& operator=(const Capability&) = delete;
+
+  static std::vector<int> all() {
+    return kCudaEmulated ? std::vector<int>{86, 75} : std::vector<int>{0};
+  }
+};
+
+class AttentionSixteenBitTest : public AttentionTest {
+ protected:
+  void SetUp() override {
+    AttentionTest::SetUp();
+    if (!on_cuda()) GTEST_SKIP() << "the CPU computes in f32 and f64";
+  }
+  // Calls test(dtype) for both types and every choice of kernels.
+  template <class Test>
+  void for_each_type(Test&& test) {
+    for (const int capability : Capability::all())
+      for (const DType type : {DType::bf16, DType::f16}) {
+        SCOPED_TRACE(cat(type, ", compute capability ", capability));
+        const Capability chosen(capability);
+        test(type);
+      }
+  }
+  // Against the definition in f64. It takes the o of the call for the gradients: do . o cancels
+  // against weights, which makes the rounding of o visible in them.
+  void expect_agreement(Call& c, int64_t longest) {
+    Call want = c.as_f64();
+    Context reference = definition();
+    c.forward(ctx());
+    want.forward(reference);
+    expect_close(c.o.view(), values_of(want.o.view()), longest);
+    expect_close(c.lse.view(), values_of(want.lse.view()), longest);
+    want.o = in_f64(c.o);
+    c.backward(ctx());
+    want.backward(reference);
+    expect_close(c.dq.view(), values_of(want.dq.view()), longest);
+    expect_close(c.dk.view(), values_of(want.dk.view()), longest);
+    expect_close(c.dv.view(), values_of(want.dv.view()), longest);
+  }
+};
+INSTANTIATE_OP_TEST(AttentionSixteenBitTest);
+
+TEST_P(AttentionSixteenBitTest, AgreesWithTheDefinitionInDoublePrecision) {
+  for_each_type([&](DType type) {
+    for (const int64_t head_dim : {8, 32, 33, 40, 64, 96, 128})
+      for (const float p : {0.0f, 0.3f}) {
+        // Several widths share a kernel; dropout takes part in all of them.
+        if (p == 0 && head_dim != 64 && head_dim != 128) continue;
+        SCOPED_TRACE(cat("head_dim ", head_dim, ", dropout ", p));
+        Call c =
+            call(Cells({0, 1, 17, 65, head_dim == 64 ? 130 : 2}), 2, head_dim, p).rounded(type);
+        expect_agreement(c, 130);
+      }
+  });
+}
+
+TEST_P(AttentionSixteenBitTest, FewQueriesOfLongCells) {
+  for_each_type([&](DType type) {
+    for (const int64_t head_dim : {33, 64, 128}) {
+      SCOPED_TRACE(cat("head_dim ", head_dim));
+      Call c = call(Cells({1, 0, 2, 3}), Cells({150, 70, 33, 3}), 2, head_dim, 0.2f).rounded(type);
+      expect_agreement(c, 150);
+    }
+  });
+}
+
+TEST_P(AttentionSixteenBitTest, CellWithoutKeysGivesZeros) {
+  for_each_type([&](DType type) {
+    for (const int64_t head_dim : {33, 64}) {
+      Call c = call(Cells({2, 1, 70}), Cells({1, 1, 0}), 2, head_dim).rounded(type);
+      c.forward(ctx());
+      c.backward(ctx());
+      const std::vector<double> o = values_of(c.o.view()), dq = values_of(c.dq.view());
+      const std::vector<double> lse = values_of(c.lse.view());
+      for (size_t i = static_cast<size_t>(3 * 2 * head_dim); i < o.size(); ++i) {
+        ASSERT_EQ(o[i], 0);
+        ASSERT_EQ(dq[i], 0);
+      }
+      for (size_t i = 3 * 2; i < lse.size(); ++i) ASSERT_EQ(lse[i], -INFINITY);
+    }
+  });
+}
+
+TEST_P(AttentionSixteenBitTest, BatchMatesDoNotChangeABit) {
+  for_each_type([&](DType type) {
+    Call c = call(Cells({33, 140, 150}, 7), 2, 64, 0.2f).rounded(type);
+    c.forward(ctx());
+    c.backward(ctx());
+    Call alone = c.only(1);
+    alone.forward(ctx());
+    alone.backward(ctx());
+    expect_same_bits(c.o.view().rows(33, 173), alone.o.view());
+    expect_same_bits(c.lse.view().rows(33, 173), alone.lse.view());
+    expect_same_bits(c.dq.view().rows(33, 173), alone.dq.view());
+    expect_same_bits(c.dk.view().rows(33, 173), alone.dk.view());
+    expect_same_bits(c.dv.view().rows(33, 173), alone.dv.view());
+  });
+}
+
+TEST_P(AttentionSixteenBitTest, UnwantedGradientsAreSkippedAndChangeNothing) {
+  for_each_type([&](DType type) {
+    Call c = call(Cells({3, 70}), 2, 32, 0.2f).rounded(type);
+    c.forward(ctx());
+    c.backward(ctx());
+    for (int wanted = 1; wanted < 8; ++wanted) {
+      Tensor got[3] = {c.nans(c.q.shape(), type), c.nans(c.k.shape(), type),
+                       c.nans(c.k.shape(), type)};
+      TensorView views[3];
+      for (int i = 0; i < 3; ++i)
+        if (wanted >> i & 1) views[i] = got[i].view();
+      attention_backward(ctx(), c.q.view(), c.k.view(), c.v.view(), c.o.view(), c.lse.view(),
+                         c.dout.view(), c.queries.packing(), c.keys.packing(), c.heads, c.dropout,
+                         views[0], views[1], views[2]);
+      if (wanted & 1) expect_same_bits(got[0].view(), c.dq.view());
+      if (wanted & 2) expect_same_bits(got[1].view(), c.dk.view());
+      if (wanted & 4) expect_same_bits(got[2].view(), c.dv.view());
+    }
+  });
+}
+
+// exp(-lse) alone overflows, which must not reach tiles that are partly empty.
+TEST_P(AttentionTest, VeryNegativeScoresStayFinite) {
+  for (const int capability : Capability::all())
+    for (const DType type : {dtype(), DType::bf16, DType::f16}) {
+      if (size_of(type) == 2 && !on_cuda()) continue;
+      const Capability chosen(capability);
+      Call c = call(Cells({70}), 1, 64);
+      c.q = tensor(c.q.shape(), std::vector<double>(70 * 64, 8.0));
+      c.k = tensor(c.k.shape(), std::vector<double>(70 * 64, -8.0));
+      c = c.rounded(type);
+      c.forward(ctx());
+      c.backward(ctx());
+      for (const Tensor* t : {&c.o, &c.lse, &c.dq, &c.dk, &c.dv})
+        for (const double x : values_of(t->view())) ASSERT_TRUE(std::isfinite(x));
+    }
+}
+
+TEST_P(AttentionTest, F32FitsTheSharedMemoryOfEveryDevice) {
+  const Capability smallest(75);
+  for (const int64_t head_dim : {32, 64, 128}) {
+    Call c = call(Cells({3}), 1, head_dim);
+    c.forward(ctx());
+    c.backward(ctx());
+  }
+}
+
+// Threads, warps and blocks may run in any order.
+TEST_P(AttentionSixteenBitTest, SchedulingDoesNotChangeABit) {
+  if constexpr (!kCudaEmulated) GTEST_SKIP() << "only the emulated device can be told an order";
+  const auto check = [&](Call c) {
+    c.forward(ctx());
+    c.backward(ctx());
+    Call other = c.copy();
+    for (const gpu::Order order : {gpu::Order::reverse, gpu::Order::random}) {
+      gpu::emulator_options().order = order;
+      other.forward(ctx());
+      other.backward(ctx());
+      gpu::emulator_options().order = gpu::Order::forward;
+      expect_all_same_bits(c, other);
+    }
+  };
+  for_each_type([&](DType type) { check(call(Cells({70, 3}), 2, 64, 0.2f).rounded(type)); });
+  check(call(Cells({70, 3}), 2, 24, 0.2f));
+}
+
+// What lies behind the end of a cell is another cell: nothing of it may be touched.
+TEST_P(AttentionSixteenBitTest, NanStaysInItsCell) {
+  for_each_type([&](DType type) {
+    Call c = call(Cells({20, 20, 20}), 1, 64).rounded(type);
+    for (Tensor* t : {&c.q, &c.k, &c.v, &c.dout}) {
+      std::vector<double> values = values_of(t->view());
+      for (size_t i = 20 * 64; i < 40 * 64; ++i) values[i] = NAN;
+      *t = tensor_of(t->shape(), type, values);
+    }
+    c.forward(ctx());
+    c.backward(ctx());
+    for (const Tensor* t : {&c.o, &c.dq, &c.dk, &c.dv}) {
+      const std::vector<double> values = values_of(t->view());
+      for (size_t i = 0; i < values.size(); ++i)
+        ASSERT_EQ(std::isnan(values[i]), i >= 20 * 64 && i < 40 * 64) << i;
+    }
+  });
+}
+
+TEST_P(AttentionSixteenBitTest, TilesAreReadWithoutBankConflicts) {
+  if constexpr (!kCudaEmulated) GTEST_SKIP() << "only the emulated device counts them";
+  const auto extra = [] { return gpu::emulator_options().last_report.extra_phases(); };
+  for_each_type([&](DType type) {
+    for (const int64_t head_dim : {32, 64, 96, 128}) {
+      SCOPED_TRACE(cat("head_dim ", head_dim));
+      Call c = call(Cells({70}), 1, head_dim).rounded(type);
+      c.forward(ctx());
+      EXPECT_EQ(extra(), 0);
+      // The kernel for dk and dv is the last one, or the one for dq.
+      c.backward(ctx());
+      EXPECT_EQ(extra(), 0);
+      attention_backward(ctx(), c.q.view(), c.k.view(), c.v.view(), c.o.view(), c.lse.view(),
+                         c.dout.view(), c.queries.packing(), c.keys.packing(), c.heads, c.dropout,
+                         c.dq.view(), {}, {});
+      EXPECT_EQ(extra(), 0);
+    }
+  });
+}
+
+TEST_P(AttentionSixteenBitTest, ErrorsSayWhatWasWantedAndWhatCame) {
+  Call wide = call(Cells({3}), 2, 129);
+  expect_error("attention: heads on cuda:0 are at most 128 wide, got 129",
+               [&] { wide.forward(ctx()); });
+  Call c = call(Cells({3}), 2, 8).rounded(DType::bf16);
+  c.forward(ctx());
+  Tensor lse = c.nans(c.lse.shape(), DType::bf16);
+  expect_error("attention: lse of a bf16 attention is f32, got bf16", [&] {
+    attention(ctx(), c.q.view(), c.k.view(), c.v.view(), c.queries.packing(), c.keys.packing(), 2,
+              {}, c.o.view(), lse.view());
   });
 }
 

@@ -3,7 +3,8 @@
 
 #include <cmath>
 
-#include "tests/testing/op_test.h"
+#include "kernels/require_tensor.h"
+#include "tests/kernels/packed_cells.h"
 
 namespace scgraft {
 namespace {
@@ -25,32 +26,36 @@ TEST_P(ContrastiveTest, NoCellsGiveNoLoss) {
 }
 
 TEST_P(ContrastiveTest, AgreesWithTheFormulaAtAwkwardSizes) {
-  for (int64_t cells : {1, 2, 3, 31, 33})
-    for (int64_t dim : {1, 2, 3, 31, 33, 257}) {
-      SCOPED_TRACE(cat("cells ", cells, ", dim ", dim));
-      const Tensor x1 = random({cells, dim}), x2 = random({cells, dim}, 3);
-      const std::vector<double> a = values_of(x1.view()), b = values_of(x2.view());
-      const size_t n = static_cast<size_t>(cells), width = static_cast<size_t>(dim);
-      const auto product = [&](const double* u, const double* v) {
-        double sum = 0;
-        for (size_t d = 0; d < width; ++d) sum += u[d] * v[d];
-        return sum;
-      };
-      const auto cosine = [&](size_t i, size_t j) {
-        const double *u = a.data() + i * width, *v = b.data() + j * width;
-        return product(u, v) / std::sqrt(product(u, u) * product(v, v));
-      };
-      double want = 0;
-      for (size_t i = 0; i < n; ++i) {
-        double sum = 0;
-        for (size_t j = 0; j < n; ++j) sum += std::exp(cosine(i, j) / 0.5);
-        want += (std::log(sum) - cosine(i, i) / 0.5) / static_cast<double>(n);
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    for (int64_t cells : {1, 2, 3, 31, 33})
+      for (int64_t dim : {1, 2, 3, 31, 33, 257}) {
+        SCOPED_TRACE(cat("cells ", cells, ", dim ", dim));
+        const Tensor x1 = random({cells, dim}), x2 = random({cells, dim}, 3);
+        const std::vector<double> a = values_of(x1.view()), b = values_of(x2.view());
+        const size_t n = static_cast<size_t>(cells), width = static_cast<size_t>(dim);
+        const auto product = [&](const double* u, const double* v) {
+          double sum = 0;
+          for (size_t d = 0; d < width; ++d) sum += u[d] * v[d];
+          return sum;
+        };
+        const auto cosine = [&](size_t i, size_t j) {
+          const double *u = a.data() + i * width, *v = b.data() + j * width;
+          return product(u, v) / std::sqrt(product(u, u) * product(v, v));
+        };
+        double want = 0;
+        for (size_t i = 0; i < n; ++i) {
+          double sum = 0;
+          for (size_t j = 0; j < n; ++j) sum += std::exp(cosine(i, j) / 0.5);
+          want += (std::log(sum) - cosine(i, i) / 0.5) / static_cast<double>(n);
+        }
+        Tensor loss = poisoned({1}, sum_type(type));
+        contrastive(ctx(), x1.view(), x2.view(), 0.5, 1, loss.view(), {}, {});
+        // A difference of terms of up to 2 / temperature, which cancel for a single cell.
+        EXPECT_NEAR(values_of(loss.view())[0], want, 4 * tolerance(dtype(), dim + cells).rtol);
       }
-      Tensor loss = poisoned({1});
-      contrastive(ctx(), x1.view(), x2.view(), 0.5, 1, loss.view(), {}, {});
-      // A difference of terms of up to 2 / temperature, which cancel for a single cell.
-      EXPECT_NEAR(values_of(loss.view())[0], want, 4 * tolerance(dtype(), dim + cells).rtol);
-    }
+  }
 }
 
 TEST_P(ContrastiveTest, TheLengthOfACellDoesNotMatter) {
@@ -85,14 +90,39 @@ TEST_P(ContrastiveTest, BelowTheFloorTheLengthIsAConstant) {
 }
 
 TEST_P(ContrastiveTest, GradientsAreAddedAndMayBeOneTensor) {
-  const Tensor x = random({7, 9});
-  Tensor loss = poisoned({1}), d1 = zeros({7, 9}), d2 = zeros({7, 9}), both = zeros({7, 9});
-  contrastive(ctx(), x.view(), x.view(), 0.5, 2, loss.view(), d1.view(), d2.view());
-  contrastive(ctx(), x.view(), x.view(), 0.5, 2, loss.view(), both.view(), both.view());
-  std::vector<double> want = values_of(d1.view());
-  const std::vector<double> second = values_of(d2.view());
-  for (size_t i = 0; i < want.size(); ++i) want[i] += second[i];
-  expect_close(both.view(), want, 9);
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    const Tensor x = random({7, 9});
+    Tensor loss = poisoned({1}, sum_type(type)), d1 = zeros({7, 9}), d2 = zeros({7, 9}),
+           both = zeros({7, 9});
+    contrastive(ctx(), x.view(), x.view(), 0.5, 2, loss.view(), d1.view(), d2.view());
+    contrastive(ctx(), x.view(), x.view(), 0.5, 2, loss.view(), both.view(), both.view());
+    std::vector<double> want = values_of(d1.view());
+    const std::vector<double> second = values_of(d2.view());
+    for (size_t i = 0; i < want.size(); ++i) want[i] += second[i];
+    expect_close(both.view(), want, 9);
+  }
+}
+
+TEST_P(ContrastiveTest, GradientsAgreeWithTheF64Definition) {
+  Context definition = reference_context();
+  for (DType type : storage_types()) {
+    store(type);
+    for (int64_t cells : {2, 3, 31, 33})
+      for (int64_t dim : {8, 33, 512}) {
+        SCOPED_TRACE(cat(type, ", cells ", cells, ", dim ", dim));
+        const Tensor x1 = random({cells, dim}), x2 = random({cells, dim}, 3);
+        Tensor loss = poisoned({1}, sum_type(type));
+        Tensor d1 = random({cells, dim}), d2 = random({cells, dim});
+        Tensor loss64({1}, DType::f64), want1 = in_f64(d1), want2 = in_f64(d2);
+        contrastive(ctx(), x1.view(), x2.view(), 0.5, 2, loss.view(), d1.view(), d2.view());
+        contrastive(definition, in_f64(x1).view(), in_f64(x2).view(), 0.5, 2, loss64.view(),
+                    want1.view(), want2.view());
+        expect_close(d1.view(), values_of(want1.view()), dim + cells);
+        expect_close(d2.view(), values_of(want2.view()), dim + cells);
+      }
+  }
 }
 
 TEST_P(ContrastiveTest, SameBitsForAnyThreadCount) {
@@ -100,7 +130,7 @@ TEST_P(ContrastiveTest, SameBitsForAnyThreadCount) {
   Tensor loss = poisoned({1}), d1 = zeros({33, 70}), d2 = zeros({33, 70});
   contrastive(ctx(), x1.view(), x2.view(), 0.5, 1, loss.view(), d1.view(), d2.view());
   for (int threads : {1, 3, 8}) {
-    Context other(Device::cpu(), {.threads = threads, .reference = GetParam().reference});
+    Context other(test_device(), {.threads = threads, .reference = GetParam().reference});
     Tensor loss2 = poisoned({1}), e1 = zeros({33, 70}), e2 = zeros({33, 70});
     contrastive(other, x1.view(), x2.view(), 0.5, 1, loss2.view(), e1.view(), e2.view());
     expect_same_bits(loss2.view(), loss.view());

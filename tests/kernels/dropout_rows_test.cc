@@ -101,7 +101,7 @@ TEST(RowDropout, ErrorsNameWhatIsMissing) {
   Context ctx = fast_context();
   const PackedCells cells({2, 2}, {8, 9});
   const Packing packing = cells.packing();
-  const Packing nameless = Packing::over(cells.offsets);
+  const Packing nameless = packing_over(cells.offsets);
   const auto make = [&](float p, const Packing* with, int64_t rows) {
     return [&ctx, p, with, rows] { RowDropout("test", ctx, {p, 1024}, with, rows); };
   };

@@ -4,7 +4,8 @@
 #include <cmath>
 #include <limits>
 
-#include "tests/testing/op_test.h"
+#include "kernels/require_tensor.h"
+#include "tests/kernels/packed_cells.h"
 
 namespace scgraft {
 namespace {
@@ -12,7 +13,7 @@ namespace {
 class EcsTest : public OpTest {
  protected:
   double loss_of(const Tensor& x, double threshold) {
-    Tensor loss = poisoned({1});
+    Tensor loss = poisoned({1}, sum_type(dtype()));
     ecs(ctx(), x.view(), threshold, 1, loss.view(), {});
     return values_of(loss.view())[0];
   }
@@ -49,34 +50,54 @@ TEST_P(EcsTest, GradientHandComputed) {
 }
 
 TEST_P(EcsTest, AgreesWithTheFormulaAtAwkwardSizes) {
-  for (int64_t cells : {1, 2, 3, 31, 33})
-    for (int64_t dim : {1, 2, 3, 31, 33, 257}) {
-      const Tensor x = random({cells, dim}, 2);
-      const std::vector<double> v = values_of(x.view());
-      const size_t n = static_cast<size_t>(dim);
-      const auto product = [&](size_t i, size_t j) {
-        double sum = 0;
-        for (size_t d = 0; d < n; ++d) sum += v[i * n + d] * v[j * n + d];
-        return sum;
-      };
-      double want = 0;
-      for (size_t i = 0; i < static_cast<size_t>(cells); ++i)
-        for (size_t j = 0; j < static_cast<size_t>(cells); ++j) {
-          const double cosine = product(i, j) / std::sqrt(product(i, i) * product(j, j));
-          const double excess = (i == j ? 0 : std::max(cosine, 0.0)) - 0.8;
-          want += (1 - excess * excess) / static_cast<double>(cells * cells);
-        }
-      EXPECT_NEAR(loss_of(x, 0.8), want, tolerance(dtype(), cells * cells + dim).rtol);
-    }
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    for (int64_t cells : {1, 2, 3, 31, 33})
+      for (int64_t dim : {1, 2, 3, 31, 33, 257}) {
+        const Tensor x = random({cells, dim}, 2);
+        const std::vector<double> v = values_of(x.view());
+        const size_t n = static_cast<size_t>(dim);
+        const auto product = [&](size_t i, size_t j) {
+          double sum = 0;
+          for (size_t d = 0; d < n; ++d) sum += v[i * n + d] * v[j * n + d];
+          return sum;
+        };
+        double want = 0;
+        for (size_t i = 0; i < static_cast<size_t>(cells); ++i)
+          for (size_t j = 0; j < static_cast<size_t>(cells); ++j) {
+            const double cosine = product(i, j) / std::sqrt(product(i, i) * product(j, j));
+            const double excess = (i == j ? 0 : std::max(cosine, 0.0)) - 0.8;
+            want += (1 - excess * excess) / static_cast<double>(cells * cells);
+          }
+        EXPECT_NEAR(loss_of(x, 0.8), want, tolerance(dtype(), cells * cells + dim).rtol);
+      }
+  }
+}
+
+TEST_P(EcsTest, GradientAgreesWithTheF64Definition) {
+  Context definition = reference_context();
+  for (DType type : storage_types()) {
+    store(type);
+    for (int64_t cells : {2, 3, 31, 33})
+      for (int64_t dim : {8, 33, 512}) {
+        SCOPED_TRACE(cat(type, ", cells ", cells, ", dim ", dim));
+        const Tensor x = random({cells, dim}, 2);
+        Tensor loss = poisoned({1}, sum_type(type)), dx = random({cells, dim});
+        Tensor loss64({1}, DType::f64), want = in_f64(dx);
+        ecs(ctx(), x.view(), 0.3, 50, loss.view(), dx.view());
+        ecs(definition, in_f64(x).view(), 0.3, 50, loss64.view(), want.view());
+        expect_close(dx.view(), values_of(want.view()), dim + cells);
+      }
+  }
 }
 
 TEST_P(EcsTest, TheLengthOfACellDoesNotMatter) {
-  Tensor x = random({5, 33});
-  const double before = loss_of(x, 0.3);
-  visit_real(dtype(), [&]<class T>(Type<T>) {
-    for (int64_t d = 0; d < 33; ++d) x.as<T>()[d] *= 4;
-  });
-  EXPECT_EQ(loss_of(x, 0.3), before);  // 4 is a power of two: nothing is rounded differently
+  const Tensor x = random({5, 33});
+  std::vector<double> longer = values_of(x.view());
+  for (size_t d = 0; d < 33; ++d) longer[d] *= 4;
+  EXPECT_EQ(loss_of(tensor({5, 33}, longer), 0.3),
+            loss_of(x, 0.3));  // 4 is a power of two: nothing is rounded differently
 }
 
 TEST_P(EcsTest, ACellOfZerosHasNoGradient) {
@@ -108,7 +129,7 @@ TEST_P(EcsTest, SameBitsForAnyThreadCount) {
   Tensor loss = poisoned({1}), dx = zeros({33, 31});
   ecs(ctx(), x.view(), 0.8, 10, loss.view(), dx.view());
   for (int threads : {1, 3, 8}) {
-    Context other(Device::cpu(), {.threads = threads, .reference = GetParam().reference});
+    Context other(test_device(), {.threads = threads, .reference = GetParam().reference});
     Tensor loss2 = poisoned({1}), dx2 = zeros({33, 31});
     ecs(other, x.view(), 0.8, 10, loss2.view(), dx2.view());
     expect_same_bits(loss2.view(), loss.view());

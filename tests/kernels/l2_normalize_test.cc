@@ -4,7 +4,8 @@
 #include <cmath>
 #include <limits>
 
-#include "tests/testing/op_test.h"
+#include "kernels/require_tensor.h"
+#include "tests/kernels/packed_cells.h"
 
 namespace scgraft {
 namespace {
@@ -46,42 +47,69 @@ TEST_P(L2NormalizeTest, BelowTheFloorTheGradientIsAConstantFactor) {
 }
 
 TEST_P(L2NormalizeTest, RowsHaveUnitLengthAtAwkwardSizes) {
-  for (int64_t rows : {0, 1, 2, 3, 31, 33, 257})
-    for (int64_t dim : {1, 2, 3, 31, 33, 257}) {
-      const Tensor x = random({rows, dim}, 3);
-      Tensor y = poisoned({rows, dim});
-      Tensor norm = poisoned({rows});
-      l2_normalize(ctx(), x.view(), y.view(), norm.view());
-      const std::vector<double> in = values_of(x.view());
-      std::vector<double> want = in;
-      std::vector<double> lengths(static_cast<size_t>(rows));
-      for (size_t r = 0; r < lengths.size(); ++r) {
-        const size_t n = static_cast<size_t>(dim);
-        double square = 0;
-        for (size_t d = 0; d < n; ++d) square += in[r * n + d] * in[r * n + d];
-        lengths[r] = std::sqrt(square);
-        for (size_t d = 0; d < n; ++d) want[r * n + d] /= lengths[r];
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    for (int64_t rows : {0, 1, 2, 3, 31, 33, 257})
+      for (int64_t dim : {1, 2, 3, 31, 33, 257}) {
+        const Tensor x = random({rows, dim}, 3);
+        Tensor y = poisoned({rows, dim});
+        Tensor norm = poisoned({rows}, sum_type(type));
+        l2_normalize(ctx(), x.view(), y.view(), norm.view());
+        const std::vector<double> in = values_of(x.view());
+        std::vector<double> want = in;
+        std::vector<double> lengths(static_cast<size_t>(rows));
+        for (size_t r = 0; r < lengths.size(); ++r) {
+          const size_t n = static_cast<size_t>(dim);
+          double square = 0;
+          for (size_t d = 0; d < n; ++d) square += in[r * n + d] * in[r * n + d];
+          lengths[r] = std::sqrt(square);
+          for (size_t d = 0; d < n; ++d) want[r * n + d] /= lengths[r];
+        }
+        expect_close(y.view(), want, dim);
+        expect_close(norm.view(), lengths, dim);
       }
-      expect_close(y.view(), want, dim);
-      expect_close(norm.view(), lengths, dim);
+  }
+}
+
+TEST_P(L2NormalizeTest, BackwardAgreesWithTheF64Definition) {
+  Context definition = reference_context();
+  for (DType type : storage_types()) {
+    store(type);
+    for (int64_t dim : {2, 8, 33, 512}) {
+      SCOPED_TRACE(cat(type, ", dim ", dim));
+      const Tensor x = random({33, dim}, 3), dy = random({33, dim});
+      Tensor y = poisoned({33, dim}), dx = poisoned({33, dim});
+      Tensor norm = poisoned({33}, sum_type(type));
+      l2_normalize(ctx(), x.view(), y.view(), norm.view());
+      l2_normalize_backward(ctx(), y.view(), norm.view(), dy.view(), dx.view());
+      Tensor want({33, dim}, DType::f64);
+      l2_normalize_backward(definition, in_f64(y).view(), in_f64(norm).view(), in_f64(dy).view(),
+                            want.view());
+      expect_close(dx.view(), values_of(want.view()), dim);
     }
+  }
 }
 
 TEST_P(L2NormalizeTest, NoNormAndInPlaceGiveTheSameBits) {
-  const Tensor x = random({5, 33});
-  Tensor y = poisoned({5, 33});
-  Tensor norm = poisoned({5});
-  l2_normalize(ctx(), x.view(), y.view(), norm.view());
-  Tensor in_place = x.clone();
-  l2_normalize(ctx(), in_place.view(), in_place.view(), {});
-  expect_same_bits(in_place.view(), y.view());
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    const Tensor x = random({5, 33});
+    Tensor y = poisoned({5, 33});
+    Tensor norm = poisoned({5}, sum_type(type));
+    l2_normalize(ctx(), x.view(), y.view(), norm.view());
+    Tensor in_place = x.clone();
+    l2_normalize(ctx(), in_place.view(), in_place.view(), {});
+    expect_same_bits(in_place.view(), y.view());
 
-  const Tensor dy = random({5, 33});
-  Tensor dx = poisoned({5, 33});
-  l2_normalize_backward(ctx(), y.view(), norm.view(), dy.view(), dx.view());
-  Tensor dx_in_place = dy.clone();
-  l2_normalize_backward(ctx(), y.view(), norm.view(), dx_in_place.view(), dx_in_place.view());
-  expect_same_bits(dx_in_place.view(), dx.view());
+    const Tensor dy = random({5, 33});
+    Tensor dx = poisoned({5, 33});
+    l2_normalize_backward(ctx(), y.view(), norm.view(), dy.view(), dx.view());
+    Tensor dx_in_place = dy.clone();
+    l2_normalize_backward(ctx(), y.view(), norm.view(), dx_in_place.view(), dx_in_place.view());
+    expect_same_bits(dx_in_place.view(), dx.view());
+  }
 }
 
 TEST_P(L2NormalizeTest, ANanInARowStaysInThatRow) {
@@ -116,25 +144,29 @@ TEST_P(L2NormalizeTest, GradientMatchesFiniteDifferences) {
 }
 
 TEST_P(L2NormalizeTest, SameBitsForAnyThreadCountAndAnyBatch) {
-  const Tensor x = random({67, 33});
-  const Tensor dy = random({67, 33});
-  Tensor y = poisoned({67, 33});
-  Tensor norm = poisoned({67});
-  Tensor dx = poisoned({67, 33});
-  l2_normalize(ctx(), x.view(), y.view(), norm.view());
-  l2_normalize_backward(ctx(), y.view(), norm.view(), dy.view(), dx.view());
-  for (int threads : {1, 3, 8}) {
-    Context other(Device::cpu(), {.threads = threads, .reference = GetParam().reference});
-    Tensor again = poisoned({67, 33});
-    Tensor dx_again = poisoned({67, 33});
-    l2_normalize(other, x.view(), again.view(), {});
-    expect_same_bits(again.view(), y.view());
-    l2_normalize_backward(other, y.view(), norm.view(), dy.view(), dx_again.view());
-    expect_same_bits(dx_again.view(), dx.view());
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    const Tensor x = random({67, 33});
+    const Tensor dy = random({67, 33});
+    Tensor y = poisoned({67, 33});
+    Tensor norm = poisoned({67}, sum_type(type));
+    Tensor dx = poisoned({67, 33});
+    l2_normalize(ctx(), x.view(), y.view(), norm.view());
+    l2_normalize_backward(ctx(), y.view(), norm.view(), dy.view(), dx.view());
+    for (int threads : {1, 3, 8}) {
+      Context other(test_device(), {.threads = threads, .reference = GetParam().reference});
+      Tensor again = poisoned({67, 33});
+      Tensor dx_again = poisoned({67, 33});
+      l2_normalize(other, x.view(), again.view(), {});
+      expect_same_bits(again.view(), y.view());
+      l2_normalize_backward(other, y.view(), norm.view(), dy.view(), dx_again.view());
+      expect_same_bits(dx_again.view(), dx.view());
+    }
+    Tensor last = poisoned({1, 33});
+    l2_normalize(ctx(), x.view().rows(66, 67), last.view(), {});
+    expect_same_bits(last.view(), y.view().rows(66, 67));
   }
-  Tensor last = poisoned({1, 33});
-  l2_normalize(ctx(), x.view().rows(66, 67), last.view(), {});
-  expect_same_bits(last.view(), y.view().rows(66, 67));
 }
 
 TEST_P(L2NormalizeTest, ErrorsNameWhatWasWanted) {
@@ -146,8 +178,8 @@ TEST_P(L2NormalizeTest, ErrorsNameWhatWasWanted) {
                [&] { l2_normalize(ctx(), x.view(), good.view(), norm.view()); });
   expect_error("l2_normalize_backward: norm must be [2], got []",
                [&] { l2_normalize_backward(ctx(), x.view(), {}, x.view(), good.view()); });
-  Tensor bad({2, 3}, DType::bf16);
-  expect_error("computes on f32 or f64, got bf16",
+  Tensor bad({2, 3}, DType::i32, test_device());
+  expect_error("this operation computes on f32",
                [&] { l2_normalize(ctx(), bad.view(), bad.view(), {}); });
 }
 

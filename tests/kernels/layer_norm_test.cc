@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "kernels/require_tensor.h"
 #include "tests/kernels/packed_cells.h"
 
 namespace scgraft {
@@ -19,20 +20,20 @@ struct Pass {
   Pass(int64_t rows, int64_t dim, DType dtype, uint32_t seed = 0)
       : x(random_values({rows, dim}, dtype, seed + 1)),
         branch(random_values({rows, dim}, dtype, seed + 2)),
-        gamma(random_values({dim}, dtype, seed + 3, 0.2)),
-        beta(random_values({dim}, dtype, seed + 4, 0.2)),
+        gamma(random_values({dim}, sum_type(dtype), seed + 3, 0.2)),
+        beta(random_values({dim}, sum_type(dtype), seed + 4, 0.2)),
         dy(random_values({rows, dim}, dtype, seed + 5)),
         y(poison({rows, dim}, dtype)),
-        rstd(poison({rows}, dtype)),
+        rstd(poison({rows}, sum_type(dtype))),
         xhat(poison({rows, dim}, dtype)),
         dx(poison({rows, dim}, dtype)),
         dbranch(poison({rows, dim}, dtype)),
-        dgamma(Shape{dim}, dtype),
-        dbeta(Shape{dim}, dtype) {
+        dgamma(Shape{dim}, sum_type(dtype), test_device()),
+        dbeta(Shape{dim}, sum_type(dtype), test_device()) {
     // Around 1, as trained norms are, so that xhat can be taken from y.
-    visit_real(dtype, [&]<class T>(Type<T>) {
-      for (int64_t f = 0; f < dim; ++f) gamma.as<T>()[f] = 1 + gamma.as<T>()[f] / 2;
-    });
+    std::vector<double> around_one = values_of(gamma.view());
+    for (double& v : around_one) v = 1 + v / 2;
+    gamma = tensor_of({dim}, sum_type(dtype), around_one);
   }
 
   static Tensor poison(Shape shape, DType dtype) {
@@ -50,13 +51,13 @@ struct Pass {
     layer_norm_backward(ctx, dy.view(), saved, gamma.view(), beta.view(), dropout, packing,
                         dx.view(), dbranch.view(), dgamma.view(), dbeta.view());
   }
-  Pass in_f64() const {
-    Pass other(x.dim(0), x.dim(1), DType::f64);
-    other.x = x.converted(DType::f64);
-    other.branch = branch.converted(DType::f64);
-    other.gamma = gamma.converted(DType::f64);
-    other.beta = beta.converted(DType::f64);
-    other.dy = dy.converted(DType::f64);
+  // A copy for the definition.
+  Pass as_f64() const {
+    Pass other(0, 0, DType::f64);
+    for (Tensor Pass::*t :
+         {&Pass::x, &Pass::branch, &Pass::gamma, &Pass::beta, &Pass::dy, &Pass::y, &Pass::rstd,
+          &Pass::xhat, &Pass::dx, &Pass::dbranch, &Pass::dgamma, &Pass::dbeta})
+      other.*t = in_f64(this->*t);
     return other;
   }
 };
@@ -135,24 +136,26 @@ TEST_P(LayerNormTest, BackwardByHand) {
 }
 
 TEST_P(LayerNormTest, AwkwardSizesAgreeWithTheF64Definition) {
-  Context definition = reference_context();
-  for (int64_t rows : kAwkwardRows)
-    for (int64_t dim : kAwkwardDims)
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    Context definition = reference_context();
+    for (const auto& [rows, dim] : awkward_shapes())
       for (bool from_y : {false, true}) {
         SCOPED_TRACE(cat("rows ", rows, ", dim ", dim, from_y ? ", from y" : ", from xhat"));
         const PackedCells cells = awkward_cells(rows);
         const Packing packing = cells.packing();
         Pass got(rows, dim, dtype());
-        Pass want = got.in_f64();
+        Pass want = got.as_f64();
         got.forward(ctx(), kDropout, &packing);
         want.forward(definition, kDropout, &packing);
         expect_close(got.y.view(), values_of(want.y.view()), dim);
         expect_close(got.rstd.view(), values_of(want.rstd.view()), dim);
         expect_close(got.xhat.view(), values_of(want.xhat.view()), dim);
         // The backward pass alone, from the same saved values.
-        want.y = got.y.converted(DType::f64);
-        want.rstd = got.rstd.converted(DType::f64);
-        want.xhat = got.xhat.converted(DType::f64);
+        want.y = in_f64(got.y);
+        want.rstd = in_f64(got.rstd);
+        want.xhat = in_f64(got.xhat);
         got.backward(ctx(), kDropout, &packing, from_y);
         want.backward(definition, kDropout, &packing, from_y);
         expect_close_to_terms(got, got.dx.view(), want.dx.view());
@@ -160,6 +163,7 @@ TEST_P(LayerNormTest, AwkwardSizesAgreeWithTheF64Definition) {
         expect_close(got.dgamma.view(), values_of(want.dgamma.view()), rows);
         expect_close(got.dbeta.view(), values_of(want.dbeta.view()), rows);
       }
+  }
 }
 
 // Dropping inside the operation is the same as handing it a branch that was masked before, and the
@@ -210,7 +214,7 @@ TEST_P(LayerNormTest, ThreadsChangeNothing) {
   want.forward(ctx(), kDropout, &packing);
   want.backward(ctx(), kDropout, &packing, true);
   for (int threads : {1, 3, 7}) {
-    Context other(Device::cpu(), {.threads = threads, .reference = ctx().reference()});
+    Context other(test_device(), {.threads = threads, .reference = ctx().reference()});
     Pass got(257, 521, dtype());
     got.forward(other, kDropout, &packing);
     got.backward(other, kDropout, &packing, true);
@@ -225,58 +229,66 @@ TEST_P(LayerNormTest, ThreadsChangeNothing) {
 
 // One call over four cells, or one call per cell: the same bits, dropout included.
 TEST_P(LayerNormTest, CuttingTheBatchBetweenCellsChangesNothing) {
-  const std::vector<int32_t> lengths = {70, 1, 130, 20};
-  const std::vector<int64_t> ids = {11, 3, 8, 12};
-  const PackedCells all(lengths, ids);
-  const Packing packing = all.packing();
-  constexpr int64_t kDim = 40;
-  Pass whole(all.rows(), kDim, dtype());
-  whole.forward(ctx(), kDropout, &packing);
-  whole.backward(ctx(), kDropout, &packing, false);
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    const std::vector<int32_t> lengths = {70, 1, 130, 20};
+    const std::vector<int64_t> ids = {11, 3, 8, 12};
+    const PackedCells all(lengths, ids);
+    const Packing packing = all.packing();
+    constexpr int64_t kDim = 40;
+    Pass whole(all.rows(), kDim, dtype());
+    whole.forward(ctx(), kDropout, &packing);
+    whole.backward(ctx(), kDropout, &packing, false);
 
-  Pass parts(all.rows(), kDim, dtype());
-  for (size_t cell = 0; cell < lengths.size(); ++cell) {
-    const PackedCells one({lengths[cell]}, {ids[cell]});
-    const Packing own = one.packing();
-    const auto cut = [&](Tensor& t) {
-      return t.view().rows(all.offsets[cell], all.offsets[cell + 1]);
-    };
-    layer_norm(ctx(), cut(parts.x), cut(parts.branch), kDropout, &own, parts.gamma.view(),
-               parts.beta.view(), kEps, cut(parts.y), cut(parts.rstd), cut(parts.xhat));
-    layer_norm_backward(ctx(), cut(parts.dy), {{}, cut(parts.xhat), cut(parts.rstd)},
-                        parts.gamma.view(), parts.beta.view(), kDropout, &own, cut(parts.dx),
-                        cut(parts.dbranch), parts.dgamma.view(), parts.dbeta.view());
+    Pass parts(all.rows(), kDim, dtype());
+    for (size_t cell = 0; cell < lengths.size(); ++cell) {
+      const PackedCells one({lengths[cell]}, {ids[cell]});
+      const Packing own = one.packing();
+      const auto cut = [&](Tensor& t) {
+        return t.view().rows(all.offsets[cell], all.offsets[cell + 1]);
+      };
+      layer_norm(ctx(), cut(parts.x), cut(parts.branch), kDropout, &own, parts.gamma.view(),
+                 parts.beta.view(), kEps, cut(parts.y), cut(parts.rstd), cut(parts.xhat));
+      layer_norm_backward(ctx(), cut(parts.dy), {{}, cut(parts.xhat), cut(parts.rstd)},
+                          parts.gamma.view(), parts.beta.view(), kDropout, &own, cut(parts.dx),
+                          cut(parts.dbranch), parts.dgamma.view(), parts.dbeta.view());
+    }
+    expect_same_bits(parts.y.view(), whole.y.view());
+    expect_same_bits(parts.dx.view(), whole.dx.view());
+    expect_same_bits(parts.dbranch.view(), whole.dbranch.view());
+    expect_same_bits(parts.dgamma.view(), whole.dgamma.view());
+    expect_same_bits(parts.dbeta.view(), whole.dbeta.view());
   }
-  expect_same_bits(parts.y.view(), whole.y.view());
-  expect_same_bits(parts.dx.view(), whole.dx.view());
-  expect_same_bits(parts.dbranch.view(), whole.dbranch.view());
-  expect_same_bits(parts.dgamma.view(), whole.dgamma.view());
-  expect_same_bits(parts.dbeta.view(), whole.dbeta.view());
 }
 
 TEST_P(LayerNormTest, OutputsMayBeInputs) {
-  const PackedCells cells = awkward_cells(33);
-  const Packing packing = cells.packing();
-  Pass want(33, 33, dtype());
-  want.forward(ctx(), kDropout, &packing);
-  want.backward(ctx(), kDropout, &packing, true);
-  const auto forward = [&](TensorView x, TensorView branch, TensorView y) {
-    layer_norm(ctx(), x, branch, kDropout, &packing, want.gamma.view(), want.beta.view(), kEps, y,
-               {}, {});
-  };
-  Tensor x = want.x.clone(), branch = want.branch.clone();
-  forward(x.view(), branch.view(), x.view());
-  expect_same_bits(x.view(), want.y.view());
-  x = want.x.clone();
-  forward(x.view(), branch.view(), branch.view());
-  expect_same_bits(branch.view(), want.y.view());
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    const PackedCells cells = awkward_cells(33);
+    const Packing packing = cells.packing();
+    Pass want(33, 33, dtype());
+    want.forward(ctx(), kDropout, &packing);
+    want.backward(ctx(), kDropout, &packing, true);
+    const auto forward = [&](TensorView x, TensorView branch, TensorView y) {
+      layer_norm(ctx(), x, branch, kDropout, &packing, want.gamma.view(), want.beta.view(), kEps, y,
+                 {}, {});
+    };
+    Tensor x = want.x.clone(), branch = want.branch.clone();
+    forward(x.view(), branch.view(), x.view());
+    expect_same_bits(x.view(), want.y.view());
+    x = want.x.clone();
+    forward(x.view(), branch.view(), branch.view());
+    expect_same_bits(branch.view(), want.y.view());
 
-  const LayerNormSaved saved{want.y.view(), {}, want.rstd.view()};
-  Tensor dy = want.dy.clone(), dbranch = poisoned({33, 33});
-  layer_norm_backward(ctx(), dy.view(), saved, want.gamma.view(), want.beta.view(), kDropout,
-                      &packing, dy.view(), dbranch.view(), {}, {});
-  expect_same_bits(dy.view(), want.dx.view());
-  expect_same_bits(dbranch.view(), want.dbranch.view());
+    const LayerNormSaved saved{want.y.view(), {}, want.rstd.view()};
+    Tensor dy = want.dy.clone(), dbranch = poisoned({33, 33});
+    layer_norm_backward(ctx(), dy.view(), saved, want.gamma.view(), want.beta.view(), kDropout,
+                        &packing, dy.view(), dbranch.view(), {}, {});
+    expect_same_bits(dy.view(), want.dx.view());
+    expect_same_bits(dbranch.view(), want.dbranch.view());
+  }
 }
 
 TEST_P(LayerNormTest, WhatIsNotWantedIsLeftOut) {
@@ -334,7 +346,7 @@ TEST_P(LayerNormTest, ErrorsNameTheTensorAndTheShapeItShouldHave) {
     layer_norm(ctx(), p.x.view(), {}, {}, nullptr, p.gamma.view(), p.beta.view(), -1, p.y.view(),
                {}, {});
   });
-  const Tensor half(Shape{8}, DType::bf16);
+  const Tensor half(Shape{8}, DType::bf16, test_device());
   expect_error("layer_norm: beta must be", [&] {
     layer_norm(ctx(), p.x.view(), {}, {}, nullptr, p.gamma.view(), half.view(), kEps, p.y.view(),
                {}, {});

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/linear.h"
 
+#include <cmath>
+
+#include "runtime/gpu/driver.h"
+#include "runtime/gpu/emulator.h"
 #include "tests/kernels/packed_cells.h"
 
 namespace scgraft {
@@ -86,21 +90,21 @@ TEST_P(LinearTest, DropoutOfATermIsTheDocumentedMask) {
   Tensor y = poisoned({rows, out}), y_want = poisoned({rows, out});
   linear(ctx(), x.view(), packed(w), {}, {&drops, 1}, &packing, y.view());
   linear(ctx(), masked.view(), packed(w), {}, {&plain, 1}, nullptr, y_want.view());
-  expect_close(y.view(), y_want.view());
+  expect_close(y.view(), y_want.view(), in);
 
   const PackedWeight back = packed(w, PackedFor::backward_input);
   Tensor dx = poisoned({rows, in}), dx_plain = poisoned({rows, in});
   linear_backward_input(ctx(), dy.view(), back, {&drops, 1}, &packing, false, dx.view());
   linear_backward_input(ctx(), dy.view(), back, {&plain, 1}, nullptr, false, dx_plain.view());
-  expect_close(dx.view(), product(values_of(dx_plain.view()), mask));
+  expect_close(dx.view(), product(values_of(dx_plain.view()), mask), out);
 
   Tensor da = zeros({rank, in}), db = zeros({out, rank});
   Tensor da_want = zeros({rank, in}), db_want = zeros({out, rank});
   low_rank_backward(ctx(), x.view(), dy.view(), drops, packing, da.view(), db.view());
   low_rank_backward(ctx(), masked.view(), dy.view(), plain, packing, da_want.view(),
                     db_want.view());
-  expect_close(da.view(), da_want.view());
-  expect_close(db.view(), db_want.view());
+  expect_close(da.view(), da_want.view(), rows + out);
+  expect_close(db.view(), db_want.view(), rows + in);
 }
 
 // The adapter and the weight it would be merged into are the same function.
@@ -134,75 +138,86 @@ TEST_P(LinearTest, AwkwardWidthsAndRanksAgreeWithTheDefinition) {
         const Tensor x = random({35, in}), dy = random({35, out}), w = random({out, in});
         const Tensor a = random({rank, in}), b = random({out, rank});
         const LowRank term{a.view(), b.view(), 0.5, {.p = 0.25f, .site = 1030}};
+        const Tensor own_x = on_host(x.view()), own_dy = on_host(dy.view()),
+                     own_w = on_host(w.view()), own_a = on_host(a.view()),
+                     own_b = on_host(b.view());
+        const LowRank own_term{own_a.view(), own_b.view(), 0.5, term.dropout};
         const int64_t k = in + out + rank;
         PackedWeight plain;
-        Tensor y = poisoned({35, out}), y_want = poisoned({35, out});
-        plain.pack(definition, w.view(), PackedFor::forward, w.dtype());
+        Tensor y = poisoned({35, out}), y_want = on_host(poisoned({35, out}).view());
+        plain.pack(definition, own_w.view(), PackedFor::forward, w.dtype());
         linear(ctx(), x.view(), packed(w), {}, {&term, 1}, &packing, y.view());
-        linear(definition, x.view(), plain, {}, {&term, 1}, &packing, y_want.view());
+        linear(definition, own_x.view(), plain, {}, {&own_term, 1}, &packing, y_want.view());
         expect_close(y.view(), y_want.view(), k);
-        Tensor dx = poisoned({35, in}), dx_want = poisoned({35, in});
-        plain.pack(definition, w.view(), PackedFor::backward_input, w.dtype());
+        Tensor dx = poisoned({35, in}), dx_want = on_host(poisoned({35, in}).view());
+        plain.pack(definition, own_w.view(), PackedFor::backward_input, w.dtype());
         linear_backward_input(ctx(), dy.view(), packed(w, PackedFor::backward_input), {&term, 1},
                               &packing, false, dx.view());
-        linear_backward_input(definition, dy.view(), plain, {&term, 1}, &packing, false,
+        linear_backward_input(definition, own_dy.view(), plain, {&own_term, 1}, &packing, false,
                               dx_want.view());
         expect_close(dx.view(), dx_want.view(), k);
-        Tensor da = zeros({rank, in}), da_want = zeros({rank, in});
-        Tensor db = zeros({out, rank}), db_want = zeros({out, rank});
+        Tensor da = zeros({rank, in}), da_want({rank, in}, dtype());
+        Tensor db = zeros({out, rank}), db_want({out, rank}, dtype());
         low_rank_backward(ctx(), x.view(), dy.view(), term, packing, da.view(), db.view());
-        low_rank_backward(definition, x.view(), dy.view(), term, packing, da_want.view(),
-                          db_want.view());
+        low_rank_backward(definition, own_x.view(), own_dy.view(), own_term, packing,
+                          da_want.view(), db_want.view());
         expect_close(da.view(), da_want.view(), 35 * k);
         expect_close(db.view(), db_want.view(), 35 * k);
-        Tensor dw = zeros({out, in}), dw_want = zeros({out, in});
+        Tensor dw = zeros({out, in}), dw_want({out, in}, dtype());
         linear_backward_weight(ctx(), x.view(), dy.view(), packing, dw.view(), {});
-        linear_backward_weight(definition, x.view(), dy.view(), packing, dw_want.view(), {});
+        linear_backward_weight(definition, own_x.view(), own_dy.view(), packing, dw_want.view(),
+                               {});
         expect_close(dw.view(), dw_want.view(), 35);
       }
 }
 
 TEST_P(LinearTest, MatchesTheDefinitionOnAwkwardSizes) {
-  Context definition(Device::cpu(), {.threads = 1, .reference = true});
+  Context definition = reference_context();
   for (int64_t rows : {0, 1, 2, 3, 31, 33, 64, 65, 257}) {
     for (int64_t out : {1, 5, 32}) {
       const int64_t in = 37;
       const std::vector<int32_t> offsets = {0, static_cast<int32_t>(rows / 3),
                                             static_cast<int32_t>(rows)};
       const std::vector<int64_t> ids = {4, 9};
-      const Packing packing = Packing::over(offsets, ids);
+      const Packing packing = packing_over(offsets, ids);
       const Tensor x = random({rows, in}), w = random({out, in}), bias = random({out});
       const Tensor a = random({3, in}), b = random({out, 3});
       const LowRank term{a.view(), b.view(), 0.7, {.p = 0.25f, .site = 1030}};
+      const Tensor own_x = on_host(x.view()), own_w = on_host(w.view()),
+                   own_bias = on_host(bias.view()), own_a = on_host(a.view()),
+                   own_b = on_host(b.view());
+      const LowRank own_term{own_a.view(), own_b.view(), 0.7, term.dropout};
       const int64_t k = in * 4;
 
-      Tensor got = poisoned({rows, out}), want = poisoned({rows, out});
+      Tensor got = poisoned({rows, out}), want = on_host(poisoned({rows, out}).view());
       linear(ctx(), x.view(), packed(w), bias.view(), {&term, 1}, &packing, got.view());
       PackedWeight plain;
-      plain.pack(definition, w.view(), PackedFor::forward, w.dtype());
-      linear(definition, x.view(), plain, bias.view(), {&term, 1}, &packing, want.view());
+      plain.pack(definition, own_w.view(), PackedFor::forward, w.dtype());
+      linear(definition, own_x.view(), plain, own_bias.view(), {&own_term, 1}, &packing,
+             want.view());
       expect_close(got.view(), want.view(), k);
 
-      Tensor dx = random({rows, in}), dx_want = dx.clone();
+      const Tensor own_got = on_host(got.view());
+      Tensor dx = random({rows, in}), dx_want = on_host(dx.view());
       linear_backward_input(ctx(), got.view(), packed(w, PackedFor::backward_input), {&term, 1},
                             &packing, true, dx.view());
-      plain.pack(definition, w.view(), PackedFor::backward_input, w.dtype());
-      linear_backward_input(definition, got.view(), plain, {&term, 1}, &packing, true,
+      plain.pack(definition, own_w.view(), PackedFor::backward_input, w.dtype());
+      linear_backward_input(definition, own_got.view(), plain, {&own_term, 1}, &packing, true,
                             dx_want.view());
       expect_close(dx.view(), dx_want.view(), k);
 
-      Tensor da = zeros({3, in}), da_want = zeros({3, in});
-      Tensor db = zeros({out, 3}), db_want = zeros({out, 3});
+      Tensor da = zeros({3, in}), da_want({3, in}, dtype());
+      Tensor db = zeros({out, 3}), db_want({out, 3}, dtype());
       low_rank_backward(ctx(), x.view(), got.view(), term, packing, da.view(), db.view());
-      low_rank_backward(definition, x.view(), got.view(), term, packing, da_want.view(),
+      low_rank_backward(definition, own_x.view(), own_got.view(), own_term, packing, da_want.view(),
                         db_want.view());
       expect_close(da.view(), da_want.view(), rows * k);
       expect_close(db.view(), db_want.view(), rows * k);
 
-      Tensor dw = zeros({out, in}), dw_want = zeros({out, in});
-      Tensor dbias = zeros({out}), dbias_want = zeros({out});
+      Tensor dw = zeros({out, in}), dw_want({out, in}, dtype());
+      Tensor dbias = zeros({out}), dbias_want({out}, dtype());
       linear_backward_weight(ctx(), x.view(), got.view(), packing, dw.view(), dbias.view());
-      linear_backward_weight(definition, x.view(), got.view(), packing, dw_want.view(),
+      linear_backward_weight(definition, own_x.view(), own_got.view(), packing, dw_want.view(),
                              dbias_want.view());
       expect_close(dw.view(), dw_want.view(), rows);
       expect_close(dbias.view(), dbias_want.view(), rows);
@@ -214,7 +229,7 @@ TEST_P(LinearTest, GradientsMatchFiniteDifferences) {
   if (dtype() != DType::f64) GTEST_SKIP() << "finite differences are taken in f64";
   const std::vector<int32_t> offsets = {0, 3, 3, 5};
   const std::vector<int64_t> ids = {7, 8, 100};
-  const Packing packing = Packing::over(offsets, ids);
+  const Packing packing = packing_over(offsets, ids);
   Tensor x = random({5, 6}), w = random({4, 6}), bias = random({4}), a = random({2, 6}),
          b = random({4, 2});
   const Tensor weight = random({5, 4});
@@ -244,7 +259,7 @@ TEST_P(LinearTest, ARowDoesNotDependOnItsNeighbours) {
   const Tensor x = random({150, 48}), w = random({32, 48}), bias = random({32});
   Tensor all = poisoned({150, 32});
   linear(ctx(), x.view(), packed(w), bias.view(), {}, nullptr, all.view());
-  Context single(Device::cpu(), {.threads = 1, .reference = GetParam().reference});
+  Context single(test_device(), {.threads = 1, .reference = GetParam().reference});
   for (int64_t begin : {0, 1, 63, 100, 149}) {
     Tensor some = poisoned({150 - begin, 32});
     linear(single, x.view().rows(begin, 150), packed(w), bias.view(), {}, nullptr, some.view());
@@ -264,7 +279,7 @@ TEST_P(LinearTest, ThreadCountDoesNotChangeABit) {
     Tensor y, dx, da, db, dw, dbias;
   };
   const auto step = [&](int threads) {
-    Context some(Device::cpu(), {.threads = threads, .reference = GetParam().reference});
+    Context some(test_device(), {.threads = threads, .reference = GetParam().reference});
     Result r{poisoned({rows, out}), poisoned({rows, in}), zeros({rank, in}),
              zeros({out, rank}),    zeros({out, in}),     zeros({out})};
     PackedWeight p;
@@ -322,12 +337,12 @@ TEST_P(LinearTest, GradientsDoNotDependOnHowTheBatchIsCut) {
   const LowRank term{a.view(), b.view(), 1.5, {.p = 0.3f, .site = 1030}};
   Tensor da = zeros({4, 16}), db = zeros({8, 4}), dw = zeros({8, 16}), dbias = zeros({8});
   Tensor da2 = zeros({4, 16}), db2 = zeros({8, 4}), dw2 = zeros({8, 16}), dbias2 = zeros({8});
-  const Packing whole = Packing::over(offsets, ids);
+  const Packing whole = packing_over(offsets, ids);
   low_rank_backward(ctx(), x.view(), dy.view(), term, whole, da.view(), db.view());
   linear_backward_weight(ctx(), x.view(), dy.view(), whole, dw.view(), dbias.view());
   for (size_t i = 0; i + 1 < offsets.size(); ++i) {
     const std::vector<int32_t> one = {0, offsets[i + 1] - offsets[i]};
-    const Packing cell = Packing::over(one, std::span(ids).subspan(i, 1));
+    const Packing cell = packing_over(one, std::span(ids).subspan(i, 1));
     const auto xs = x.view().rows(offsets[i], offsets[i + 1]);
     const auto dys = dy.view().rows(offsets[i], offsets[i + 1]);
     low_rank_backward(ctx(), xs, dys, term, cell, da2.view(), db2.view());
@@ -380,7 +395,7 @@ TEST_P(LinearTest, ErrorsNameTheShapeTheyWanted) {
                [&] { run(drops, nullptr); });
   // Without ids the mask would be a function of the place in the batch.
   const std::vector<int32_t> offsets = {0, 2};
-  const Packing nameless = Packing::over(offsets);
+  const Packing nameless = packing_over(offsets);
   expect_error("linear: dropout needs the id of each of the 1 cells, got 0",
                [&] { run(drops, &nameless); });
   expect_error("linear: bias must be [4]",
@@ -397,6 +412,327 @@ TEST_P(LinearTest, ErrorsNameTheShapeTheyWanted) {
   const Packing none;
   expect_error("the packing has no offsets",
                [&] { linear_backward_weight(ctx(), good.view(), dy.view(), none, {}, {}); });
+}
+
+// Many rows and columns are cut into larger tiles than few; sums do not show it. Both directions.
+TEST_P(LinearTest, TheSizeOfTilesDoesNotShow) {
+  const int64_t rows = 257, wide = 5504, narrow = 8;
+  const Tensor x = random({rows, narrow}), w = random({wide, narrow}), bias = random({wide});
+  const Tensor v = random({narrow, wide}), dy = random({rows, narrow});
+  const PackedWeight forward = packed(w), back = packed(v, PackedFor::backward_input);
+  Tensor y = poisoned({rows, wide}), dx = poisoned({rows, wide});
+  linear(ctx(), x.view(), forward, bias.view(), {}, nullptr, y.view());
+  linear_backward_input(ctx(), dy.view(), back, {}, nullptr, false, dx.view());
+  for (int64_t begin : {int64_t{0}, int64_t{130}, rows - 3}) {
+    Tensor some = poisoned({3, wide});
+    linear(ctx(), x.view().rows(begin, begin + 3), forward, bias.view(), {}, nullptr, some.view());
+    expect_same_bits(some.view(), std::as_const(y).view().rows(begin, begin + 3));
+    linear_backward_input(ctx(), dy.view().rows(begin, begin + 3), back, {}, nullptr, false,
+                          some.view());
+    expect_same_bits(some.view(), std::as_const(dx).view().rows(begin, begin + 3));
+  }
+}
+
+// More cells than partial sums of a large weight have room for at once, and a cell that is summed
+// in pieces.
+TEST_P(LinearTest, ManyCellsAreSummedInOrder) {
+  for (int64_t width : {24, 512}) {
+    std::vector<int32_t> lengths(20, 1);
+    lengths[3] = 0;
+    if (width == 24) lengths[7] = 1100;
+    std::vector<int64_t> ids(lengths.size());
+    for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int64_t>(i);
+    const PackedCells cells(lengths, ids);
+    const Packing packing = cells.packing();
+    const int64_t rows = cells.rows();
+    const Tensor x = random({rows, width}), dy = random({rows, width});
+    Tensor dw = random({width, width}), dbias = random({width});
+    Tensor dw_one = dw.clone(), dbias_one = dbias.clone();
+    linear_backward_weight(ctx(), x.view(), dy.view(), packing, dw.view(), dbias.view());
+    for (size_t cell = 0; cell < lengths.size(); ++cell) {
+      const PackedCells one({lengths[cell]}, {ids[cell]});
+      const int64_t begin = cells.offsets[cell], end = cells.offsets[cell + 1];
+      linear_backward_weight(ctx(), x.view().rows(begin, end), dy.view().rows(begin, end),
+                             one.packing(), dw_one.view(), dbias_one.view());
+    }
+    expect_same_bits(dw.view(), dw_one.view());
+    expect_same_bits(dbias.view(), dbias_one.view());
+  }
+}
+
+// What 16-bit rows are multiplied by: the tensor cores of compute capability 8.0 and, in f16,
+// of 7.5.
+std::vector<OpMode> tensor_core_modes() {
+  std::vector<OpMode> modes = {{Device::cpu(), false, DType::bf16, "cuda_bf16"},
+                               {Device::cpu(), false, DType::f16, "cuda_f16"},
+                               {Device::cpu(), false, DType::f16, "cuda_f16_turing"}};
+  for (OpMode& mode : modes) {
+    const bool turing = mode.name.ends_with("turing");
+    if (cuda_device_count() == 0) {
+      mode.missing = "this machine has no CUDA device";
+      continue;
+    }
+    mode.device = Device::cuda();
+    if constexpr (kBuiltWithCuda && !kCudaEmulated) {
+      const bool old = gpu::compute_capability(mode.device) < 80;
+      if (old != turing) mode.missing = "this device has other tensor cores";
+    }
+  }
+  return modes;
+}
+
+class LinearTensorCoreTest : public OpTest {
+ public:
+  LinearTensorCoreTest() { choose(GetParam().name.ends_with("turing") ? 75 : 86); }
+  ~LinearTensorCoreTest() override { choose(86); }
+  static void choose([[maybe_unused]] int capability) {
+    if constexpr (kCudaEmulated) gpu::emulator_options().become(capability);
+  }
+
+  PackedWeight packed(const Tensor& w, PackedFor use = PackedFor::forward) {
+    PackedWeight p;
+    p.pack(ctx(), w.view(), use, dtype());
+    return p;
+  }
+  Tensor f32(Shape shape) { return tensor_of(shape, DType::f32, values_of(random(shape).view())); }
+  Tensor f32_zeros(Shape shape) {
+    return tensor_of(shape, DType::f32, std::vector<double>(static_cast<size_t>(shape.numel())));
+  }
+
+  // `got` is a sum of k products of factors that were rounded to the type of the rows.
+  void expect_rounded(ConstTensorView got, ConstTensorView want, int64_t k) {
+    const std::vector<double> g = values_of(got), w = values_of(want);
+    ASSERT_EQ(g.size(), w.size());
+    double largest = 0;
+    for (double v : w) largest = std::max(largest, std::abs(v));
+    const Tolerance t = tolerance(dtype(), k);
+    for (size_t i = 0; i < g.size(); ++i)
+      ASSERT_TRUE(std::abs(g[i] - w[i]) <= t.atol_of_largest * largest + t.rtol * std::abs(w[i]))
+          << "element " << i << " of " << got.shape() << ": got " << g[i] << ", want " << w[i];
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Modes, LinearTensorCoreTest, ::testing::ValuesIn(tensor_core_modes()),
+                         [](const auto& mode) { return mode.param.name; });
+
+struct LinearSizes {
+  int64_t rows, in, out, rank;
+};
+
+// Everything a step computes, against the definition in f64 of the same rounded numbers.
+TEST_P(LinearTensorCoreTest, AgreesWithTheDefinitionInF64) {
+  Context definition = reference_context();
+  for (const LinearSizes s : {LinearSizes{1, 1, 1, 1},
+                              {2, 7, 8, 2},
+                              {3, 8, 33, 4},
+                              {31, 32, 24, 8},
+                              {33, 33, 31, 3},
+                              {64, 64, 64, 16},
+                              {65, 72, 130, 17},
+                              {140, 257, 40, 33},
+                              {257, 40, 65, 70},
+                              {5, 521, 7, 8}})
+    for (float p : {0.0f, 0.25f}) {
+      SCOPED_TRACE(
+          cat("rows ", s.rows, ", in ", s.in, ", out ", s.out, ", rank ", s.rank, ", p ", p));
+      const PackedCells cells = awkward_cells(s.rows);
+      const Packing packing = cells.packing();
+      const Packing host = Packing::over(cells.offsets, cells.ids);
+      const Tensor x = random({s.rows, s.in}), dy = random({s.rows, s.out}),
+                   w = random({s.out, s.in}), bias = random({s.out}),
+                   a = random({s.rank, s.in}, 1 / std::sqrt(static_cast<double>(s.in))),
+                   b = random({s.out, s.rank});
+      const Tensor x64 = in_f64(x), dy64 = in_f64(dy), w64 = in_f64(w), bias64 = in_f64(bias),
+                   a64 = in_f64(a), b64 = in_f64(b);
+      const Dropout dropout{.p = p, .site = 1030};
+      const LowRank term{a.view(), b.view(), 0.5, dropout};
+      const LowRank want_term{a64.view(), b64.view(), 0.5, dropout};
+      PackedWeight plain;
+
+      Tensor y = poisoned({s.rows, s.out}), y_want(Shape{s.rows, s.out}, DType::f64);
+      linear(ctx(), x.view(), packed(w), bias.view(), {&term, 1}, &packing, y.view());
+      plain.pack(definition, w64.view(), PackedFor::forward, DType::f64);
+      linear(definition, x64.view(), plain, bias64.view(), {&want_term, 1}, &host, y_want.view());
+      expect_rounded(y.view(), y_want.view(), s.in + s.rank);
+
+      Tensor dx = random({s.rows, s.in}), dx_want = in_f64(dx);
+      linear_backward_input(ctx(), dy.view(), packed(w, PackedFor::backward_input), {&term, 1},
+                            &packing, true, dx.view());
+      plain.pack(definition, w64.view(), PackedFor::backward_input, DType::f64);
+      linear_backward_input(definition, dy64.view(), plain, {&want_term, 1}, &host, true,
+                            dx_want.view());
+      expect_rounded(dx.view(), dx_want.view(), s.out + s.rank);
+
+      Tensor da = f32_zeros({s.rank, s.in}), db = f32_zeros({s.out, s.rank});
+      Tensor da_want(Shape{s.rank, s.in}, DType::f64), db_want(Shape{s.out, s.rank}, DType::f64);
+      low_rank_backward(ctx(), x.view(), dy.view(), term, packing, da.view(), db.view());
+      low_rank_backward(definition, x64.view(), dy64.view(), want_term, host, da_want.view(),
+                        db_want.view());
+      expect_rounded(da.view(), da_want.view(), s.rows + s.out);
+      expect_rounded(db.view(), db_want.view(), s.rows + s.in);
+
+      Tensor dw = f32_zeros({s.out, s.in}), dbias = f32_zeros({s.out});
+      Tensor dw_want(Shape{s.out, s.in}, DType::f64), dbias_want(Shape{s.out}, DType::f64);
+      linear_backward_weight(ctx(), x.view(), dy.view(), packing, dw.view(), dbias.view());
+      linear_backward_weight(definition, x64.view(), dy64.view(), host, dw_want.view(),
+                             dbias_want.view());
+      // Nothing was rounded on the way but sums in f32.
+      expect_close(dw.view(), values_of(dw_want.view()), s.rows);
+      expect_close(dbias.view(), values_of(dbias_want.view()), s.rows);
+    }
+}
+
+TEST_P(LinearTensorCoreTest, ZeroBLeavesTheFrozenResultBitForBit) {
+  for (int64_t in : {40, 257})
+    for (float p : {0.0f, 0.3f}) {
+      const int64_t rows = 65;
+      const PackedCells cells = awkward_cells(rows);
+      const Packing packing = cells.packing();
+      const Tensor x = random({rows, in}), w = random({24, in}), bias = f32({24});
+      const Tensor a = f32({4, in}), b = f32_zeros({24, 4});
+      const LowRank term{a.view(), b.view(), 2.0, {.p = p, .site = 1030}};
+      Tensor frozen = poisoned({rows, 24}), adapted = poisoned({rows, 24});
+      linear(ctx(), x.view(), packed(w), bias.view(), {}, nullptr, frozen.view());
+      linear(ctx(), x.view(), packed(w), bias.view(), {&term, 1}, &packing, adapted.view());
+      expect_same_bits(adapted.view(), frozen.view());
+      const PackedWeight back = packed(w, PackedFor::backward_input);
+      Tensor dx = poisoned({rows, in}), dx_adapted = poisoned({rows, in});
+      linear_backward_input(ctx(), frozen.view(), back, {}, nullptr, false, dx.view());
+      linear_backward_input(ctx(), frozen.view(), back, {&term, 1}, &packing, false,
+                            dx_adapted.view());
+      expect_same_bits(dx_adapted.view(), dx.view());
+    }
+}
+
+TEST_P(LinearTensorCoreTest, TheSizeOfTilesDoesNotShow) {
+  const int64_t rows = 257, wide = 5504, narrow = 40;
+  const PackedCells cells({257}, {4});
+  const Packing packing = cells.packing();
+  const Tensor x = random({rows, narrow}), w = random({wide, narrow}), v = random({narrow, wide}),
+               a = random({8, narrow}), b = random({wide, 8});
+  const LowRank term{a.view(), b.view(), 0.5, {}};
+  const PackedWeight forward = packed(w), back = packed(v, PackedFor::backward_input);
+  Tensor y = poisoned({rows, wide}), dx = poisoned({rows, wide});
+  linear(ctx(), x.view(), forward, {}, {&term, 1}, &packing, y.view());
+  linear_backward_input(ctx(), x.view(), back, {}, nullptr, false, dx.view());
+  for (int64_t begin : {int64_t{0}, int64_t{130}, rows - 3}) {
+    Tensor some = poisoned({3, wide});
+    linear(ctx(), x.view().rows(begin, begin + 3), forward, {}, {&term, 1}, nullptr, some.view());
+    expect_same_bits(some.view(), std::as_const(y).view().rows(begin, begin + 3));
+    linear_backward_input(ctx(), x.view().rows(begin, begin + 3), back, {}, nullptr, false,
+                          some.view());
+    expect_same_bits(some.view(), std::as_const(dx).view().rows(begin, begin + 3));
+  }
+}
+
+// Cells together and alone: results and the sums of all gradients.
+TEST_P(LinearTensorCoreTest, ABatchEqualsItsCellsOneAfterAnother) {
+  const PackedCells both({50, 0, 600, 87}, {70, 71, 72, 73});
+  const Packing packing = both.packing();
+  const int64_t rows = both.rows(), in = 48, out = 40, rank = 4;
+  const Tensor x = random({rows, in}), dy = random({rows, out}), w = random({out, in}),
+               a = f32({rank, in}), b = f32({out, rank});
+  const LowRank term{a.view(), b.view(), 1.5, {.p = 0.3f, .site = 1030}};
+  const PackedWeight forward = packed(w), back = packed(w, PackedFor::backward_input);
+  Tensor y = poisoned({rows, out}), dx = poisoned({rows, in});
+  linear(ctx(), x.view(), forward, {}, {&term, 1}, &packing, y.view());
+  linear_backward_input(ctx(), dy.view(), back, {&term, 1}, &packing, false, dx.view());
+  Tensor da = f32({rank, in}), db = f32({out, rank}), dw = f32({out, in}), dbias = f32({out});
+  Tensor da1 = da.clone(), db1 = db.clone(), dw1 = dw.clone(), dbias1 = dbias.clone();
+  low_rank_backward(ctx(), x.view(), dy.view(), term, packing, da.view(), db.view());
+  linear_backward_weight(ctx(), x.view(), dy.view(), packing, dw.view(), dbias.view());
+  for (size_t cell = 0; cell < both.ids.size(); ++cell) {
+    const int64_t begin = both.offsets[cell], end = both.offsets[cell + 1];
+    const PackedCells one({static_cast<int32_t>(end - begin)}, {both.ids[cell]});
+    const Packing own = one.packing();
+    const ConstTensorView x1 = x.view().rows(begin, end), dy1 = dy.view().rows(begin, end);
+    Tensor y1 = poisoned({end - begin, out}), dx1 = poisoned({end - begin, in});
+    linear(ctx(), x1, forward, {}, {&term, 1}, &own, y1.view());
+    linear_backward_input(ctx(), dy1, back, {&term, 1}, &own, false, dx1.view());
+    expect_same_bits(y1.view(), y.view().rows(begin, end));
+    expect_same_bits(dx1.view(), dx.view().rows(begin, end));
+    low_rank_backward(ctx(), x1, dy1, term, own, da1.view(), db1.view());
+    linear_backward_weight(ctx(), x1, dy1, own, dw1.view(), dbias1.view());
+  }
+  expect_same_bits(da1.view(), da.view());
+  expect_same_bits(db1.view(), db.view());
+  expect_same_bits(dw1.view(), dw.view());
+  expect_same_bits(dbias1.view(), dbias.view());
+}
+
+// f32 rows beside 16-bit weights, and several terms of several ranks.
+TEST_P(LinearTensorCoreTest, F32RowsAreRoundedToTheTypeOfTheProduct) {
+  Context definition = reference_context();
+  const int64_t rows = 70, in = 60, out = 33;
+  const Tensor x = f32({rows, in}), w = f32({out, in}), bias = f32({out}), a1 = f32({2, in}),
+               b1 = f32({out, 2}), a2 = f32({20, in}), b2 = f32({out, 20});
+  const Tensor x64 = in_f64(x), w64 = in_f64(w), bias64 = in_f64(bias), a164 = in_f64(a1),
+               b164 = in_f64(b1), a264 = in_f64(a2), b264 = in_f64(b2);
+  const LowRank terms[] = {{a1.view(), b1.view(), 0.5, {}}, {a2.view(), b2.view(), -0.25, {}}};
+  const LowRank wanted[] = {{a164.view(), b164.view(), 0.5, {}},
+                            {a264.view(), b264.view(), -0.25, {}}};
+  Tensor y = tensor_of({rows, out}, DType::f32, std::vector<double>(rows * out, NAN));
+  Tensor want(Shape{rows, out}, DType::f64);
+  linear(ctx(), x.view(), packed(w), bias.view(), terms, nullptr, y.view());
+  PackedWeight plain;
+  plain.pack(definition, w64.view(), PackedFor::forward, DType::f64);
+  linear(definition, x64.view(), plain, bias64.view(), wanted, nullptr, want.view());
+  expect_rounded(y.view(), want.view(), in);
+}
+
+TEST_P(LinearTensorCoreTest, WarpsAndBlocksMayRunInAnyOrder) {
+  if constexpr (!kCudaEmulated) {
+    GTEST_SKIP() << "only the emulated device runs in a chosen order";
+  } else {
+    const PackedCells cells = awkward_cells(150);
+    const Packing packing = cells.packing();
+    const int64_t rows = 150, in = 130, out = 72, rank = 20;
+    const Tensor x = random({rows, in}), dy = random({rows, out}), w = random({out, in}),
+                 bias = random({out}), a = f32({rank, in}), b = f32({out, rank});
+    const LowRank term{a.view(), b.view(), 0.5, {.p = 0.2f, .site = 1030}};
+    const PackedWeight forward = packed(w), back = packed(w, PackedFor::backward_input);
+    std::vector<Tensor> want;
+    for (const gpu::Order order : {gpu::Order::forward, gpu::Order::reverse, gpu::Order::random}) {
+      gpu::emulator_options().order = order;
+      std::vector<Tensor> got;
+      got.push_back(poisoned({rows, out}));
+      linear(ctx(), x.view(), forward, bias.view(), {&term, 1}, &packing, got.back().view());
+      EXPECT_EQ(gpu::emulator_options().last_report.extra_phases(), 0);
+      got.push_back(poisoned({rows, in}));
+      linear_backward_input(ctx(), dy.view(), back, {&term, 1}, &packing, false, got.back().view());
+      EXPECT_EQ(gpu::emulator_options().last_report.extra_phases(), 0);
+      Tensor da = f32_zeros({rank, in}), db = f32_zeros({out, rank}), dw = f32_zeros({out, in});
+      low_rank_backward(ctx(), x.view(), dy.view(), term, packing, da.view(), db.view());
+      linear_backward_weight(ctx(), x.view(), dy.view(), packing, dw.view(), {});
+      for (Tensor* t : {&da, &db, &dw}) got.push_back(std::move(*t));
+      if (want.empty()) want = std::move(got);
+      for (size_t i = 0; i < got.size(); ++i) expect_same_bits(got[i].view(), want[i].view());
+    }
+    gpu::emulator_options().order = gpu::Order::forward;
+  }
+}
+
+TEST_P(LinearTensorCoreTest, ErrorsNameTheTypesTheyWanted) {
+  const Tensor x = random({2, 8}), w = f32({4, 8});
+  Tensor y = poisoned({2, 4});
+  PackedWeight p;
+  p.pack(ctx(), w.view(), PackedFor::forward, DType::f32);
+  expect_error(cat("linear: rows are ", dtype(), ", the weight is packed as f32"),
+               [&] { linear(ctx(), x.view(), p, {}, {}, nullptr, y.view()); });
+  const PackedCells cells({2}, {1});
+  const Packing packing = cells.packing();
+  Tensor dbias = zeros({8});
+  expect_error(cat("gradients beside ", dtype(), " rows are f32, got ", dtype()), [&] {
+    linear_backward_weight(ctx(), x.view(), x.view(), packing, {}, dbias.view());
+  });
+  const Tensor a = f32({1, 8}), b = f32({4, 1});
+  const std::vector<LowRank> nine(9, LowRank{a.view(), b.view(), 1, {}});
+  expect_error("at most 8 low-rank terms fit a launch, got 9",
+               [&] { linear(ctx(), x.view(), packed(w), {}, nine, nullptr, y.view()); });
+  if (kCudaEmulated && dtype() == DType::bf16) {
+    choose(75);
+    expect_error("compute capability 7.5 and does not multiply bf16",
+                 [&] { linear(ctx(), x.view(), packed(w), {}, {}, nullptr, y.view()); });
+  }
 }
 
 }  // namespace

@@ -4,20 +4,16 @@
 #include <cmath>
 #include <limits>
 
-#include "tests/testing/op_test.h"
+#include "kernels/require_tensor.h"
+#include "tests/kernels/packed_cells.h"
 
 namespace scgraft {
 namespace {
 
 class MaskedMseTest : public OpTest {
  protected:
-  static Tensor bytes(const std::vector<int>& values) {
-    Tensor t(Shape{static_cast<int64_t>(values.size())}, DType::u8);
-    for (size_t i = 0; i < values.size(); ++i) t.as<uint8_t>()[i] = static_cast<uint8_t>(values[i]);
-    return t;
-  }
-  static Tensor every_third_left_out(int64_t n) {
-    std::vector<int> values;
+  Tensor every_third_left_out(int64_t n) const {
+    std::vector<uint8_t> values;
     for (int64_t i = 0; i < n; ++i) values.push_back(i % 3 == 1 ? 0 : 1);
     return bytes(values);
   }
@@ -32,7 +28,7 @@ TEST_P(MaskedMseTest, HandComputed) {
   const Tensor x = tensor({4}, {1, 2, 3, 4});
   const Tensor target = tensor({4}, {0, 0, 5, 1});
   Tensor loss = poisoned({3}), dx = poisoned({4});
-  masked_mse(ctx(), x.view(), target.view(), bytes({1, 0, 255, 1}).view(), Packing::over(offsets),
+  masked_mse(ctx(), x.view(), target.view(), bytes({1, 0, 255, 1}).view(), packing_over(offsets),
              0.5, loss.view(), dx.view());
   expect_close(loss.view(), {1 + 4, 0, 9});
   expect_close(dx.view(), {1, 0, -2, 3});
@@ -43,12 +39,12 @@ TEST_P(MaskedMseTest, WhatIsNotMaskedMayBeAnything) {
   for (int32_t n : {3, 31, 33, 257}) {
     const std::vector<int32_t> offsets = {0, n};
     std::vector<double> values(static_cast<size_t>(n), nan);
-    std::vector<int> counts(static_cast<size_t>(n), 0);
+    std::vector<uint8_t> counts(static_cast<size_t>(n), 0);
     values.back() = 3;
     counts.back() = 1;
     Tensor loss = poisoned({1}), dx = poisoned({n});
     masked_mse(ctx(), tensor({n}, values).view(), zeros({n}).view(), bytes(counts).view(),
-               Packing::over(offsets), 1, loss.view(), dx.view());
+               packing_over(offsets), 1, loss.view(), dx.view());
     expect_close(loss.view(), {9});
     std::vector<double> want(static_cast<size_t>(n), 0);
     want.back() = 6;
@@ -60,47 +56,59 @@ TEST_P(MaskedMseTest, NothingMaskedIsZero) {
   const std::vector<int32_t> offsets = {0, 2};
   Tensor loss = poisoned({1}), dx = poisoned({2});
   masked_mse(ctx(), tensor({2}, {1, 2}).view(), zeros({2}).view(), bytes({0, 0}).view(),
-             Packing::over(offsets), 0, loss.view(), dx.view());
+             packing_over(offsets), 0, loss.view(), dx.view());
   expect_same_bits(loss.view(), zeros({1}).view());
   expect_same_bits(dx.view(), zeros({2}).view());
 }
 
 TEST_P(MaskedMseTest, AgreesWithPlainSumsAtAwkwardSizes) {
-  const Packing cells = Packing::over(kAwkward);
-  const Tensor x = random({456}), target = random({456}), mask = every_third_left_out(456);
-  const std::vector<double> p = values_of(x.view()), t = values_of(target.view());
-  std::vector<double> loss_want(static_cast<size_t>(cells.cells())), dx_want(456);
-  for (int64_t b = 0; b < cells.cells(); ++b)
-    for (int64_t i = cells.begin(b); i < cells.end(b); ++i) {
-      if (i % 3 == 1) continue;
-      const double error = p[static_cast<size_t>(i)] - t[static_cast<size_t>(i)];
-      loss_want[static_cast<size_t>(b)] += error * error;
-      dx_want[static_cast<size_t>(i)] = 2 * error / 304;
-    }
-  Tensor loss = poisoned({cells.cells()}), dx = poisoned({456});
-  masked_mse(ctx(), x.view(), target.view(), mask.view(), cells, 1.0 / 304, loss.view(), dx.view());
-  expect_close(loss.view(), loss_want, 257);
-  expect_close(dx.view(), dx_want);
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    const Packing cells = packing_over(kAwkward);
+    const Tensor x = random({456}), target = random_values({456}, sum_type(type), 1),
+                 mask = every_third_left_out(456);
+    const std::vector<double> p = values_of(x.view()), t = values_of(target.view());
+    std::vector<double> loss_want(static_cast<size_t>(cells.cells())), dx_want(456);
+    for (int64_t b = 0; b < cells.cells(); ++b)
+      for (int64_t i = cells.begin(b); i < cells.end(b); ++i) {
+        if (i % 3 == 1) continue;
+        const double error = p[static_cast<size_t>(i)] - t[static_cast<size_t>(i)];
+        loss_want[static_cast<size_t>(b)] += error * error;
+        dx_want[static_cast<size_t>(i)] = 2 * error / 304;
+      }
+    Tensor loss = poisoned({cells.cells()}, sum_type(type)), dx = poisoned({456});
+    masked_mse(ctx(), x.view(), target.view(), mask.view(), cells, 1.0 / 304, loss.view(),
+               dx.view());
+    expect_close(loss.view(), loss_want, 257);
+    expect_close(dx.view(), dx_want);
+  }
 }
 
 TEST_P(MaskedMseTest, InPlaceAndLossAloneGiveTheSameBits) {
-  const Packing cells = Packing::over(kAwkward);
-  const Tensor x = random({456}), target = random({456}), mask = every_third_left_out(456);
-  Tensor loss = poisoned({11}), dx = poisoned({456}), alone = poisoned({11});
-  masked_mse(ctx(), x.view(), target.view(), mask.view(), cells, 0.1, loss.view(), dx.view());
-  masked_mse(ctx(), x.view(), target.view(), mask.view(), cells, 0.1, alone.view(), {});
-  expect_same_bits(alone.view(), loss.view());
-  Tensor in_place = x.clone();
-  masked_mse(ctx(), in_place.view(), target.view(), mask.view(), cells, 0.1, alone.view(),
-             in_place.view());
-  expect_same_bits(alone.view(), loss.view());
-  expect_same_bits(in_place.view(), dx.view());
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    const Packing cells = packing_over(kAwkward);
+    const Tensor x = random({456}), target = random_values({456}, sum_type(type), 1),
+                 mask = every_third_left_out(456);
+    Tensor loss = poisoned({11}, sum_type(type)), dx = poisoned({456}),
+           alone = poisoned({11}, sum_type(type));
+    masked_mse(ctx(), x.view(), target.view(), mask.view(), cells, 0.1, loss.view(), dx.view());
+    masked_mse(ctx(), x.view(), target.view(), mask.view(), cells, 0.1, alone.view(), {});
+    expect_same_bits(alone.view(), loss.view());
+    Tensor in_place = x.clone();
+    masked_mse(ctx(), in_place.view(), target.view(), mask.view(), cells, 0.1, alone.view(),
+               in_place.view());
+    expect_same_bits(alone.view(), loss.view());
+    expect_same_bits(in_place.view(), dx.view());
+  }
 }
 
 TEST_P(MaskedMseTest, GradientMatchesFiniteDifferences) {
   if (dtype() != DType::f64) GTEST_SKIP() << "finite differences are taken in f64";
   const std::vector<int32_t> offsets = {0, 2, 2, 7};
-  const Packing cells = Packing::over(offsets);
+  const Packing cells = packing_over(offsets);
   Tensor x = random({7});
   const Tensor target = random({7}), mask = every_third_left_out(7);
   const double scale = 1.0 / 5;
@@ -118,30 +126,35 @@ TEST_P(MaskedMseTest, GradientMatchesFiniteDifferences) {
 }
 
 TEST_P(MaskedMseTest, SameBitsForAnyThreadCountAndAnyBatch) {
-  const Packing cells = Packing::over(kAwkward);
-  const Tensor x = random({456}), target = random({456}), mask = every_third_left_out(456);
-  Tensor loss = poisoned({11}), dx = poisoned({456});
-  masked_mse(ctx(), x.view(), target.view(), mask.view(), cells, 0.1, loss.view(), dx.view());
-  for (int threads : {1, 3, 8}) {
-    Context other(Device::cpu(), {.threads = threads, .reference = GetParam().reference});
-    Tensor loss2 = poisoned({11}), dx2 = poisoned({456});
-    masked_mse(other, x.view(), target.view(), mask.view(), cells, 0.1, loss2.view(), dx2.view());
-    expect_same_bits(loss2.view(), loss.view());
-    expect_same_bits(dx2.view(), dx.view());
-  }
-  for (int64_t b = 0; b < cells.cells(); ++b) {
-    const std::vector<int32_t> alone = {0, static_cast<int32_t>(cells.length(b))};
-    const int64_t begin = cells.begin(b), end = cells.end(b);
-    Tensor loss1 = poisoned({1});
-    masked_mse(ctx(), x.view().rows(begin, end), target.view().rows(begin, end),
-               mask.view().rows(begin, end), Packing::over(alone), 0.1, loss1.view(), {});
-    expect_same_bits(loss1.view(), loss.view().rows(b, b + 1));
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    const Packing cells = packing_over(kAwkward);
+    const Tensor x = random({456}), target = random_values({456}, sum_type(type), 1),
+                 mask = every_third_left_out(456);
+    Tensor loss = poisoned({11}, sum_type(type)), dx = poisoned({456});
+    masked_mse(ctx(), x.view(), target.view(), mask.view(), cells, 0.1, loss.view(), dx.view());
+    for (int threads : {1, 3, 8}) {
+      Context other(test_device(), {.threads = threads, .reference = GetParam().reference});
+      Tensor loss2 = poisoned({11}, sum_type(type)), dx2 = poisoned({456});
+      masked_mse(other, x.view(), target.view(), mask.view(), cells, 0.1, loss2.view(), dx2.view());
+      expect_same_bits(loss2.view(), loss.view());
+      expect_same_bits(dx2.view(), dx.view());
+    }
+    for (int64_t b = 0; b < cells.cells(); ++b) {
+      const std::vector<int32_t> alone = {0, static_cast<int32_t>(cells.length(b))};
+      const int64_t begin = cells.begin(b), end = cells.end(b);
+      Tensor loss1 = poisoned({1}, sum_type(type));
+      masked_mse(ctx(), x.view().rows(begin, end), target.view().rows(begin, end),
+                 mask.view().rows(begin, end), packing_over(alone), 0.1, loss1.view(), {});
+      expect_same_bits(loss1.view(), loss.view().rows(b, b + 1));
+    }
   }
 }
 
 TEST_P(MaskedMseTest, ErrorsNameWhatWasWanted) {
   const std::vector<int32_t> offsets = {0, 2, 3};
-  const Packing cells = Packing::over(offsets);
+  const Packing cells = packing_over(offsets);
   const Tensor x = zeros({3}), target = zeros({2}), mask = bytes({1, 1, 1});
   Tensor loss = zeros({2}), short_loss = zeros({1});
   expect_error("masked_mse: target must be [3], got [2]", [&] {

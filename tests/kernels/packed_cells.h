@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <cstdint>
+#include <memory>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/dropout.h"
@@ -15,6 +18,25 @@ namespace scgraft {
 inline const std::vector<int64_t> kAwkwardRows = {0, 1, 2, 3, 31, 33, 257};
 inline const std::vector<int64_t> kAwkwardDims = {1, 7, 8, 32, 33, 512, 521};
 
+// Every pair of those, and a few rows of each width at which kernels cut rows another way.
+inline std::vector<std::pair<int64_t, int64_t>> awkward_shapes() {
+  std::vector<std::pair<int64_t, int64_t>> shapes;
+  for (int64_t rows : kAwkwardRows)
+    for (int64_t dim : kAwkwardDims) shapes.emplace_back(rows, dim);
+  for (int64_t dim : {264, 520, 1024, 1160, 1536, 1544}) shapes.emplace_back(3, dim);
+  return shapes;
+}
+
+// The packing of numbers that outlive the test, on the device of its mode.
+inline Packing packing_over(std::span<const int32_t> offsets, std::span<const int64_t> ids = {}) {
+  if (test_device().is_cpu()) return Packing::over(offsets, ids);
+  Context ctx(test_device());
+  const auto packing = std::make_shared<DevicePacking>(ctx, Packing::over(offsets, ids));
+  ctx.synchronize();
+  keep_for_test(packing);
+  return packing->packing();
+}
+
 // Owns the numbers of a packing.
 struct PackedCells {
   std::vector<int32_t> offsets = {0};
@@ -25,7 +47,7 @@ struct PackedCells {
       : ids(std::move(cell_ids)) {
     for (int32_t length : lengths) offsets.push_back(offsets.back() + length);
   }
-  Packing packing() const { return Packing::over(offsets, ids); }
+  Packing packing() const { return packing_over(offsets, ids); }
   int64_t rows() const { return offsets.back(); }
 };
 
@@ -79,9 +101,10 @@ inline std::vector<double> product(std::vector<double> a, const std::vector<doub
   return a;
 }
 
-// Contexts that must agree: the fast path, the definition, and the fast path on other threads.
+// Contexts that must agree: the fast path, the definition (on the CPU: on_host() brings it what a
+// mode has elsewhere), and the fast path on other threads.
 inline Context fast_context(int threads = 2) {
-  return Context(Device::cpu(), {.threads = threads});
+  return Context(test_device(), {.threads = threads});
 }
 inline Context reference_context() {
   return Context(Device::cpu(), {.threads = 1, .reference = true});

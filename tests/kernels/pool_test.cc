@@ -3,7 +3,7 @@
 
 #include <numeric>
 
-#include "tests/testing/op_test.h"
+#include "tests/kernels/packed_cells.h"
 
 namespace scgraft {
 namespace {
@@ -14,7 +14,7 @@ class PoolTest : public OpTest {
   Packing packing(const std::vector<int32_t>& lengths) {
     offsets_.assign(1, 0);
     for (int32_t n : lengths) offsets_.push_back(offsets_.back() + n);
-    return Packing::over(offsets_);
+    return packing_over(offsets_);
   }
   std::vector<int32_t> offsets_;
 };
@@ -45,27 +45,31 @@ TEST_P(PoolTest, WeightedSumsWithoutDividing) {
 }
 
 TEST_P(PoolTest, AgreesWithAPlainSumAtAwkwardSizes) {
-  for (int64_t dim : {0, 1, 2, 3, 31, 33, 257}) {
-    const Packing cells = packing(kAwkward);
-    const Tensor x = random({cells.tokens(), dim});
-    const Tensor weight = random({cells.tokens()});
-    const std::vector<double> value = values_of(x.view());
-    const std::vector<double> w = values_of(weight.view());
-    std::vector<double> mean(static_cast<size_t>(cells.cells() * dim));
-    std::vector<double> weighted = mean;
-    for (int64_t b = 0; b < cells.cells(); ++b)
-      for (int64_t t = cells.begin(b); t < cells.end(b); ++t)
-        for (int64_t d = 0; d < dim; ++d) {
-          const double v = value[static_cast<size_t>(t * dim + d)];
-          mean[static_cast<size_t>(b * dim + d)] += v / static_cast<double>(cells.length(b));
-          weighted[static_cast<size_t>(b * dim + d)] += v * w[static_cast<size_t>(t)];
-        }
-    Tensor y = poisoned({cells.cells(), dim});
-    pool(ctx(), Pooling::mean, x.view(), {}, cells, y.view());
-    expect_close(y.view(), mean, 257);
-    y = poisoned({cells.cells(), dim});
-    pool(ctx(), Pooling::weighted, x.view(), weight.view(), cells, y.view());
-    expect_close(y.view(), weighted, 257);
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    for (int64_t dim : {0, 1, 2, 3, 31, 33, 257}) {
+      const Packing cells = packing(kAwkward);
+      const Tensor x = random({cells.tokens(), dim});
+      const Tensor weight = random({cells.tokens()});
+      const std::vector<double> value = values_of(x.view());
+      const std::vector<double> w = values_of(weight.view());
+      std::vector<double> mean(static_cast<size_t>(cells.cells() * dim));
+      std::vector<double> weighted = mean;
+      for (int64_t b = 0; b < cells.cells(); ++b)
+        for (int64_t t = cells.begin(b); t < cells.end(b); ++t)
+          for (int64_t d = 0; d < dim; ++d) {
+            const double v = value[static_cast<size_t>(t * dim + d)];
+            mean[static_cast<size_t>(b * dim + d)] += v / static_cast<double>(cells.length(b));
+            weighted[static_cast<size_t>(b * dim + d)] += v * w[static_cast<size_t>(t)];
+          }
+      Tensor y = poisoned({cells.cells(), dim});
+      pool(ctx(), Pooling::mean, x.view(), {}, cells, y.view());
+      expect_close(y.view(), mean, 257);
+      y = poisoned({cells.cells(), dim});
+      pool(ctx(), Pooling::weighted, x.view(), weight.view(), cells, y.view());
+      expect_close(y.view(), weighted, 257);
+    }
   }
 }
 
@@ -86,20 +90,24 @@ TEST_P(PoolTest, BackwardHandComputed) {
 
 // Every kind is linear in x, so <pool(x), dy> = <x, pool_backward(dy)> for all x and dy.
 TEST_P(PoolTest, BackwardIsTheTransposeAtAwkwardSizes) {
-  const Packing cells = packing(kAwkward);
-  for (int64_t dim : {1, 33}) {
-    for (Pooling kind : {Pooling::cls, Pooling::mean, Pooling::weighted}) {
-      const Tensor x = random({cells.tokens(), dim});
-      const Tensor dy = random({cells.cells(), dim});
-      const Tensor weight = random({cells.tokens()});
-      const ConstTensorView w = kind == Pooling::weighted ? weight.view() : ConstTensorView();
-      Tensor y = poisoned({cells.cells(), dim});
-      Tensor dx = poisoned({cells.tokens(), dim});
-      pool(ctx(), kind, x.view(), w, cells, y.view());
-      pool_backward(ctx(), kind, dy.view(), w, cells, dx.view());
-      const double scale = std::sqrt(dot(y.view(), y.view()) * dot(dy.view(), dy.view()));
-      EXPECT_NEAR(dot(y.view(), dy.view()), dot(x.view(), dx.view()),
-                  tolerance(dtype(), 257).rtol * scale);
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    const Packing cells = packing(kAwkward);
+    for (int64_t dim : {1, 33}) {
+      for (Pooling kind : {Pooling::cls, Pooling::mean, Pooling::weighted}) {
+        const Tensor x = random({cells.tokens(), dim});
+        const Tensor dy = random({cells.cells(), dim});
+        const Tensor weight = random({cells.tokens()});
+        const ConstTensorView w = kind == Pooling::weighted ? weight.view() : ConstTensorView();
+        Tensor y = poisoned({cells.cells(), dim});
+        Tensor dx = poisoned({cells.tokens(), dim});
+        pool(ctx(), kind, x.view(), w, cells, y.view());
+        pool_backward(ctx(), kind, dy.view(), w, cells, dx.view());
+        const double scale = std::sqrt(dot(y.view(), y.view()) * dot(dy.view(), dy.view()));
+        EXPECT_NEAR(dot(y.view(), dy.view()), dot(x.view(), dx.view()),
+                    tolerance(dtype(), 257).rtol * scale);
+      }
     }
   }
 }
@@ -126,34 +134,38 @@ TEST_P(PoolTest, GradientMatchesFiniteDifferences) {
 }
 
 TEST_P(PoolTest, SameBitsForAnyThreadCountAndAnyBatch) {
-  const Packing cells = packing(kAwkward);
-  const int64_t dim = 515;
-  const Tensor x = random({cells.tokens(), dim});
-  const Tensor weight = random({cells.tokens()});
-  const Tensor dy = random({cells.cells(), dim});
-  for (Pooling kind : {Pooling::cls, Pooling::mean, Pooling::weighted}) {
-    const bool weighted = kind == Pooling::weighted;
-    const ConstTensorView w = weighted ? weight.view() : ConstTensorView();
-    Tensor y = poisoned({cells.cells(), dim});
-    Tensor dx = poisoned({cells.tokens(), dim});
-    pool(ctx(), kind, x.view(), w, cells, y.view());
-    pool_backward(ctx(), kind, dy.view(), w, cells, dx.view());
-    for (int threads : {1, 3, 8}) {
-      Context other(Device::cpu(), {.threads = threads, .reference = GetParam().reference});
-      Tensor again = poisoned({cells.cells(), dim});
-      pool(other, kind, x.view(), w, cells, again.view());
-      expect_same_bits(again.view(), y.view());
-      Tensor dx_again = poisoned({cells.tokens(), dim});
-      pool_backward(other, kind, dy.view(), w, cells, dx_again.view());
-      expect_same_bits(dx_again.view(), dx.view());
-    }
-    for (int64_t b = 0; b < cells.cells(); ++b) {
-      const std::vector<int32_t> alone = {0, static_cast<int32_t>(cells.length(b))};
-      const int64_t begin = cells.begin(b), end = cells.end(b);
-      Tensor single = poisoned({1, dim});
-      pool(ctx(), kind, x.view().rows(begin, end), weighted ? w.rows(begin, end) : w,
-           Packing::over(alone), single.view());
-      expect_same_bits(single.view(), std::as_const(y).view().rows(b, b + 1));
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    const Packing cells = packing(kAwkward);
+    const int64_t dim = 515;
+    const Tensor x = random({cells.tokens(), dim});
+    const Tensor weight = random({cells.tokens()});
+    const Tensor dy = random({cells.cells(), dim});
+    for (Pooling kind : {Pooling::cls, Pooling::mean, Pooling::weighted}) {
+      const bool weighted = kind == Pooling::weighted;
+      const ConstTensorView w = weighted ? weight.view() : ConstTensorView();
+      Tensor y = poisoned({cells.cells(), dim});
+      Tensor dx = poisoned({cells.tokens(), dim});
+      pool(ctx(), kind, x.view(), w, cells, y.view());
+      pool_backward(ctx(), kind, dy.view(), w, cells, dx.view());
+      for (int threads : {1, 3, 8}) {
+        Context other(test_device(), {.threads = threads, .reference = GetParam().reference});
+        Tensor again = poisoned({cells.cells(), dim});
+        pool(other, kind, x.view(), w, cells, again.view());
+        expect_same_bits(again.view(), y.view());
+        Tensor dx_again = poisoned({cells.tokens(), dim});
+        pool_backward(other, kind, dy.view(), w, cells, dx_again.view());
+        expect_same_bits(dx_again.view(), dx.view());
+      }
+      for (int64_t b = 0; b < cells.cells(); ++b) {
+        const std::vector<int32_t> alone = {0, static_cast<int32_t>(cells.length(b))};
+        const int64_t begin = cells.begin(b), end = cells.end(b);
+        Tensor single = poisoned({1, dim});
+        pool(ctx(), kind, x.view().rows(begin, end), weighted ? w.rows(begin, end) : w,
+             packing_over(alone), single.view());
+        expect_same_bits(single.view(), std::as_const(y).view().rows(b, b + 1));
+      }
     }
   }
 }
@@ -179,8 +191,8 @@ TEST_P(PoolTest, ErrorsNameWhatWasWanted) {
   expect_error("pool_backward: dx must be [tokens, dim], got [12]", [&] {
     pool_backward(ctx(), Pooling::mean, std::as_const(good).view(), {}, three, dx.view());
   });
-  Tensor whole({3, 4}, DType::i32), out({2, 4}, DType::i32);
-  expect_error("computes on f32 or f64, got i32",
+  Tensor whole({3, 4}, DType::i32, test_device()), out({2, 4}, DType::i32, test_device());
+  expect_error("this operation computes on f32",
                [&] { pool(ctx(), Pooling::mean, whole.view(), {}, three, out.view()); });
 }
 

@@ -16,12 +16,13 @@ INSTANTIATE_OP_TEST(ReluDropoutTest);
 TEST_P(ReluDropoutTest, RemembersOneBitPerPositiveElement) {
   const Tensor x = tensor({1, 10}, {1, -1, 0, 2, -3, 4, 5, -6, 7, -8});
   Tensor y = poisoned({1, 10});
-  Tensor bits(Shape{1, 2}, DType::u8);
-  bits.as<uint8_t>()[1] = 0xff;  // stale bits behind the last feature must go
+  const Tensor stale = bytes({0, 0xff});  // bits behind the last feature must go
+  Tensor bits(Shape{1, 2}, DType::u8, test_device());
+  copy(stale.view().reshape({1, 2}), bits.view());
   relu_dropout(ctx(), x.view(), {}, nullptr, y.view(), bits.view());
   expect_close(y.view(), {1, 0, 0, 2, 0, 4, 5, 0, 7, 0});
-  EXPECT_EQ(bits.as<uint8_t>()[0], 0b01101001);
-  EXPECT_EQ(bits.as<uint8_t>()[1], 0b00000001);
+  EXPECT_EQ(values_of(bits.view())[0], 0b01101001);
+  EXPECT_EQ(values_of(bits.view())[1], 0b00000001);
   const Tensor dy = tensor({1, 10}, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10});
   Tensor dx = poisoned({1, 10});
   relu_dropout_backward(ctx(), dy.view(), bits.view(), {}, dx.view());
@@ -30,8 +31,10 @@ TEST_P(ReluDropoutTest, RemembersOneBitPerPositiveElement) {
 
 // p = 1/4: what is kept is divided by 3/4.
 TEST_P(ReluDropoutTest, AwkwardSizesFollowTheDocumentedMask) {
-  for (int64_t rows : kAwkwardRows)
-    for (int64_t dim : kAwkwardDims)
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    for (const auto& [rows, dim] : awkward_shapes())
       for (Dropout dropout : {Dropout{}, kDropout}) {
         SCOPED_TRACE(cat("rows ", rows, ", dim ", dim, ", p ", dropout.p));
         const PackedCells cells = awkward_cells(rows);
@@ -39,7 +42,7 @@ TEST_P(ReluDropoutTest, AwkwardSizesFollowTheDocumentedMask) {
         const Tensor x = random({rows, dim});
         const Tensor dy = random({rows, dim});
         Tensor y = poisoned({rows, dim}), dx = poisoned({rows, dim});
-        Tensor bits(Shape{rows, (dim + 7) / 8}, DType::u8);
+        Tensor bits(Shape{rows, (dim + 7) / 8}, DType::u8, test_device());
         relu_dropout(ctx(), x.view(), dropout, &packing, y.view(), bits.view());
         relu_dropout_backward(ctx(), dy.view(), bits.view(), dropout, dx.view());
 
@@ -54,6 +57,7 @@ TEST_P(ReluDropoutTest, AwkwardSizesFollowTheDocumentedMask) {
         expect_close(y.view(), product(in, factor));
         expect_close(dx.view(), product(values_of(dy.view()), factor));
       }
+  }
 }
 
 TEST(ReluDropout, BackwardMatchesFiniteDifferences) {
@@ -79,24 +83,25 @@ TEST(ReluDropout, BackwardMatchesFiniteDifferences) {
 
 // The rows of a cell come out the same whatever else is in the batch, and wherever they lie.
 TEST_P(ReluDropoutTest, OtherCellsOfTheBatchChangeNothing) {
-  constexpr int64_t kDim = 40;
-  const PackedCells together({5, 90, 7}, {21, 22, 23});
-  const PackedCells shuffled({7, 90}, {23, 22});
-  const Packing a = together.packing();
-  const Packing b = shuffled.packing();
-  const Tensor x = random({102, kDim});
-  Tensor y = poisoned({102, kDim});
-  relu_dropout(ctx(), x.view(), kDropout, &a, y.view(), {});
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    constexpr int64_t kDim = 40;
+    const PackedCells together({5, 90, 7}, {21, 22, 23});
+    const PackedCells shuffled({7, 90}, {23, 22});
+    const Packing a = together.packing();
+    const Packing b = shuffled.packing();
+    const Tensor x = random({102, kDim});
+    Tensor y = poisoned({102, kDim});
+    relu_dropout(ctx(), x.view(), kDropout, &a, y.view(), {});
 
-  Tensor other_x = zeros({97, kDim}), other_y = poisoned({97, kDim});
-  const auto copy = [](ConstTensorView from, TensorView to) {
-    std::memcpy(to.data(), from.data(), static_cast<size_t>(from.nbytes()));
-  };
-  copy(x.view().rows(95, 102), other_x.view().rows(0, 7));
-  copy(x.view().rows(5, 95), other_x.view().rows(7, 97));
-  relu_dropout(ctx(), other_x.view(), kDropout, &b, other_y.view(), {});
-  expect_same_bits(other_y.view().rows(0, 7), y.view().rows(95, 102));
-  expect_same_bits(other_y.view().rows(7, 97), y.view().rows(5, 95));
+    Tensor other_x = zeros({97, kDim}), other_y = poisoned({97, kDim});
+    copy(x.view().rows(95, 102), other_x.view().rows(0, 7));
+    copy(x.view().rows(5, 95), other_x.view().rows(7, 97));
+    relu_dropout(ctx(), other_x.view(), kDropout, &b, other_y.view(), {});
+    expect_same_bits(other_y.view().rows(0, 7), y.view().rows(95, 102));
+    expect_same_bits(other_y.view().rows(7, 97), y.view().rows(5, 95));
+  }
 }
 
 TEST_P(ReluDropoutTest, WorksInPlaceAndOnAnyThreads) {
@@ -105,13 +110,13 @@ TEST_P(ReluDropoutTest, WorksInPlaceAndOnAnyThreads) {
   const Tensor x = random({257, 521});
   const Tensor dy = random({257, 521});
   Tensor y = poisoned({257, 521}), dx = poisoned({257, 521});
-  Tensor bits(Shape{257, 66}, DType::u8);
+  Tensor bits(Shape{257, 66}, DType::u8, test_device());
   relu_dropout(ctx(), x.view(), kDropout, &packing, y.view(), bits.view());
   relu_dropout_backward(ctx(), dy.view(), bits.view(), kDropout, dx.view());
   for (int threads : {1, 3, 7}) {
-    Context other(Device::cpu(), {.threads = threads, .reference = ctx().reference()});
+    Context other(test_device(), {.threads = threads, .reference = ctx().reference()});
     Tensor in_place = x.clone(), grad = dy.clone();
-    Tensor other_bits(Shape{257, 66}, DType::u8);
+    Tensor other_bits(Shape{257, 66}, DType::u8, test_device());
     relu_dropout(other, in_place.view(), kDropout, &packing, in_place.view(), other_bits.view());
     relu_dropout_backward(other, grad.view(), other_bits.view(), kDropout, grad.view());
     expect_same_bits(in_place.view(), y.view());
@@ -121,32 +126,36 @@ TEST_P(ReluDropoutTest, WorksInPlaceAndOnAnyThreads) {
 }
 
 TEST_P(ReluDropoutTest, FastPathAndDefinitionSetTheSameBits) {
-  const PackedCells cells = awkward_cells(257);
-  const Packing packing = cells.packing();
-  const Tensor x = random_values({257, 521}, dtype(), 9);
-  Tensor y = poisoned({257, 521});
-  Tensor bits(Shape{257, 66}, DType::u8), want(Shape{257, 66}, DType::u8);
-  relu_dropout(ctx(), x.view(), kDropout, &packing, y.view(), bits.view());
-  Context definition = reference_context();
-  const Tensor x64 = x.converted(DType::f64);
-  Tensor y64(Shape{257, 521}, DType::f64);
-  relu_dropout(definition, x64.view(), kDropout, &packing, y64.view(), want.view());
-  expect_same_bits(bits.view(), want.view());
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    const PackedCells cells = awkward_cells(257);
+    const Packing packing = cells.packing();
+    const Tensor x = random_values({257, 521}, dtype(), 9);
+    Tensor y = poisoned({257, 521});
+    Tensor bits(Shape{257, 66}, DType::u8, test_device()), want(Shape{257, 66}, DType::u8);
+    relu_dropout(ctx(), x.view(), kDropout, &packing, y.view(), bits.view());
+    Context definition = reference_context();
+    const Tensor x64 = in_f64(x);
+    Tensor y64(Shape{257, 521}, DType::f64);
+    relu_dropout(definition, x64.view(), kDropout, &packing, y64.view(), want.view());
+    expect_same_bits(bits.view(), want.view());
+  }
 }
 
 TEST_P(ReluDropoutTest, NanStaysVisible) {
   const Tensor x = poisoned({1, 9});
   Tensor y = zeros({1, 9});
-  Tensor bits(Shape{1, 2}, DType::u8);
+  Tensor bits(Shape{1, 2}, DType::u8, test_device());
   relu_dropout(ctx(), x.view(), {}, nullptr, y.view(), bits.view());
   for (double v : values_of(y.view())) EXPECT_TRUE(std::isnan(v));
-  EXPECT_EQ(bits.as<uint8_t>()[0], 0);
+  EXPECT_EQ(values_of(bits.view())[0], 0);
 }
 
 TEST_P(ReluDropoutTest, ErrorsNameTheTensorAndTheShapeItShouldHave) {
   const Tensor x = zeros({4, 9});
   Tensor y = zeros({4, 9}), wrong = zeros({4, 8});
-  Tensor bits(Shape{4, 1}, DType::u8);
+  Tensor bits(Shape{4, 1}, DType::u8, test_device());
   expect_error("relu_dropout: y must have the shape of x, [4, 9], got [4, 8]",
                [&] { relu_dropout(ctx(), x.view(), {}, nullptr, wrong.view(), {}); });
   expect_error("relu_dropout: bits must be [4, 2] for 9 features, got [4, 1]",

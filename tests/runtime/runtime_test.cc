@@ -71,7 +71,8 @@ TEST(Arena, ScopeGivesBackAndPeakRemembers) {
   }
   EXPECT_EQ(arena.used(), 0);
   EXPECT_EQ(arena.peak(), 448);
-  expect_error("more bytes are needed", [&] { arena.take({1 << 20}, DType::f32); });
+  expect_error("f32 [1048576]: out of memory on cpu: 4.2 MB more are needed, 1.0 MB of 1.0 MB",
+               [&] { arena.take({1 << 20}, DType::f32); });
 }
 
 TEST(Bf16, RoundsToNearestEven) {
@@ -79,13 +80,6 @@ TEST(Bf16, RoundsToNearestEven) {
   EXPECT_EQ(static_cast<float>(bf16(1.00390625f)), 1.0f);       // half way, to even
   EXPECT_EQ(static_cast<float>(bf16(1.01171875f)), 1.015625f);  // half way, to even
   EXPECT_TRUE(std::isnan(static_cast<float>(bf16(NAN))));
-}
-
-TEST(F16, ConvertsExactly) {
-  EXPECT_EQ(to_float(f16{0x3c00}), 1.0f);
-  EXPECT_EQ(to_float(f16{0xc000}), -2.0f);
-  EXPECT_EQ(to_float(f16{0x0001}), std::ldexp(1.0f, -24));
-  EXPECT_TRUE(std::isinf(to_float(f16{0x7c00})));
 }
 
 TEST(TensorView, ChecksTypeAndRank) {
@@ -103,8 +97,12 @@ TEST(Parallel, RethrowsTheErrorOfABody) {
 }
 
 TEST(Device, RefusesWhatThisBuildLacks) {
-  EXPECT_TRUE(Device::parse("auto").is_cpu());
-  expect_error("without CUDA", [] { Device::parse("cuda:0"); });
+  if (!kBuiltWithCuda) {
+    EXPECT_EQ(cuda_device_count(), 0);
+    EXPECT_TRUE(Device::parse("auto").is_cpu());
+    expect_error("without CUDA", [] { Device::parse("cuda:0"); });
+    expect_error("without CUDA", [] { Device::cuda(); });
+  }
   expect_error("got \"gpu\"", [] { Device::parse("gpu"); });
 }
 

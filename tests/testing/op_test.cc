@@ -11,16 +11,70 @@
 
 namespace scgraft {
 
-std::vector<OpMode> op_modes() {
-  return {
+namespace {
+
+struct Running {
+  Device device;
+  std::vector<std::shared_ptr<const void>> kept;
+};
+thread_local Running running;
+
+// Whether the operation of this test file was built with a CUDA kernel.
+bool has_cuda_kernel(const std::string& test_file) {
+  const std::string stem = std::filesystem::path(test_file).stem().string();
+  const std::string listed = cat(",", SCGRAFT_CUDA_OPS, ",");
+  return stem.ends_with("_test") &&
+         listed.find(cat(",", stem.substr(0, stem.size() - 5), ",")) != std::string::npos;
+}
+
+}  // namespace
+
+std::vector<OpMode> op_modes(const std::string& test_file) {
+  std::vector<OpMode> modes = {
       {Device::cpu(), false, DType::f32, "cpu_f32"},
       {Device::cpu(), true, DType::f32, "cpu_f32_definition"},
       {Device::cpu(), true, DType::f64, "cpu_f64_definition"},
   };
+  if (has_cuda_kernel(test_file)) {
+    if (cuda_device_count() > 0)
+      modes.push_back({Device::cuda(), false, DType::f32, "cuda_f32"});
+    else
+      modes.push_back(
+          {Device::cpu(), false, DType::f32, "cuda_f32", "this machine has no CUDA device"});
+  }
+  return modes;
 }
 
+namespace {
+
+Tensor on_test_device(Tensor t) {
+  return test_device().is_cpu() ? std::move(t) : t.to(test_device());
+}
+
+template <class T>
+Tensor whole_numbers(const std::vector<T>& values) {
+  Tensor t(Shape{static_cast<int64_t>(values.size())}, DTypeOf<T>::value);
+  std::copy(values.begin(), values.end(), t.as<T>());
+  return on_test_device(std::move(t));
+}
+
+}  // namespace
+
+Device test_device() { return running.device; }
+
+void keep_for_test(std::shared_ptr<const void> thing) { running.kept.push_back(std::move(thing)); }
+
 OpTest::OpTest()
-    : ctx_(GetParam().device, ContextOptions{.threads = 2, .reference = GetParam().reference}) {}
+    : ctx_(GetParam().device, ContextOptions{.threads = 2, .reference = GetParam().reference}),
+      dtype_(GetParam().dtype) {
+  running.device = GetParam().device;
+}
+
+OpTest::~OpTest() { running = {}; }
+
+void OpTest::SetUp() {
+  if (!GetParam().missing.empty()) GTEST_SKIP() << GetParam().missing;
+}
 
 Tensor tensor_of(Shape shape, DType dtype, const std::vector<double>& values) {
   require(shape.numel() == static_cast<int64_t>(values.size()), "tensor_of: ", values.size(),
@@ -29,13 +83,25 @@ Tensor tensor_of(Shape shape, DType dtype, const std::vector<double>& values) {
   if (dtype == DType::bf16) {
     for (size_t i = 0; i < values.size(); ++i)
       t.as<bf16>()[i] = bf16(static_cast<float>(values[i]));
+  } else if (dtype == DType::f16) {
+    for (size_t i = 0; i < values.size(); ++i) t.as<f16>()[i] = f16(static_cast<float>(values[i]));
   } else {
     visit_real(dtype, [&]<class T>(Type<T>) {
       for (size_t i = 0; i < values.size(); ++i) t.as<T>()[i] = static_cast<T>(values[i]);
     });
   }
+  return on_test_device(std::move(t));
+}
+
+Tensor on_host(ConstTensorView view) {
+  Tensor t(view.shape(), view.dtype());
+  copy(view, t.view());
   return t;
 }
+
+Tensor ints_of(const std::vector<int32_t>& values) { return whole_numbers(values); }
+
+Tensor in_f64(const Tensor& t) { return on_host(t.view()).converted(DType::f64); }
 
 Tensor OpTest::tensor(Shape shape, const std::vector<double>& values) const {
   return tensor_of(shape, dtype(), values);
@@ -48,32 +114,30 @@ Tensor OpTest::random(Shape shape, double scale) {
   return tensor_of(shape, dtype(), values);
 }
 
-Tensor OpTest::poisoned(Shape shape) const {
-  return tensor_of(shape, dtype(),
+std::vector<DType> OpTest::storage_types() const {
+  if (GetParam().device.is_cpu()) return {GetParam().dtype};
+  return {GetParam().dtype, DType::bf16, DType::f16};
+}
+
+Tensor OpTest::poisoned(Shape shape, DType dtype) const {
+  return tensor_of(shape, dtype,
                    std::vector<double>(static_cast<size_t>(shape.numel()),
                                        std::numeric_limits<double>::quiet_NaN()));
 }
 
-Tensor OpTest::ints(const std::vector<int32_t>& values) const {
-  Tensor t(Shape{static_cast<int64_t>(values.size())}, DType::i32);
-  std::copy(values.begin(), values.end(), t.as<int32_t>());
-  return t;
-}
+Tensor OpTest::ints(const std::vector<int32_t>& values) const { return ints_of(values); }
 
-Tensor OpTest::longs(const std::vector<int64_t>& values) const {
-  Tensor t(Shape{static_cast<int64_t>(values.size())}, DType::i64);
-  std::copy(values.begin(), values.end(), t.as<int64_t>());
-  return t;
-}
+Tensor OpTest::longs(const std::vector<int64_t>& values) const { return whole_numbers(values); }
+
+Tensor OpTest::bytes(const std::vector<uint8_t>& values) const { return whole_numbers(values); }
 
 std::vector<double> values_of(ConstTensorView view) {
+  if (view.device().is_cuda()) return values_of(on_host(view).view());
   std::vector<double> out(static_cast<size_t>(view.numel()));
   visit_any(view.dtype(), [&]<class T>(Type<T>) {
     const T* data = view.as<T>();
     for (size_t i = 0; i < out.size(); ++i) {
-      if constexpr (std::is_same_v<T, f16>)
-        out[i] = static_cast<double>(to_float(data[i]));
-      else if constexpr (std::is_same_v<T, bf16>)
+      if constexpr (std::is_same_v<T, f16> || std::is_same_v<T, bf16>)
         out[i] = static_cast<double>(static_cast<float>(data[i]));
       else
         out[i] = static_cast<double>(data[i]);
@@ -104,8 +168,9 @@ void expect_close(ConstTensorView got, ConstTensorView want, int64_t k) {
 void expect_same_bits(ConstTensorView got, ConstTensorView want) {
   ASSERT_EQ(got.shape(), want.shape());
   ASSERT_EQ(got.dtype(), want.dtype());
-  const auto* a = static_cast<const std::byte*>(got.data());
-  const auto* b = static_cast<const std::byte*>(want.data());
+  const Tensor got_copy = on_host(got), want_copy = on_host(want);
+  const auto* a = static_cast<const std::byte*>(got_copy.view().data());
+  const auto* b = static_cast<const std::byte*>(want_copy.view().data());
   const int64_t size = size_of(got.dtype());
   for (int64_t i = 0; i < got.nbytes(); ++i)
     ASSERT_EQ(a[i], b[i]) << "element " << i / size << " of " << got.shape() << " differs";

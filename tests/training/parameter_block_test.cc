@@ -45,7 +45,7 @@ TEST_P(ParameterBlockTest, NormIsOverAllGradients) {
   put(matrix_->grad, {1, 2, 0, 0, 0, 2});
   put(vector_->grad, {4, 0, 0});
   EXPECT_DOUBLE_EQ(block.gradient_norm(ctx_), 5);
-  block.zero_gradients();
+  block.zero_gradients(ctx_);
   EXPECT_EQ(block.gradient_norm(ctx_), 0);
 }
 

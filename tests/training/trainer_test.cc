@@ -5,6 +5,7 @@
 #include <limits>
 #include <map>
 
+#include "runtime/log.h"
 #include "tests/training/tiny_cells.h"
 #include "training/cell_sources.h"
 #include "training/classification.h"
@@ -31,8 +32,8 @@ enum class What { head, encoder };
 
 // One training of the tiny network from the same start.
 struct Training {
-  explicit Training(What what = What::head, int threads = 1)
-      : ctx(Device::cpu(), {.threads = threads}) {
+  explicit Training(What what = What::head, int threads = 1, int64_t memory_limit = 0)
+      : ctx(Device::cpu(), {.threads = threads, .memory_limit = memory_limit}) {
     parameters = net.classifier()->parameters();
     if (what == What::encoder)
       for (Parameter* p : net.encoder_parameters()) parameters.push_back(p);
@@ -226,25 +227,28 @@ TEST(Trainer, EvaluateIsTheMeanOverAllCells) {
     batch.assign({&v, 1});
     run.objective.run(run.ctx, batch, false, 0, by_hand);
   }
-  const ObjectiveSums sums = evaluate(run.ctx, run.objective, run.cells, 0, 40);
+  MicroBatch micro_batch(40);
+  const ObjectiveSums sums = evaluate(run.ctx, run.objective, run.cells, 0, micro_batch);
   EXPECT_EQ(sums.weight, static_cast<double>(kCells));
   EXPECT_EQ(sums.loss, by_hand.loss);
 }
 
 TEST(Trainer, ChunksHoldAtLeastOneCellAndAtMostTheirTokens) {
+  Context ctx;
   const TokenStore store = tiny_store(kCells);
   std::vector<CellView> views;
   for (int64_t i = 0; i < store.size(); ++i) views.push_back(store.view(i));
   TokenBatch batch;
   for (const int64_t limit : {1, 25, 10'000}) {
     size_t next = 0;
-    for_each_chunk(views, limit, batch, [&](const TokenBatch& chunk, size_t begin, size_t end) {
-      EXPECT_EQ(begin, next);
-      EXPECT_GT(end, begin);
-      EXPECT_EQ(chunk.cells(), static_cast<int64_t>(end - begin));
-      EXPECT_TRUE(end - begin == 1 || chunk.tokens() <= limit) << chunk.tokens();
-      next = end;
-    });
+    for_each_chunk(ctx, views, limit, batch,
+                   [&](const TokenBatch& chunk, size_t begin, size_t end) {
+                     EXPECT_EQ(begin, next);
+                     EXPECT_GT(end, begin);
+                     EXPECT_EQ(chunk.cells(), static_cast<int64_t>(end - begin));
+                     EXPECT_TRUE(end - begin == 1 || chunk.tokens() <= limit) << chunk.tokens();
+                     next = end;
+                   });
     EXPECT_EQ(next, views.size());
   }
 }
@@ -255,6 +259,40 @@ TEST(Trainer, RefusesARunWithoutCells) {
   CountingCells empty(run.store, none, run.labels);
   ParameterBlock block(run.parameters, 0);
   EXPECT_THROW(train(run.ctx, run.objective, empty, block, run.options, [] {}, {}), ConfigError);
+}
+
+// As much memory as the activations of `tokens` tokens of the tiny network need, and no more.
+int64_t memory_for(int64_t tokens) {
+  Training run(What::encoder);
+  run.options.chunk_tokens = tokens;
+  run.options.max_steps = 3;
+  run.go();
+  return run.ctx.activations().peak();
+}
+
+TEST(Trainer, MemoryThatIsShortMakesChunksSmaller) {
+  Training wide(What::encoder), narrow(What::encoder, 1, memory_for(60));
+  std::vector<std::string> warnings;
+  set_log_callback([&](LogLevel, const std::string& code, const std::string&) {
+    if (!code.empty()) warnings.push_back(code);
+  });
+  wide.options.chunk_tokens = narrow.options.chunk_tokens = 1000;
+  wide.go();
+  EXPECT_TRUE(warnings.empty());
+  narrow.go();
+  set_log_callback(nullptr);
+  ASSERT_FALSE(warnings.empty());
+  EXPECT_LE(warnings.size(), 4U) << "a size that does not fit is tried once";
+  for (const std::string& code : warnings) EXPECT_EQ(code, "W-MICRO-BATCH");
+  ASSERT_EQ(narrow.reports.size(), wide.reports.size());
+  // Gradients of the encoders are summed within a chunk first.
+  for (size_t i = 0; i < wide.reports.size(); ++i)
+    EXPECT_NEAR(narrow.reports[i].loss, wide.reports[i].loss, 1e-4) << i;
+}
+
+TEST(Trainer, MemoryTooShortForACellIsAnError) {
+  Training run(What::encoder, 1, 1 << 12);
+  expect_error("out of memory on cpu", [&] { run.go(); });
 }
 
 }  // namespace

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <functional>
+#include <span>
+
+#include "model/batch.h"
+#include "runtime/context.h"
+
+namespace scgraft {
+
+// Cuts cells into runs of at most `chunk_tokens` tokens (at least one cell each) and calls
+// body(batch, begin, end) with the cells' range; the batch is on the device of the context.
+void for_each_chunk(Context& ctx, std::span<const CellView> cells, int64_t chunk_tokens,
+                    TokenBatch& batch,
+                    const std::function<void(const TokenBatch&, size_t begin, size_t end)>& body);
+
+// How many tokens are worked on at once, which is what memory depends on. Where memory is short it
+// becomes less, for the rest of a run: chunks change no bit of a result, or where they do (decision
+// 0010), only its rounding.
+class MicroBatch {
+ public:
+  explicit MicroBatch(int64_t tokens) : tokens_(tokens) {}
+
+  int64_t tokens() const { return tokens_; }
+
+  // Calls work(), which runs `cells` in chunks of tokens() and can begin anew. When it runs out of
+  // memory, calls it again with half the tokens, down to single cells, and logs a warning
+  // (W-MICRO-BATCH); then the error goes to the caller.
+  void fit(Context& ctx, std::span<const CellView> cells, const std::function<void()>& work);
+
+ private:
+  int64_t tokens_;
+};
+
+}  // namespace scgraft
