@@ -5,6 +5,7 @@
 #include "model/numpy_random.h"
 #include "model/preprocess.h"
 #include "model/scgpt/binning.h"
+#include "runtime/cat.h"
 #include "runtime/error.h"
 #include "runtime/random.h"
 #include "tests/model/npz.h"
@@ -75,6 +76,25 @@ TEST(ScgptBinningTest, IsTheOriginalBitForBit) {
     const std::string prefix = "row" + std::to_string(row);
     EXPECT_EQ(binned(npz[prefix + "_values"].all<float>(), 51, npz[prefix + "_uniforms"].values),
               npz[prefix + "_binned"].all<float>());
+  }
+}
+
+// f64 data is binned as f32: counts are exact in either, and the edges of values without ties lie
+// between the same neighbours, so that the bins are the same.
+TEST(ScgptBinningTest, DoublesGetTheRecordedBins) {
+  SCGRAFT_NEEDS_SHARED(kGolden);
+  const Npz npz(shared_path(kGolden));
+  expect_recorded(npz, "counts_X", "counts_float64_nb51", 51);
+  expect_recorded(npz, "counts_X", "counts_float64_nb7", 7);
+  for (const int64_t n_bins : {51, 7}) {
+    const std::string prefix = cat("continuous_float64_nb", n_bins);
+    const std::vector<double> uniforms = npz[prefix + "_uniforms"].values;
+    size_t used = 0;
+    for (int64_t row = 0; row < npz["continuous_X"].shape[0]; ++row)
+      EXPECT_EQ(binned_row(npz["continuous_X"].row<float>(row), n_bins, uniforms, used),
+                npz[prefix + "_binned"].row<float>(row))
+          << prefix << " " << row;
+    EXPECT_EQ(used, uniforms.size());
   }
 }
 

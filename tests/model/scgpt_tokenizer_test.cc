@@ -6,6 +6,7 @@
 #include "io/json.h"
 #include "io/vocabulary.h"
 #include "model/numpy_random.h"
+#include "model/scgpt/binning.h"
 #include "model/scgpt/tokenizer.h"
 #include "model/token_store.h"
 #include "runtime/error.h"
@@ -93,6 +94,39 @@ TEST(ScgptTokenizerTest, TokensAreTheRecordedOnes) {
         got.values[static_cast<size_t>(i)] = -1;
       EXPECT_EQ(got.values, masked.row<float>(row)) << row;
     }
+  }
+}
+
+// The published collator: bins everything but <cls>, whose value there is the padding's, and pads.
+TEST(ScgptTokenizerTest, TheCollatorsTokensAreTheRecordedOnes) {
+  SCGRAFT_NEEDS_SHARED(kGolden);
+  const Npz npz(shared_path(kGolden));
+  const Vocabulary vocabulary =
+      Vocabulary::open(shared_path("golden/tok_scgpt_tokenize_pad/vocab.json"));
+  const std::vector<int32_t> ids = npz["gene_ids"].all<int32_t>();
+  NumpyRandom random(static_cast<uint32_t>(npz["seed_collator"].values[0]));
+  BinningScratch scratch;
+  const Npz::Array want_genes = npz["collator_gene"];
+  const Npz::Array want_values = npz["collator_expr"];
+  const std::vector<int64_t> cells = npz["collator_cells"].all<int64_t>();
+  for (size_t row = 0; row < cells.size(); ++row) {
+    const std::vector<float> counts = npz["collator_counts"].row<float>(cells[row]);
+    std::vector<int32_t> genes;
+    std::vector<float> bins;
+    for (size_t i = 0; i < counts.size(); ++i)
+      if (counts[i] != 0) genes.push_back(ids[i]), bins.push_back(counts[i]);
+    std::vector<double> uniforms(bins.size());
+    for (double& u : uniforms) u = random.uniform();
+    bin_values(bins, 51, uniforms, bins, scratch);
+    std::vector<int32_t> got_genes(genes.size() + 1);
+    std::vector<float> got_values(genes.size() + 1);
+    tokenise(vocabulary.id("<cls>"), genes, bins, got_genes, got_values);
+    got_values[0] = -2;
+    const auto width = static_cast<size_t>(want_genes.shape[1]);
+    got_genes.resize(width, vocabulary.id("<pad>"));
+    got_values.resize(width, -2.f);
+    EXPECT_EQ(got_genes, want_genes.row<int32_t>(static_cast<int64_t>(row))) << row;
+    EXPECT_EQ(got_values, want_values.row<float>(static_cast<int64_t>(row))) << row;
   }
 }
 
