@@ -6,6 +6,7 @@
 
 #include "runtime/config.h"
 #include "tests/app/program.h"
+#include "tests/testing/sanitized.h"
 
 namespace scgraft {
 namespace {
@@ -63,6 +64,7 @@ TEST(Doctor, KnowsALocaleThatIsNotThere) {
 }
 
 TEST(Doctor, KnowsALimitedAddressSpace) {
+  if (kSanitized) GTEST_SKIP() << "the sanitizer needs more address space than any limit gives";
   const Outcome run = run_program("doctor --device cpu --json", "ulimit -v 8000000;");
   ASSERT_EQ(run.code, 0) << run.err;
   EXPECT_EQ(health_of(run).at("address space"), "WARN");

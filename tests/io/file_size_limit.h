@@ -26,3 +26,7 @@ class FileSizeLimit {
 };
 
 }  // namespace scgraft
+
+// The HDF5 library loses memory of its own when it cannot write a file that is closed. The leak
+// sanitizer asks this function, where it is built in.
+extern "C" [[gnu::used]] inline const char* __lsan_default_suppressions() { return "leak:libhdf5"; }
