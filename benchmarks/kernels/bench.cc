@@ -64,6 +64,8 @@ double device_seconds(Context& ctx, const std::function<void()>& run) {
 
 // More than any second-level cache has.
 constexpr int64_t kFlushBytes = kCudaEmulated ? 1 << 10 : 256 << 20;
+// Random values of a tensor repeat after so many.
+constexpr int64_t kDrawn = (1 << 22) - 1;
 constexpr int64_t kRateBytes = kCudaEmulated ? 1 << 12 : 512 << 20;
 
 template <class Work>
@@ -175,7 +177,9 @@ Tensor random_tensor(Shape shape, uint32_t which, DType type) {
   Tensor t(shape, DType::f32);
   RandomStream stream(1, RandomUse::initialise, which);
   float* data = t.as<float>();
-  for (int64_t i = 0; i < t.numel(); ++i) data[i] = uniform24(stream.next()) - 0.5f;
+  const int64_t drawn = std::min(t.numel(), kDrawn);
+  for (int64_t i = 0; i < drawn; ++i) data[i] = uniform24(stream.next()) - 0.5f;
+  for (int64_t i = drawn; i < t.numel(); ++i) data[i] = data[i - drawn];
   if (type == DType::f32) return t.to(bench_device());
   Tensor narrow(shape, type);
   visit_any(type, [&]<class T>(Type<T>) {
