@@ -16,6 +16,7 @@
 #include "runtime/dtype.h"
 #include "runtime/error.h"
 #include "runtime/gpu/fiber.h"
+#include "runtime/gpu/launch_log_emulated.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -629,7 +630,8 @@ std::vector<int64_t> shuffled(uint64_t seed, int64_t blocks) {
 
 }  // namespace
 
-void launch(Grid grid, int block, int64_t shared_bytes, Body body, void* arguments) {
+void launch(const void* kernel, Grid grid, int block, int64_t shared_bytes, Body body,
+            void* arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   const Order order = emulator_options().order;
   const uint64_t seed = emulator_options().seed;
@@ -682,6 +684,7 @@ void launch(Grid grid, int block, int64_t shared_bytes, Body body, void* argumen
   for (int64_t w = 1; w < n_workers; ++w) threads.emplace_back(work, w);
   work(0);
   for (std::thread& thread : threads) thread.join();
+  log_launch(kernel, block, shared_bytes - workers.front()->gap_bytes());
 
   EmulatorReport report;
   std::map<std::string, EmulatorReport::Ldmatrix> sites;

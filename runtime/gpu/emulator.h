@@ -128,7 +128,9 @@ inline void require_aligned(const char* what, const void* p, int nbytes, const S
 // Calls `body(arguments)` as every thread of the grid and returns when all have ended.
 // Throws DeviceError when the launch is beyond the limits or a thread did something wrong.
 using Body = void (*)(void* arguments);
-void launch(Grid grid, int block, int64_t shared_bytes, Body body, void* arguments);
+// `kernel` is for the log of launches alone.
+void launch(const void* kernel, Grid grid, int block, int64_t shared_bytes, Body body,
+            void* arguments);
 
 }  // namespace emulated
 }  // namespace scgraft::gpu

@@ -182,7 +182,7 @@ void launch_kernel(void (*kernel)(P...), Grid grid, int block, int64_t shared_by
     std::tuple<std::remove_const_t<P>...> values;
   } call{kernel, {std::forward<A>(args)...}};
   emulated::launch(
-      grid, block, shared_bytes,
+      reinterpret_cast<const void*>(kernel), grid, block, shared_bytes,
       [](void* c) {
         const Call& it = *static_cast<const Call*>(c);
         std::apply(it.kernel, it.values);

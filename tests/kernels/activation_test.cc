@@ -48,6 +48,27 @@ TEST_P(ActivationTest, SigmoidIsSymmetricAndNeverOverflows) {
   expect_close(dx.view(), {0.25, 0.1875, 0.375, 0, 4.248354255291589e-18, 0, 0});
 }
 
+TEST_P(ActivationTest, UnalignedTensorsGetTheSameBits) {
+  for (DType type : storage_types())
+    for (Activation kind : kAll) {
+      SCOPED_TRACE(type);
+      store(type);
+      constexpr int64_t kSize = 3000;
+      Tensor x = random({kSize + 1}), dy = random({kSize + 1});
+      Tensor y = poisoned({kSize + 1}), dx = poisoned({kSize + 1});
+      Tensor y_want = poisoned({kSize}), dx_want = poisoned({kSize});
+      const Tensor x_aligned = tensor_of({kSize}, type, values_of(behind_first(x, {kSize})));
+      const Tensor dy_aligned = tensor_of({kSize}, type, values_of(behind_first(dy, {kSize})));
+      activation(ctx(), kind, x_aligned.view(), y_want.view());
+      activation(ctx(), kind, behind_first(x, {kSize}), behind_first(y, {kSize}));
+      expect_same_bits(behind_first(y, {kSize}), y_want.view());
+      activation_backward(ctx(), kind, y_want.view(), dy_aligned.view(), dx_want.view());
+      activation_backward(ctx(), kind, behind_first(y, {kSize}), behind_first(dy, {kSize}),
+                          behind_first(dx, {kSize}));
+      expect_same_bits(behind_first(dx, {kSize}), dx_want.view());
+    }
+}
+
 TEST_P(ActivationTest, NanStaysVisible) {
   const Tensor x = poisoned({9});
   for (Activation kind : kAll) {

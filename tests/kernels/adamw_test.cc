@@ -282,6 +282,25 @@ TEST_P(AdamWTest, AgreesWithTheFormulaAtAwkwardSizes) {
   }
 }
 
+TEST_P(AdamWTest, UnalignedBlocksGetTheSameBits) {
+  constexpr int64_t kSize = 5000;
+  Tensor p = random({kSize + 1}), g = random({kSize + 1}), m = zeros({kSize + 1}),
+         v = zeros({kSize + 1});
+  Block want = fresh(values_of(behind_first(p, {kSize})));
+  const Tensor gradient = tensor({kSize}, values_of(behind_first(g, {kSize})));
+  const AdamWSegment all{.begin = 0, .end = kSize, .weight_decay = 0.1};
+  const AdamWOptions options{.max_norm = 1};
+  ASSERT_TRUE(step(ctx(), want, gradient, options, {&all, 1}));
+  Tensor norm({1}, DType::f64, test_device());
+  gradient_norm(ctx(), behind_first(g, {kSize}), norm.view());
+  ASSERT_TRUE(adamw(ctx(), behind_first(p, {kSize}), behind_first(g, {kSize}),
+                    behind_first(m, {kSize}), behind_first(v, {kSize}), std::as_const(norm).view(),
+                    options, {&all, 1}));
+  expect_same_bits(behind_first(p, {kSize}), want.p.view());
+  expect_same_bits(behind_first(m, {kSize}), want.m.view());
+  expect_same_bits(behind_first(v, {kSize}), want.v.view());
+}
+
 TEST_P(AdamWTest, SameBitsForAnyThreadCount) {
   const int64_t n = 200003;
   const Block start = random_block(n);

@@ -34,6 +34,26 @@ TEST_P(AddTest, WritesEveryElementOfAwkwardSizes) {
   }
 }
 
+TEST_P(AddTest, UnalignedTensorsGetTheSameBits) {
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    constexpr int64_t kRows = 5, kDim = 64, kSize = kRows * kDim;
+    Tensor a = random({kSize + 1}), b = random({kSize + 1});
+    Tensor y = poisoned({kSize + 1}), want = poisoned({kSize});
+    const Tensor a_aligned = tensor_of({kSize}, type, values_of(behind_first(a, {kSize})));
+    const Tensor b_aligned = tensor_of({kSize}, type, values_of(behind_first(b, {kSize})));
+    add(ctx(), a_aligned.view(), b_aligned.view(), want.view());
+    add(ctx(), behind_first(a, {kSize}), behind_first(b, {kSize}), behind_first(y, {kSize}));
+    expect_same_bits(behind_first(y, {kSize}), want.view());
+    const Tensor index = ints({4, 1, 0, 2, 3});
+    const Shape rows{kRows, kDim};
+    add_rows(ctx(), a_aligned.view().reshape(rows), index.view(), want.view().reshape(rows));
+    add_rows(ctx(), behind_first(a, rows), index.view(), behind_first(y, rows));
+    expect_same_bits(behind_first(y, {kSize}), want.view());
+  }
+}
+
 TEST_P(AddTest, OutputMayBeEitherInput) {
   for (DType type : storage_types()) {
     SCOPED_TRACE(type);

@@ -45,6 +45,24 @@ TEST_P(CastTest, ThereAndBackKeepsWhatFits) {
     }
 }
 
+TEST_P(CastTest, FromEveryTypeToEveryTypeAlignedOrNot) {
+  constexpr DType kTypes[] = {DType::f32, DType::bf16, DType::f16};
+  constexpr int64_t kSize = 2049;
+  for (const DType narrow : kTypes)
+    for (const DType to : kTypes) {
+      SCOPED_TRACE(cat(narrow, " to ", to));
+      Tensor x = cast_to(narrow,
+                         tensor_of({kSize + 1}, DType::f32, values_of(random({kSize + 1}).view())));
+      const Tensor aligned = tensor_of({kSize}, narrow, values_of(behind_first(x, {kSize})));
+      const Tensor y = cast_to(to, aligned);
+      const Tensor want = tensor_of({kSize}, to, values_of(aligned.view()));
+      expect_same_bits(y.view(), want.view());
+      Tensor room = tensor_of({kSize + 1}, to, std::vector<double>(kSize + 1, NAN));
+      cast(ctx(), behind_first(x, {kSize}), behind_first(room, {kSize}));
+      expect_same_bits(behind_first(room, {kSize}), want.view());
+    }
+}
+
 TEST_P(CastTest, NanAndInfinityStay) {
   const Tensor x = from(DType::f32, {NAN, HUGE_VAL, -HUGE_VAL, -0.0});
   for (const DType narrow : {DType::bf16, DType::f16}) {

@@ -518,6 +518,24 @@ struct LinearSizes {
   int64_t rows, in, out, rank;
 };
 
+// Rows of 7 do not begin at 16-byte boundaries, so that the weight is copied whatever its type.
+TEST_P(LinearTensorCoreTest, AWeightOfAnyTypeTakesTheTypeOfTheProduct) {
+  constexpr DType kTypes[] = {DType::f32, DType::bf16, DType::f16};
+  for (const DType stored : kTypes)
+    for (const DType product : kTypes) {
+      SCOPED_TRACE(cat(stored, " as ", product));
+      const Tensor weight = tensor_of({5, 7}, stored, values_of(random({5, 7}).view()));
+      PackedWeight packed;
+      packed.pack(ctx(), weight.view(), PackedFor::forward, product);
+      const std::vector<double> rounded =
+          values_of(tensor_of({5, 7}, product, values_of(weight.view())).view());
+      const std::vector<double> got = values_of(packed.matrix());
+      const auto columns = static_cast<size_t>(packed.matrix().dim(1));
+      for (size_t i = 0; i < got.size(); ++i)
+        EXPECT_EQ(got[i], i % columns < 7 ? rounded[i / columns * 7 + i % columns] : 0) << i;
+    }
+}
+
 // Everything a step computes, against the definition in f64 of the same rounded numbers.
 TEST_P(LinearTensorCoreTest, AgreesWithTheDefinitionInF64) {
   Context definition = reference_context();

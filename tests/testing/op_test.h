@@ -69,6 +69,11 @@ class OpTest : public ::testing::TestWithParam<OpMode> {
   INSTANTIATE_TEST_SUITE_P(Modes, Suite, ::testing::ValuesIn(::scgraft::op_modes(__FILE__)), \
                            [](const auto& mode) { return mode.param.name; })
 
+// A view of a shape inside a flat tensor that has one element more: it begins behind the first, so
+// that nothing in it is aligned for vectors.
+inline TensorView behind_first(Tensor& room, Shape shape) {
+  return room.view().rows(1, room.dim(0)).reshape(shape);
+}
 // The values of an f32, f64, bf16 or integer tensor as doubles.
 std::vector<double> values_of(ConstTensorView view);
 // A tensor of the given type from doubles, on test_device().
