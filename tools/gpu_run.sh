@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # Tests and times scgraft on this machine's GPU. Lies in a folder that tools/gpu made.
 #   ./run.sh OUT.json [tests] [sanitizer] [benchmarks]      default: all three, in this order
-# doctor says what the machine has. Tests: every test program. Sanitizer: the tests on the GPU again
-# under compute-sanitizer's memcheck and racecheck; skipped where it is not installed
-# (COMPUTE_SANITIZER names it, otherwise PATH or /usr/local/cuda). Benchmarks: whole steps of LoRA
-# training of scGPT's published size. OUT.json has it all; OUT.json.logs/ what every program printed.
+# doctor says what the machine has. Tests: every suite in a process of its own. Sanitizer: the tests
+# on the GPU again under compute-sanitizer's memcheck and racecheck; skipped where it is not
+# installed (COMPUTE_SANITIZER names it, otherwise PATH or /usr/local/cuda). Benchmarks: every kernel
+# against the floor of this GPU, then whole steps of LoRA training of scGPT's published size.
+# OUT.json has it all; OUT.json.logs/ what every program printed.
 # Ends with 1 when something failed or nothing could run on a GPU.
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -20,14 +21,15 @@ done
 logs=$out.logs
 mkdir -p "$logs" || exit 2
 export SCGRAFT_TEST_DATA=$here/data SCGRAFT_PROGRAM=$here/bin/scgraft OMP_WAIT_POLICY=passive
-mapfile -t programs <"$here/tests"
+mapfile -t suites < <("$here/bin/gpu_tests" --gtest_list_tests | sed -n 's/^\([A-Za-z0-9_/]*\)\.\( .*\)\?$/\1/p')
+[ ${#suites[@]} -gt 0 ] || { echo "$here/bin/gpu_tests has no tests" >&2; exit 1; }
 failed=0
 rows=()  # of the JSON document
 
-# row PART PROGRAM VERDICT SECONDS [JSON]: a line of the table and an object of the document.
+# row PART NAME VERDICT SECONDS [JSON]: a line of the table and an object of the document.
 row() {
   printf '%-10s %-34s %-8s %6s s  %s\n' "$1" "$2" "$3" "$4" "${6:-}"
-  rows+=("{\"part\": \"$1\", \"program\": \"$2\", \"verdict\": \"$3\", \"seconds\": $4${5:+, $5}}")
+  rows+=("{\"part\": \"$1\", \"name\": \"$2\", \"verdict\": \"$3\", \"seconds\": $4${5:+, $5}}")
   if [ "$3" = FAIL ]; then failed=1; fi
 }
 
@@ -43,7 +45,7 @@ run() {
 # number PATTERN LOG: the number in the last line of a test's log that matches, or 0.
 number() { grep -E "$1" "$logs/$2" | tail -n 1 | grep -oE '[0-9]+' | head -n 1 | grep . || echo 0; }
 
-# test_row PART PROGRAM LOG: what a test program's log says.
+# test_row PART SUITE LOG: what a suite's log says.
 test_row() {
   local passed skipped broken verdict=ok
   passed=$(number '^\[  PASSED  \]' "$3")
@@ -69,30 +71,47 @@ if ! "$here/bin/scgraft" doctor --device cuda >"$logs/doctor.log" 2>&1; then
 fi
 
 run_tests() {
-  for name in "${programs[@]}"; do
-    run "$name.log" "$here/bin/$name"
-    test_row tests "$name" "$name.log"
+  local suite log
+  for suite in "${suites[@]}"; do
+    log=${suite//\//.}.log
+    run "$log" "$here/bin/gpu_tests" --gtest_filter="$suite.*"
+    test_row tests "$suite" "$log"
   done
 }
 
 run_sanitizer() {
   local tool=${COMPUTE_SANITIZER:-$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)}
-  local check name
+  local check suite log filter
   for check in memcheck racecheck; do
     if [ ! -x "$tool" ] || [ "$device" = no ]; then
       row "$check" all skipped 0 "" "no $([ -x "$tool" ] && echo GPU || echo compute-sanitizer)"
       continue
     fi
-    for name in "${programs[@]}"; do
-      run "$name.$check.log" "$tool" --tool "$check" --error-exitcode 9 \
-        "$here/bin/$name" --gtest_filter='*cuda*:*Device*:Gpu*:Fragments*'
-      test_row "$check" "$name" "$name.$check.log"
+    for suite in "${suites[@]}"; do
+      # Of a suite that runs on several devices, what runs on this one.
+      filter="$suite.*cuda*"
+      [[ $suite =~ Device|Gpu|Fragments ]] && filter="$suite.*"
+      "$here/bin/gpu_tests" --gtest_filter="$filter" --gtest_list_tests | grep -q '^  ' || continue
+      log=${suite//\//.}.$check.log
+      run "$log" "$tool" --tool "$check" --error-exitcode 9 "$here/bin/gpu_tests" --gtest_filter="$filter"
+      test_row "$check" "$suite" "$log"
     done
   done
 }
 
 run_benchmarks() {
   local shape cells genes product folder name result
+  if [ "$device" = no ]; then
+    row benchmarks kernels skipped 0 "" "no GPU"
+  else
+    SCGRAFT_BENCH_DEVICE=cuda run kernels.log "$here/bin/kernel_bench" --benchmark_counters_tabular=true \
+      --benchmark_min_time=0.2 --benchmark_out="$logs/kernels.json" --benchmark_out_format=json
+    if [ "$code" -eq 0 ] && [ -s "$logs/kernels.json" ]; then
+      row benchmarks kernels ok "$seconds" "\"result\": $(cat "$logs/kernels.json")" "$logs/kernels.log"
+    else
+      row benchmarks kernels FAIL "$seconds" "" "$logs/kernels.log"
+    fi
+  fi
   for shape in 64x1200 8x600; do
     cells=${shape%x*} genes=${shape#*x} folder=$logs/inputs-$shape
     if [ "$device" = no ]; then

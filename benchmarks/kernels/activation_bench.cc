@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "benchmarks/kernels/copy_rate.h"
+#include "benchmarks/kernels/bench.h"
 #include "kernels/activation.h"
 
 namespace scgraft {
@@ -8,35 +8,37 @@ namespace {
 constexpr Activation kKinds[] = {Activation::relu, Activation::leaky_relu, Activation::sigmoid};
 constexpr const char* kNames[] = {"relu", "leaky_relu", "sigmoid"};
 
-void bench_forward(benchmark::State& state) {
-  Context ctx;
-  const Shape shape{state.range(0), kBenchDim};
-  const Tensor x = random_tensor(shape);
-  Tensor y(shape, DType::f32);
-  const Activation kind = kKinds[state.range(1)];
-  for (auto _ : state) activation(ctx, kind, x.view(), y.view());
-  state.SetLabel(kNames[state.range(1)]);
-  report_against_copy(state, ctx, {.bytes = 2 * y.nbytes(), .flops = y.numel()});
+void forward(benchmark::State& state) {
+  Context ctx(bench_device());
+  const Shape shape{state.range(1), kBenchDim};
+  const Tensor x = random_tensor(shape, 0, bench_type(state));
+  Tensor y = new_tensor(shape, x.dtype());
+  const Activation kind = kKinds[state.range(2)];
+  state.SetLabel(kNames[state.range(2)]);
+  measure(state, ctx, {.bytes = 2 * y.nbytes(), .flops = y.numel(), .streams = true},
+          [&] { activation(ctx, kind, x.view(), y.view()); });
 }
 
-void bench_backward(benchmark::State& state) {
-  Context ctx;
-  const Shape shape{state.range(0), kBenchDim};
-  const Tensor y = random_tensor(shape, 1), dy = random_tensor(shape, 2);
-  Tensor dx(shape, DType::f32);
-  const Activation kind = kKinds[state.range(1)];
-  for (auto _ : state) activation_backward(ctx, kind, y.view(), dy.view(), dx.view());
-  state.SetLabel(kNames[state.range(1)]);
-  report_against_copy(state, ctx, {.bytes = 3 * y.nbytes(), .flops = y.numel()});
+void backward(benchmark::State& state) {
+  Context ctx(bench_device());
+  const Shape shape{state.range(1), kBenchDim};
+  const DType type = bench_type(state);
+  const Tensor y = random_tensor(shape, 1, type), dy = random_tensor(shape, 2, type);
+  Tensor dx = new_tensor(shape, type);
+  const Activation kind = kKinds[state.range(2)];
+  state.SetLabel(kNames[state.range(2)]);
+  measure(state, ctx, {.bytes = 3 * y.nbytes(), .flops = y.numel(), .streams = true},
+          [&] { activation_backward(ctx, kind, y.view(), dy.view(), dx.view()); });
 }
 
 void sizes(benchmark::internal::Benchmark* b) {
-  b->ArgNames({"tokens", "kind"})->UseRealTime()->Unit(benchmark::kMicrosecond);
-  for (int64_t tokens : {4808, 19200})
-    for (int64_t kind : {0, 1, 2}) b->Args({tokens, kind});
+  std::vector<std::vector<int64_t>> lists;
+  for (const int64_t tokens : token_counts())
+    for (const int64_t kind : {0, 1, 2}) lists.push_back({tokens, kind});
+  in_types(b, {"tokens", "kind"}, lists);
 }
-BENCHMARK(bench_forward)->Name("activation")->Apply(sizes);
-BENCHMARK(bench_backward)->Name("activation_backward")->Apply(sizes);
+BENCHMARK(forward)->Name("activation/forward")->Apply(sizes);
+BENCHMARK(backward)->Name("activation/backward")->Apply(sizes);
 
 }  // namespace
 }  // namespace scgraft

@@ -5,39 +5,36 @@
 namespace scgraft {
 namespace {
 
-// Parameters: LoRA of rank 8 on Q and V of scGPT, and all of scGPT.
-void sizes(benchmark::internal::Benchmark* b) {
-  b->Arg(196608)->Arg(51000000)->ArgName("parameters")->UseRealTime();
-}
-
-void gradient_norm(benchmark::State& state) {
-  Context ctx;
+void norm(benchmark::State& state) {
+  Context ctx(bench_device());
   const Tensor gradient = random_tensor({state.range(0)});
-  Tensor norm({1}, DType::f64);
-  for (auto _ : state) gradient_norm(ctx, gradient.view(), norm.view());
-  report(state, {.bytes = gradient.nbytes(), .flops = 2 * gradient.numel()});
+  Tensor length = new_tensor({1}, DType::f64);
+  measure(state, ctx, {.bytes = gradient.nbytes(), .flops = 2 * gradient.numel()},
+          [&] { gradient_norm(ctx, gradient.view(), length.view()); });
 }
-BENCHMARK(gradient_norm)->Apply(sizes);
 
-void adamw(benchmark::State& state) {
-  Context ctx;
+void update(benchmark::State& state) {
+  Context ctx(bench_device());
   const int64_t n = state.range(0);
-  const Tensor gradient = random_tensor({n}, 1);
-  const Tensor norm = [] {
-    Tensor t({1}, DType::f64);
-    t.as<double>()[0] = 1;
-    return t;
-  }();
-  Tensor p = random_tensor({n}), m({n}, DType::f32), v({n}, DType::f32);
+  const Tensor gradient = random_tensor({n}, 1), length = tensor_of(std::vector<double>{1});
+  Tensor p = random_tensor({n}), m = new_tensor({n}), v = new_tensor({n});
+  Tensor steps_done = new_tensor({1}, DType::i64);
   const AdamWSegment all{.begin = 0, .end = n, .weight_decay = 0.01};
-  AdamWOptions options{.max_norm = 1, .step = 0};
-  for (auto _ : state) {
-    ++options.step;
-    adamw(ctx, p.view(), gradient.view(), m.view(), v.view(), norm.view(), options, {&all, 1});
-  }
-  report(state, {.bytes = 7 * gradient.nbytes(), .flops = 15 * n});
+  const AdamWOptions options{.max_norm = 1};
+  measure(state, ctx, {.bytes = 7 * gradient.nbytes(), .flops = 15 * n}, [&] {
+    adamw(ctx, p.view(), gradient.view(), m.view(), v.view(), length.view(), options, {&all, 1},
+          steps_done.view());
+  });
 }
-BENCHMARK(adamw)->Apply(sizes);
+
+// LoRA of rank 8 on Q and V of scGPT, and all of scGPT.
+void sizes(benchmark::internal::Benchmark* b) {
+  static const std::vector<int64_t> real = {196608, 51000000}, tiny = {5000};
+  b->ArgName("parameters")->UseManualTime()->Unit(benchmark::kMicrosecond);
+  for (const int64_t n : by_device(real, real, tiny)) b->Arg(n);
+}
+BENCHMARK(norm)->Name("adamw/gradient_norm")->Apply(sizes);
+BENCHMARK(update)->Name("adamw/update")->Apply(sizes);
 
 }  // namespace
 }  // namespace scgraft

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "benchmarks/kernels/copy_rate.h"
+#include "benchmarks/kernels/bench.h"
 #include "kernels/add.h"
 
 namespace scgraft {
 namespace {
 
 void bench_add(benchmark::State& state) {
-  Context ctx;
-  const Shape shape{state.range(0), kBenchDim};
-  const Tensor a = random_tensor(shape, 1), b = random_tensor(shape, 2);
-  Tensor y(shape, DType::f32);
-  for (auto _ : state) add(ctx, a.view(), b.view(), y.view());
-  report_against_copy(state, ctx, {.bytes = 3 * y.nbytes(), .flops = y.numel()});
+  Context ctx(bench_device());
+  const Shape shape{state.range(1), kBenchDim};
+  const DType type = bench_type(state);
+  const Tensor a = random_tensor(shape, 1, type), b = random_tensor(shape, 2, type);
+  Tensor y = new_tensor(shape, type);
+  measure(state, ctx, {.bytes = 3 * y.nbytes(), .flops = y.numel(), .streams = true},
+          [&] { add(ctx, a.view(), b.view(), y.view()); });
 }
-BENCHMARK(bench_add)->Name("add")->ArgName("tokens")->Arg(4808)->Arg(19200)->UseRealTime()->Unit(
-    benchmark::kMicrosecond);
+BENCHMARK(bench_add)->Name("add/all")->Apply(sizes_by_tokens);
 
 }  // namespace
 }  // namespace scgraft

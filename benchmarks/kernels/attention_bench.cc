@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <vector>
+#include <algorithm>
+#include <cmath>
+#include <numbers>
 
 #include "benchmarks/kernels/bench.h"
 #include "kernels/attention.h"
@@ -7,102 +9,136 @@
 namespace scgraft {
 namespace {
 
-constexpr int64_t kHeads = 8;
-constexpr int64_t kHeadDim = 64;
+// A network's attention over the cells of one batch.
+struct Shapes {
+  const char* name;
+  std::vector<int32_t> queries;  // lengths by cell
+  std::vector<int32_t> keys;
+  int64_t heads = 8;
+  int64_t head_dim = 64;
+  float dropout = 0;
+};
 
-std::vector<int32_t> offsets_of(const std::vector<int32_t>& lengths) {
-  std::vector<int32_t> offsets{0};
-  for (int32_t length : lengths) offsets.push_back(offsets.back() + length);
-  return offsets;
+std::vector<int32_t> same(size_t cells, int32_t length) {
+  return std::vector<int32_t>(cells, length);
 }
 
-// Cells between 200 and 1000 tokens, 600 on average.
-std::vector<int32_t> ragged(int64_t cells) {
+// Log-normal lengths, mean 600, standard deviation 300, at most 1,201.
+std::vector<int32_t> ragged(size_t cells) {
   RandomStream stream(1, RandomUse::simulate);
+  const double variance = std::log(1.25), mean = std::log(600.0) - variance / 2;
   std::vector<int32_t> lengths;
-  for (int64_t i = 0; i < cells; ++i)
-    lengths.push_back(200 + static_cast<int32_t>(stream.below(801)));
+  for (size_t i = 0; i < cells; ++i) {
+    const double radius = std::sqrt(-2 * std::log(1 - stream.uniform()));
+    const double normal = radius * std::cos(2 * std::numbers::pi * stream.uniform());
+    const double length = std::exp(mean + std::sqrt(variance) * normal);
+    lengths.push_back(std::clamp(static_cast<int32_t>(length), 1, 1201));
+  }
   return lengths;
 }
 
-std::vector<int32_t> same(int64_t cells, int32_t length) {
-  return std::vector<int32_t>(static_cast<size_t>(cells), length);
+const std::vector<Shapes>& shapes() {
+  static const std::vector<Shapes> cpu = {
+      {"8x601", same(8, 601), same(8, 601)},
+      {"8x601_dropout", same(8, 601), same(8, 601), 8, 64, 0.2f},
+      {"8x1201", same(8, 1201), same(8, 1201)},
+      {"64_ragged", ragged(64), ragged(64)},
+      {"64x601_cls_only", same(64, 1), same(64, 601)},
+  };
+  static const std::vector<Shapes> gpu = {
+      {"scgpt_8x601", same(8, 601), same(8, 601)},
+      {"scgpt_64x512", same(64, 512), same(64, 512)},
+      {"scgpt_64x1201", same(64, 1201), same(64, 1201)},
+      {"scgpt_64x1201_dropout", same(64, 1201), same(64, 1201), 8, 64, 0.2f},
+      {"scgpt_64_ragged", ragged(64), ragged(64)},
+      {"scgpt_64x3001", same(64, 3001), same(64, 3001)},
+      {"scgpt_64x1201_cls_only", same(64, 1), same(64, 1201)},
+      {"geneformer_32x2048", same(32, 2048), same(32, 2048), 4, 64},
+      {"geneformer_v2_4x4096", same(4, 4096), same(4, 4096), 18, 64},
+      {"scfoundation_16x4096", same(16, 4096), same(16, 4096), 12, 64},
+      {"llama_1x2048", same(1, 2048), same(1, 2048), 32, 128},
+  };
+  static const std::vector<Shapes> tiny = {
+      {"2x70", same(2, 70), same(2, 70), 1, 64},
+      {"2x70_dropout", same(2, 70), same(2, 70), 1, 64, 0.2f},
+  };
+  return by_device(cpu, gpu, tiny);
 }
 
-class Case {
- public:
-  Case(const std::vector<int32_t>& query_lengths, const std::vector<int32_t>& key_lengths, float p)
-      : query_offsets_(offsets_of(query_lengths)),
-        key_offsets_(offsets_of(key_lengths)),
-        dropout_{p, static_cast<uint32_t>(RandomUse::dropout)},
-        q_(random_tensor({query_offsets_.back(), kHeads * kHeadDim}, 1)),
-        k_(random_tensor({key_offsets_.back(), kHeads * kHeadDim}, 2)),
-        v_(random_tensor({key_offsets_.back(), kHeads * kHeadDim}, 3)),
-        dout_(random_tensor(q_.shape(), 4)),
-        o_(q_.shape(), DType::f32),
-        lse_({query_offsets_.back(), kHeads}, DType::f32),
-        dq_(q_.shape(), DType::f32),
-        dk_(k_.shape(), DType::f32),
-        dv_(k_.shape(), DType::f32) {
-    for (size_t cell = 0; cell < key_lengths.size(); ++cell) {
-      ids_.push_back(static_cast<int64_t>(cell));
-      pairs_ += int64_t{query_lengths[cell]} * key_lengths[cell];
-    }
+struct Case {
+  Case(const Shapes& s, DType type)
+      : heads(s.heads),
+        head_dim(s.head_dim),
+        queries(ctx, s.queries),
+        keys(ctx, s.keys),
+        dropout{s.dropout, static_cast<uint32_t>(RandomUse::dropout)},
+        q(random_tensor({queries.packing().tokens(), heads * head_dim}, 1, type)),
+        k(random_tensor({keys.packing().tokens(), heads * head_dim}, 2, type)),
+        v(random_tensor(k.shape(), 3, type)),
+        dout(random_tensor(q.shape(), 4, type)),
+        o(new_tensor(q.shape(), type)),
+        lse(new_tensor({q.dim(0), heads})),
+        dq(new_tensor(q.shape(), type)),
+        dk(new_tensor(k.shape(), type)),
+        dv(new_tensor(k.shape(), type)) {
+    for (size_t cell = 0; cell < s.keys.size(); ++cell)
+      pairs += int64_t{s.queries[cell]} * s.keys[cell];
   }
 
   void forward() {
-    attention(ctx_, q_.view(), k_.view(), v_.view(), Packing::over(query_offsets_, ids_),
-              Packing::over(key_offsets_, ids_), kHeads, dropout_, o_.view(), lse_.view());
+    attention(ctx, q.view(), k.view(), v.view(), queries.packing(), keys.packing(), heads, dropout,
+              o.view(), lse.view());
   }
   void backward() {
-    attention_backward(ctx_, q_.view(), k_.view(), v_.view(), o_.view(), lse_.view(), dout_.view(),
-                       Packing::over(query_offsets_, ids_), Packing::over(key_offsets_, ids_),
-                       kHeads, dropout_, dq_.view(), dk_.view(), dv_.view());
+    attention_backward(ctx, q.view(), k.view(), v.view(), o.view(), lse.view(), dout.view(),
+                       queries.packing(), keys.packing(), heads, dropout, dq.view(), dk.view(),
+                       dv.view());
   }
   // Two products forward, five backward.
   Cost forward_cost() const {
-    return {2 * q_.nbytes() + 2 * k_.nbytes() + lse_.nbytes(), 4 * kHeadDim * kHeads * pairs_};
+    return {.bytes = 2 * q.nbytes() + 2 * k.nbytes() + lse.nbytes(),
+            .flops = 4 * head_dim * heads * pairs,
+            .type = q.dtype()};
   }
   Cost backward_cost() const {
-    return {4 * q_.nbytes() + 4 * k_.nbytes() + lse_.nbytes(), 10 * kHeadDim * kHeads * pairs_};
+    return {.bytes = 4 * q.nbytes() + 4 * k.nbytes() + lse.nbytes(),
+            .flops = 10 * head_dim * heads * pairs,
+            .type = q.dtype()};
   }
 
- private:
-  Context ctx_;
-  std::vector<int32_t> query_offsets_;
-  std::vector<int32_t> key_offsets_;
-  std::vector<int64_t> ids_;
-  Dropout dropout_;
-  Tensor q_, k_, v_, dout_, o_, lse_, dq_, dk_, dv_;
-  int64_t pairs_ = 0;
+  Context ctx{bench_device()};
+  int64_t heads, head_dim;
+  BenchCells queries, keys;
+  Dropout dropout;
+  Tensor q, k, v, dout, o, lse, dq, dk, dv;
+  int64_t pairs = 0;
 };
 
-void forward(benchmark::State& state, const std::vector<int32_t>& queries,
-             const std::vector<int32_t>& keys, float dropout) {
-  Case c(queries, keys, dropout);
+void forward(benchmark::State& state) {
+  const Shapes& s = shapes()[static_cast<size_t>(state.range(1))];
+  state.SetLabel(s.name);
+  Case c(s, bench_type(state));
   c.forward();
-  for (auto _ : state) c.forward();
-  report(state, c.forward_cost());
+  measure(state, c.ctx, c.forward_cost(), [&] { c.forward(); });
 }
 
-void backward(benchmark::State& state, const std::vector<int32_t>& queries,
-              const std::vector<int32_t>& keys, float dropout) {
-  Case c(queries, keys, dropout);
+void backward(benchmark::State& state) {
+  const Shapes& s = shapes()[static_cast<size_t>(state.range(1))];
+  state.SetLabel(s.name);
+  Case c(s, bench_type(state));
   c.forward();
   c.backward();
-  for (auto _ : state) c.backward();
-  report(state, c.backward_cost());
+  measure(state, c.ctx, c.backward_cost(), [&] { c.backward(); });
 }
 
-#define ATTENTION_BENCH(name, ...)                                                             \
-  BENCHMARK_CAPTURE(forward, name, __VA_ARGS__)->UseRealTime()->Unit(benchmark::kMillisecond); \
-  BENCHMARK_CAPTURE(backward, name, __VA_ARGS__)->UseRealTime()->Unit(benchmark::kMillisecond)
-
-ATTENTION_BENCH(8x601, same(8, 601), same(8, 601), 0.0f);
-ATTENTION_BENCH(8x601_dropout, same(8, 601), same(8, 601), 0.2f);
-ATTENTION_BENCH(8x1201, same(8, 1201), same(8, 1201), 0.0f);
-ATTENTION_BENCH(64_ragged, ragged(64), ragged(64), 0.0f);
-ATTENTION_BENCH(64x601_cls_only, same(64, 1), same(64, 601), 0.0f);
+void sizes(benchmark::internal::Benchmark* b) {
+  std::vector<std::vector<int64_t>> lists;
+  for (size_t i = 0; i < shapes().size(); ++i) lists.push_back({static_cast<int64_t>(i)});
+  in_types(b, {"case"}, lists);
+  b->Unit(benchmark::kMillisecond);
+}
+BENCHMARK(forward)->Name("attention/forward")->Apply(sizes);
+BENCHMARK(backward)->Name("attention/backward")->Apply(sizes);
 
 }  // namespace
 }  // namespace scgraft

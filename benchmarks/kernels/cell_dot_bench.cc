@@ -1,49 +1,51 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <vector>
-
 #include "benchmarks/kernels/bench.h"
 #include "kernels/cell_dot.h"
 
 namespace scgraft {
 namespace {
 
-// Arguments: cells, tokens per cell, dim (scGPT's inner product of the MVC head).
+struct Case {
+  Context ctx{bench_device()};
+  BenchCells cells;
+  Tensor x, c, y, dx, dc;
+
+  explicit Case(const benchmark::State& state)
+      : cells(ctx, state.range(1) * state.range(2), state.range(2)),
+        x(random_tensor({state.range(1) * state.range(2), kBenchDim}, 0, bench_type(state))),
+        c(random_tensor({state.range(1), kBenchDim}, 1, bench_type(state))),
+        y(random_tensor({x.dim(0)}, 2, bench_type(state))),
+        dx(new_tensor(x.shape(), x.dtype())),
+        dc(new_tensor(c.shape(), c.dtype())) {}
+};
+
+void forward(benchmark::State& state) {
+  Case t(state);
+  measure(state, t.ctx,
+          {.bytes = t.x.nbytes() + t.c.nbytes() + t.y.nbytes(), .flops = 2 * t.x.numel()}, [&] {
+            cell_dot(t.ctx, std::as_const(t.x).view(), std::as_const(t.c).view(), t.cells.packing(),
+                     t.y.view());
+          });
+}
+
+void backward(benchmark::State& state) {
+  Case t(state);
+  measure(
+      state, t.ctx,
+      {.bytes = 2 * (t.x.nbytes() + t.c.nbytes()) + t.y.nbytes(), .flops = 3 * t.x.numel()}, [&] {
+        cell_dot_backward(t.ctx, std::as_const(t.x).view(), std::as_const(t.c).view(),
+                          std::as_const(t.y).view(), t.cells.packing(), t.dx.view(), t.dc.view());
+      });
+}
+
+// The inner product of scGPT's MVC head.
 void sizes(benchmark::internal::Benchmark* b) {
-  b->Args({64, 1200, 512})->Args({16, 3000, 512})->Args({1, 1200, 512});
-  b->ArgNames({"cells", "tokens", "dim"})->UseRealTime();
+  static const std::vector<std::vector<int64_t>> real = {{64, 1200}, {16, 3000}, {1, 1200}},
+                                                 tiny = {{2, 70}};
+  in_types(b, {"cells", "tokens"}, by_device(real, real, tiny));
 }
-
-std::vector<int32_t> offsets_of(const benchmark::State& state) {
-  std::vector<int32_t> offsets;
-  for (int64_t b = 0; b <= state.range(0); ++b)
-    offsets.push_back(static_cast<int32_t>(b * state.range(1)));
-  return offsets;
-}
-
-void cell_dot(benchmark::State& state) {
-  Context ctx;
-  const std::vector<int32_t> offsets = offsets_of(state);
-  const int64_t dim = state.range(2);
-  const Tensor x = random_tensor({offsets.back(), dim}), c = random_tensor({state.range(0), dim});
-  Tensor y({offsets.back()}, DType::f32);
-  for (auto _ : state) cell_dot(ctx, x.view(), c.view(), Packing::over(offsets), y.view());
-  report(state, {.bytes = x.nbytes() + c.nbytes() + y.nbytes(), .flops = 2 * x.numel()});
-}
-BENCHMARK(cell_dot)->Apply(sizes);
-
-void cell_dot_backward(benchmark::State& state) {
-  Context ctx;
-  const std::vector<int32_t> offsets = offsets_of(state);
-  const int64_t dim = state.range(2);
-  const Tensor x = random_tensor({offsets.back(), dim}), c = random_tensor({state.range(0), dim});
-  const Tensor dy = random_tensor({offsets.back()});
-  Tensor dx(x.shape(), DType::f32), dc(c.shape(), DType::f32);
-  for (auto _ : state)
-    cell_dot_backward(ctx, x.view(), c.view(), dy.view(), Packing::over(offsets), dx.view(),
-                      dc.view());
-  report(state, {.bytes = 2 * (x.nbytes() + c.nbytes()) + dy.nbytes(), .flops = 3 * x.numel()});
-}
-BENCHMARK(cell_dot_backward)->Apply(sizes);
+BENCHMARK(forward)->Name("cell_dot/forward")->Apply(sizes);
+BENCHMARK(backward)->Name("cell_dot/backward")->Apply(sizes);
 
 }  // namespace
 }  // namespace scgraft

@@ -5,27 +5,30 @@
 namespace scgraft {
 namespace {
 
-// Loss and gradient of cell types (64 rows) and of genes of a 25426-word vocabulary.
-// An exponential counts as one operation.
-void cross_entropy(benchmark::State& state) {
-  Context ctx;
+// Loss and gradient. An exponential counts as one operation.
+void bench_cross_entropy(benchmark::State& state) {
+  Context ctx(bench_device());
   const int64_t rows = state.range(0), classes = state.range(1);
   const Tensor logits = random_tensor({rows, classes});
-  Tensor labels({rows}, DType::i32), loss({rows}, DType::f32), dlogits({rows, classes}, DType::f32);
-  for (int64_t b = 0; b < rows; ++b)
-    labels.as<int32_t>()[b] = static_cast<int32_t>(7 * b % classes);
-  for (auto _ : state)
-    cross_entropy(ctx, logits.view(), std::as_const(labels).view(), {}, 1.0 / 64, loss.view(),
-                  dlogits.view());
-  report(state, {.bytes = 2 * logits.nbytes() + labels.nbytes() + loss.nbytes(),
-                 .flops = 6 * logits.numel()});
+  std::vector<int32_t> wanted;
+  for (int64_t b = 0; b < rows; ++b) wanted.push_back(static_cast<int32_t>(7 * b % classes));
+  const Tensor labels = tensor_of(wanted);
+  Tensor loss = new_tensor({rows}), dlogits = new_tensor(logits.shape());
+  measure(
+      state, ctx,
+      {.bytes = 2 * logits.nbytes() + labels.nbytes() + loss.nbytes(), .flops = 6 * logits.numel()},
+      [&] {
+        cross_entropy(ctx, logits.view(), labels.view(), {}, 1.0 / 64, loss.view(), dlogits.view());
+      });
 }
-BENCHMARK(cross_entropy)
-    ->Args({64, 18})
-    ->Args({64, 164})
-    ->Args({1024, 25426})
-    ->ArgNames({"rows", "classes"})
-    ->UseRealTime();
+// Cell types of a batch, and genes of a 25,426-word vocabulary.
+void sizes(benchmark::internal::Benchmark* b) {
+  static const std::vector<std::vector<int64_t>> real = {{64, 18}, {64, 164}, {1024, 25426}},
+                                                 tiny = {{3, 18}};
+  b->ArgNames({"rows", "classes"})->UseManualTime()->Unit(benchmark::kMicrosecond);
+  for (const std::vector<int64_t>& size : by_device(real, real, tiny)) b->Args(size);
+}
+BENCHMARK(bench_cross_entropy)->Name("cross_entropy/loss_and_gradient")->Apply(sizes);
 
 }  // namespace
 }  // namespace scgraft

@@ -7,20 +7,20 @@ namespace {
 
 // Loss and gradient of a batch. The cosine matrix is symmetric: one half of it is unavoidable, and
 // the gradient is a product with all of it.
-void ecs(benchmark::State& state) {
-  Context ctx;
-  const int64_t cells = state.range(0), dim = state.range(1);
-  const Tensor x = random_tensor({cells, dim});
-  Tensor loss({1}, DType::f32), dx({cells, dim}, DType::f32);
-  for (auto _ : state) ecs(ctx, x.view(), 0.8, 10, loss.view(), dx.view());
-  report(state, {.bytes = 3 * x.nbytes(), .flops = 3 * cells * cells * dim});
+void bench_ecs(benchmark::State& state) {
+  Context ctx(bench_device());
+  const int64_t cells = state.range(0);
+  const Tensor x = random_tensor({cells, kBenchDim});
+  Tensor loss = new_tensor({1}), dx = new_tensor(x.shape());
+  measure(state, ctx, {.bytes = 3 * x.nbytes(), .flops = 3 * cells * cells * kBenchDim},
+          [&] { ecs(ctx, x.view(), 0.8, 10, loss.view(), dx.view()); });
 }
-BENCHMARK(ecs)
-    ->Args({32, 512})
-    ->Args({64, 512})
-    ->Args({256, 512})
-    ->ArgNames({"cells", "dim"})
-    ->UseRealTime();
+void sizes(benchmark::internal::Benchmark* b) {
+  static const std::vector<int64_t> real = {32, 64, 256}, tiny = {5};
+  b->ArgName("cells")->UseManualTime()->Unit(benchmark::kMicrosecond);
+  for (const int64_t cells : by_device(real, real, tiny)) b->Arg(cells);
+}
+BENCHMARK(bench_ecs)->Name("ecs/loss_and_gradient")->Apply(sizes);
 
 }  // namespace
 }  // namespace scgraft

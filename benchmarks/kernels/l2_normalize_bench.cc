@@ -5,31 +5,31 @@
 namespace scgraft {
 namespace {
 
-// Arguments: rows (cells of a batch, cells of a data set), dim.
+void forward(benchmark::State& state) {
+  Context ctx(bench_device());
+  const Tensor x = random_tensor({state.range(1), kBenchDim}, 0, bench_type(state));
+  Tensor y = new_tensor(x.shape(), x.dtype()), norm = new_tensor({state.range(1)});
+  measure(state, ctx, {.bytes = 2 * x.nbytes() + norm.nbytes(), .flops = 3 * x.numel()},
+          [&] { l2_normalize(ctx, x.view(), y.view(), norm.view()); });
+}
+
+void backward(benchmark::State& state) {
+  Context ctx(bench_device());
+  const Tensor y = random_tensor({state.range(1), kBenchDim}, 0, bench_type(state)),
+               dy = random_tensor(y.shape(), 1, y.dtype());
+  const Tensor norm = tensor_of(std::vector<float>(static_cast<size_t>(state.range(1)), 1.0f));
+  Tensor dx = new_tensor(y.shape(), y.dtype());
+  measure(state, ctx, {.bytes = 3 * y.nbytes() + norm.nbytes(), .flops = 5 * y.numel()},
+          [&] { l2_normalize_backward(ctx, y.view(), norm.view(), dy.view(), dx.view()); });
+}
+
+// Cells of a batch, cells of a data set.
 void sizes(benchmark::internal::Benchmark* b) {
-  b->Args({64, 512})->Args({20000, 512})->ArgNames({"rows", "dim"})->UseRealTime();
+  static const std::vector<std::vector<int64_t>> real = {{64}, {20000}}, tiny = {{9}};
+  in_types(b, {"rows"}, by_device(real, real, tiny));
 }
-
-void l2_normalize(benchmark::State& state) {
-  Context ctx;
-  const Tensor x = random_tensor({state.range(0), state.range(1)});
-  Tensor y(x.shape(), DType::f32), norm({state.range(0)}, DType::f32);
-  for (auto _ : state) l2_normalize(ctx, x.view(), y.view(), norm.view());
-  report(state, {.bytes = 2 * x.nbytes() + norm.nbytes(), .flops = 3 * x.numel()});
-}
-BENCHMARK(l2_normalize)->Apply(sizes);
-
-void l2_normalize_backward(benchmark::State& state) {
-  Context ctx;
-  const Tensor y = random_tensor({state.range(0), state.range(1)}),
-               dy = random_tensor(y.shape(), 1);
-  Tensor dx(y.shape(), DType::f32), norm({state.range(0)}, DType::f32);
-  for (int64_t r = 0; r < state.range(0); ++r) norm.as<float>()[r] = 1;
-  for (auto _ : state)
-    l2_normalize_backward(ctx, y.view(), std::as_const(norm).view(), dy.view(), dx.view());
-  report(state, {.bytes = 3 * y.nbytes() + norm.nbytes(), .flops = 5 * y.numel()});
-}
-BENCHMARK(l2_normalize_backward)->Apply(sizes);
+BENCHMARK(forward)->Name("l2_normalize/forward")->Apply(sizes);
+BENCHMARK(backward)->Name("l2_normalize/backward")->Apply(sizes);
 
 }  // namespace
 }  // namespace scgraft

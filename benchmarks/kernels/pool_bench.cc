@@ -1,60 +1,66 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <vector>
-
 #include "benchmarks/kernels/bench.h"
 #include "kernels/pool.h"
 
 namespace scgraft {
 namespace {
 
-// Arguments: cells, tokens per cell, dim (scGPT: 512), kind.
-void sizes(benchmark::internal::Benchmark* b) {
-  for (int64_t kind : {0, 1, 2}) {
-    b->Args({64, 1200, 512, kind});
-    b->Args({1, 1200, 512, kind});
-  }
-  b->ArgNames({"cells", "tokens", "dim", "kind"})->UseRealTime();
-}
+struct Case {
+  Context ctx{bench_device()};
+  int64_t count;
+  Pooling kind;
+  BenchCells cells;
+  Tensor tokens, pooled, weight;
 
-struct Setup {
-  explicit Setup(const benchmark::State& state)
-      : cells(state.range(0)), length(state.range(1)), dim(state.range(2)) {
-    for (int64_t b = 0; b <= cells; ++b) offsets.push_back(static_cast<int32_t>(b * length));
+  explicit Case(const benchmark::State& state)
+      : count(state.range(1)),
+        kind(static_cast<Pooling>(state.range(3))),
+        cells(ctx, count * state.range(2), state.range(2)),
+        tokens(random_tensor({count * state.range(2), kBenchDim}, 1, bench_type(state))),
+        pooled(random_tensor({count, kBenchDim}, 2, bench_type(state))),
+        weight(random_tensor({tokens.dim(0)}, 3, bench_type(state))) {}
+  ConstTensorView w() const {
+    return kind == Pooling::weighted ? weight.view() : ConstTensorView();
   }
-  int64_t cells, length, dim;
-  std::vector<int32_t> offsets;
+  int64_t weight_bytes() const { return kind == Pooling::weighted ? weight.nbytes() : 0; }
 };
 
-void pool(benchmark::State& state) {
-  const Setup s(state);
-  const Pooling kind = static_cast<Pooling>(state.range(3));
-  Context ctx;
-  const int64_t tokens = s.cells * s.length;
-  const Tensor x = random_tensor({tokens, s.dim}), weight = random_tensor({tokens});
-  Tensor y({s.cells, s.dim}, DType::f32);
-  const ConstTensorView w = kind == Pooling::weighted ? weight.view() : ConstTensorView();
-  for (auto _ : state) pool(ctx, kind, x.view(), w, Packing::over(s.offsets), y.view());
-  if (kind == Pooling::cls)
-    report(state, {.bytes = 2 * y.nbytes()});
-  else
-    report(state, {.bytes = x.nbytes() + y.nbytes() + (w.empty() ? 0 : w.nbytes()),
-                   .flops = (w.empty() ? 1 : 2) * x.numel()});
+void forward(benchmark::State& state) {
+  Case c(state);
+  Cost cost{.bytes = 2 * c.pooled.nbytes()};
+  if (c.kind != Pooling::cls)
+    cost = {.bytes = c.tokens.nbytes() + c.pooled.nbytes() + c.weight_bytes(),
+            .flops = (c.kind == Pooling::weighted ? 2 : 1) * c.tokens.numel()};
+  measure(state, c.ctx, cost, [&] {
+    pool(c.ctx, c.kind, std::as_const(c.tokens).view(), c.w(), c.cells.packing(), c.pooled.view());
+  });
 }
-BENCHMARK(pool)->Apply(sizes);
 
-void pool_backward(benchmark::State& state) {
-  const Setup s(state);
-  const Pooling kind = static_cast<Pooling>(state.range(3));
-  Context ctx;
-  const int64_t tokens = s.cells * s.length;
-  const Tensor dy = random_tensor({s.cells, s.dim}), weight = random_tensor({tokens});
-  Tensor dx({tokens, s.dim}, DType::f32);
-  const ConstTensorView w = kind == Pooling::weighted ? weight.view() : ConstTensorView();
-  for (auto _ : state) pool_backward(ctx, kind, dy.view(), w, Packing::over(s.offsets), dx.view());
-  report(state, {.bytes = dx.nbytes() + dy.nbytes() + (w.empty() ? 0 : w.nbytes()),
-                 .flops = kind == Pooling::cls ? 0 : dx.numel()});
+void backward(benchmark::State& state) {
+  Case c(state);
+  measure(state, c.ctx,
+          {.bytes = c.tokens.nbytes() + c.pooled.nbytes() + c.weight_bytes(),
+           .flops = c.kind == Pooling::cls ? 0 : c.tokens.numel()},
+          [&] {
+            pool_backward(c.ctx, c.kind, std::as_const(c.pooled).view(), c.w(), c.cells.packing(),
+                          c.tokens.view());
+          });
 }
-BENCHMARK(pool_backward)->Apply(sizes);
+
+void sizes(benchmark::internal::Benchmark* b) {
+  std::vector<std::vector<int64_t>> lists;
+  for (const int64_t kind : {0, 1, 2}) {
+    if (bench_on() == BenchOn::emulated) {
+      lists.push_back({2, 70, kind});
+      continue;
+    }
+    lists.push_back({64, 1200, kind});
+    lists.push_back({1, 1200, kind});
+  }
+  in_types(b, {"cells", "tokens", "kind"}, lists);
+}
+BENCHMARK(forward)->Name("pool/forward")->Apply(sizes);
+BENCHMARK(backward)->Name("pool/backward")->Apply(sizes);
 
 }  // namespace
 }  // namespace scgraft

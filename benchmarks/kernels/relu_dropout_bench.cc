@@ -1,37 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "benchmarks/kernels/copy_rate.h"
+#include "benchmarks/kernels/bench.h"
 #include "kernels/relu_dropout.h"
 
 namespace scgraft {
 namespace {
 
-void bench_forward(benchmark::State& state) {
-  Context ctx;
-  const int64_t rows = state.range(0);
-  const BenchCells cells(rows, kBenchSeq);
-  const Packing packing = cells.packing();
-  const Tensor x = random_tensor({rows, kBenchDim});
-  Tensor y({rows, kBenchDim}, DType::f32), bits({rows, kBenchDim / 8}, DType::u8);
-  for (auto _ : state)
-    relu_dropout(ctx, x.view(), bench_dropout(state), &packing, y.view(), bits.view());
-  report_against_copy(state, ctx, {.bytes = 2 * x.nbytes() + bits.nbytes(), .flops = x.numel()});
+struct Case {
+  Context ctx{bench_device()};
+  Dropout dropout;
+  BenchCells cells;
+  Tensor x, y, bits;
+
+  explicit Case(const benchmark::State& state)
+      : dropout(bench_dropout(state)),
+        cells(ctx, state.range(1), kBenchSeq),
+        x(random_tensor({state.range(1), kBenchDim}, 0, bench_type(state))),
+        y(new_tensor(x.shape(), x.dtype())),
+        bits(new_tensor({state.range(1), kBenchDim / 8}, DType::u8)) {}
+  void forward() { relu_dropout(ctx, x.view(), dropout, &cells.packing(), y.view(), bits.view()); }
+  Cost cost() const {
+    return {.bytes = 2 * x.nbytes() + bits.nbytes(), .flops = x.numel(), .streams = true};
+  }
+};
+
+void forward(benchmark::State& state) {
+  Case c(state);
+  measure(state, c.ctx, c.cost(), [&] { c.forward(); });
 }
 
-void bench_backward(benchmark::State& state) {
-  Context ctx;
-  const int64_t rows = state.range(0);
-  const BenchCells cells(rows, kBenchSeq);
-  const Packing packing = cells.packing();
-  const Tensor dy = random_tensor({rows, kBenchDim});
-  Tensor dx({rows, kBenchDim}, DType::f32), bits({rows, kBenchDim / 8}, DType::u8);
-  relu_dropout(ctx, dy.view(), bench_dropout(state), &packing, dx.view(), bits.view());
-  for (auto _ : state)
-    relu_dropout_backward(ctx, dy.view(), bits.view(), bench_dropout(state), dx.view());
-  report_against_copy(state, ctx, {.bytes = 2 * dy.nbytes() + bits.nbytes(), .flops = dy.numel()});
+void backward(benchmark::State& state) {
+  Case c(state);
+  c.forward();
+  measure(state, c.ctx, c.cost(),
+          [&] { relu_dropout_backward(c.ctx, c.x.view(), c.bits.view(), c.dropout, c.y.view()); });
 }
 
-BENCHMARK(bench_forward)->Name("relu_dropout")->Apply(token_counts);
-BENCHMARK(bench_backward)->Name("relu_dropout_backward")->Apply(token_counts);
+BENCHMARK(forward)->Name("relu_dropout/forward")->Apply(sizes_by_tokens_and_dropout);
+BENCHMARK(backward)->Name("relu_dropout/backward")->Apply(sizes_by_tokens_and_dropout);
 
 }  // namespace
 }  // namespace scgraft
