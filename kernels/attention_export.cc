@@ -4,9 +4,13 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numbers>
+#include <type_traits>
 
+#include "kernels/attention_export_simd.h"
 #include "kernels/ordered_sum.h"
 #include "kernels/require_tensor.h"
+#include "runtime/cpu.h"
 #include "runtime/parallel.h"
 
 namespace scgraft {
@@ -68,6 +72,73 @@ struct Weights {
   T operator()(int64_t i, int64_t j) const { return of_score(i, score(i, j)); }
 };
 
+const AttentionExportSimd& simd() {
+#if defined(__x86_64__)
+  if (cpu_level() == CpuLevel::v4) return v4::attention_export_simd;
+#endif
+  return v3::attention_export_simd;
+}
+
+// The fast path: scores of several queries of a head at a time, in scratch memory of every thread.
+class ScoreRows {
+ public:
+  ScoreRows(Context& ctx, const AttentionPass& pass)
+      : scope_(ctx.scratch()), pass_(pass), head_dim_(pass.q.dim(1) / pass.heads) {
+    int64_t longest = 0;
+    for (int64_t cell = 0; cell < pass.keys.cells(); ++cell)
+      longest = std::max(longest, pass.keys.length(cell));
+    const auto take = [&](int64_t floats) {
+      return scope_.take({ctx.threads(), (floats + 15) / 16 * 16}, DType::f32).as<float, 2>();
+    };
+    keys_ = take(simd().key_floats(longest, head_dim_));
+    queries_ = take(simd().query_floats(head_dim_));
+    scores_ = take(kExportQueries * simd().score_row(longest));
+  }
+
+  // Goes on to a head of a cell, on the calling thread.
+  void pack_keys(int64_t cell, int64_t head) const {
+    simd().pack_keys(pass_.k.as<float>() + at(pass_.keys.begin(cell), head), pass_.q.dim(1),
+                     pass_.keys.length(cell), head_dim_, keys_.row(thread_index()));
+  }
+  // Calls use(i, row) for queries [begin, end), at most kExportQueries of them, of the head whose
+  // keys are packed: row [keys of the cell] holds their scores, in units of log2.
+  template <class Use>
+  void scores(int64_t cell, int64_t head, int64_t begin, int64_t end, Use&& use) const {
+    const int64_t n = pass_.keys.length(cell);
+    float* rows = scores_.row(thread_index());
+    simd().scores(pass_.q.as<float>() + at(pass_.queries.begin(cell) + begin, head), pass_.q.dim(1),
+                  end - begin, keys_.row(thread_index()), n, head_dim_,
+                  queries_.row(thread_index()), rows);
+    for (int64_t i = begin; i < end; ++i) use(i, rows + (i - begin) * simd().score_row(n));
+  }
+  // The same with weights.
+  template <class Use>
+  void weights(int64_t cell, int64_t head, int64_t begin, int64_t end, Use&& use) const {
+    scores(cell, head, begin, end, [&](int64_t i, float* row) {
+      simd().weights(row, pass_.keys.length(cell), lse(cell, head, i));
+      use(i, static_cast<const float*>(row));
+    });
+  }
+  float lse(int64_t cell, int64_t head, int64_t i) const {
+    return pass_.lse.as<float>()[(pass_.queries.begin(cell) + i) * pass_.heads + head];
+  }
+
+ private:
+  int64_t at(int64_t row, int64_t head) const { return row * pass_.q.dim(1) + head * head_dim_; }
+
+  Arena::Scope scope_;
+  const AttentionPass& pass_;
+  int64_t head_dim_;
+  Array<float, 2> keys_, queries_, scores_;
+};
+
+// Calls use(begin, end) for pieces of the queries of a cell, in order.
+template <class Use>
+void for_query_tiles(int64_t queries, Use&& use) {
+  for (int64_t begin = 0; begin < queries; begin += kExportQueries)
+    use(begin, std::min(begin + kExportQueries, queries));
+}
+
 // Calls unit(weights, cell, head) for every cell and head, in parallel.
 template <class T, class Unit>
 void for_each_head(Context& ctx, const AttentionPass& pass, Unit&& unit) {
@@ -101,6 +172,103 @@ struct TopKeys {
     key[at] = j;
   }
 };
+
+// Weights of the queries that attention_received() sums with.
+template <class T>
+struct QueryWeights {
+  const AttentionPass& pass;
+  const T* weight;  // or null
+  bool per_head;
+
+  T operator()(int64_t cell, int64_t head, int64_t i) const {
+    if (weight == nullptr) return T(1) / static_cast<T>(pass.queries.length(cell));
+    const int64_t row = pass.queries.begin(cell) + i;
+    return per_head ? weight[row * pass.heads + head] : weight[row];
+  }
+};
+
+void fast_received(Context& ctx, const AttentionPass& pass, const QueryWeights<float>& of_query,
+                   Array<float, 2> out) {
+  const ScoreRows rows(ctx, pass);
+  parallel_for(ctx, pass.keys.cells() * pass.heads, [&](int64_t u) {
+    const int64_t cell = u / pass.heads;
+    const int64_t head = u % pass.heads;
+    const int64_t n = pass.keys.length(cell);
+    float* sums = out.row(head) + pass.keys.begin(cell);
+    std::fill_n(sums, n, 0.0f);
+    if (n == 0) return;
+    rows.pack_keys(cell, head);
+    for_query_tiles(pass.queries.length(cell), [&](int64_t begin, int64_t end) {
+      rows.weights(cell, head, begin, end, [&](int64_t i, const float* p) {
+        const float w = of_query(cell, head, i);
+#pragma omp simd
+        for (int64_t j = 0; j < n; ++j) sums[j] += w * p[j];
+      });
+    });
+  });
+}
+
+void fast_map(Context& ctx, const AttentionPass& pass, Array<float, 2> out) {
+  const int64_t n = out.dim(1);
+  if (n == 0) return;
+  const ScoreRows rows(ctx, pass);
+  Arena::Scope scratch(ctx.scratch());
+  // Of every thread some rows of the map: sums over the heads of one cell.
+  const auto sums = scratch.take({ctx.threads(), kExportQueries * n}, DType::f32).as<float, 2>();
+  const int64_t tiles = (out.dim(0) + kExportQueries - 1) / kExportQueries;
+  parallel_for(ctx, tiles, [&](int64_t tile) {
+    const int64_t begin = tile * kExportQueries;
+    const int64_t end = std::min(begin + kExportQueries, out.dim(0));
+    float* sum = sums.row(thread_index());
+    for (int64_t cell = 0; cell < pass.keys.cells(); ++cell) {
+      std::fill_n(sum, (end - begin) * n, 0.0f);
+      for (int64_t head = 0; head < pass.heads; ++head) {
+        rows.pack_keys(cell, head);
+        rows.weights(cell, head, begin, end, [&](int64_t i, const float* p) {
+          float* to = sum + (i - begin) * n;
+#pragma omp simd
+          for (int64_t j = 0; j < n; ++j) to[j] += p[j];
+        });
+      }
+      float* to = out.row(begin);
+#pragma omp simd
+      for (int64_t j = 0; j < (end - begin) * n; ++j) to[j] += sum[j];
+    }
+  });
+}
+
+void fast_top_keys(Context& ctx, const AttentionPass& pass, Array<float, 3> p,
+                   Array<int32_t, 3> keys) {
+  const ScoreRows rows(ctx, pass);
+  const int64_t size = p.dim(2);
+  parallel_for(ctx, pass.keys.cells() * pass.heads, [&](int64_t u) {
+    const int64_t cell = u / pass.heads;
+    const int64_t head = u % pass.heads;
+    const int64_t n = pass.keys.length(cell);
+    if (n > 0) rows.pack_keys(cell, head);
+    for_query_tiles(pass.queries.length(cell), [&](int64_t begin, int64_t end) {
+      const auto store = [&](int64_t i, TopKeys<float>& top) {
+        const int64_t row = pass.queries.begin(cell) + i;
+        for (int64_t r = 0; r < size; ++r) {
+          const float log2_p =
+              top.score[r] - rows.lse(cell, head, i) * std::numbers::log2e_v<float>;
+          p(row, head, r) = n == 0 ? 0.0f : std::exp2(log2_p);
+          keys(row, head, r) = top.key[r];
+        }
+      };
+      if (n == 0) {
+        TopKeys<float> none(size);
+        for (int64_t i = begin; i < end; ++i) store(i, none);
+        return;
+      }
+      rows.scores(cell, head, begin, end, [&](int64_t i, const float* scores) {
+        TopKeys<float> top(size);
+        for (int64_t j = 0; j < n; ++j) top.offer(scores[j], static_cast<int32_t>(j));
+        store(i, top);
+      });
+    });
+  });
+}
 
 }  // namespace
 
@@ -147,19 +315,16 @@ void attention_received(Context& ctx, const AttentionPass& pass, ConstTensorView
     if (ctx.device().is_cuda()) return cuda::attention_received(ctx, pass, weight, received);
   }
   visit_real(pass.q.dtype(), [&]<class T>(Type<T>) {
-    const T* given = data_or_null<T>(weight);
-    const bool per_head = weight.rank() == 2;
+    const QueryWeights<T> of_query{pass, data_or_null<T>(weight), weight.rank() == 2};
     const auto out = received.as<T, 2>();
+    if constexpr (std::is_same_v<T, float>) {
+      if (!ctx.reference()) return fast_received(ctx, pass, of_query, out);
+    }
     for_each_head<T>(ctx, pass, [&](const Weights<T>& weights, int64_t cell, int64_t head) {
-      const auto of_query = [&](int64_t i) {
-        if (given == nullptr) return T(1) / static_cast<T>(weights.n_queries);
-        const int64_t row = pass.queries.begin(cell) + i;
-        return per_head ? given[row * pass.heads + head] : given[row];
-      };
       T* sums = out.row(head) + pass.keys.begin(cell);
       std::fill_n(sums, weights.n_keys, T(0));
       for (int64_t i = 0; i < weights.n_queries; ++i) {
-        const T w = of_query(i);
+        const T w = of_query(cell, head, i);
         for (int64_t j = 0; j < weights.n_keys; ++j) sums[j] += w * weights(i, j);
       }
     });
@@ -184,6 +349,9 @@ void attention_map(Context& ctx, const AttentionPass& pass, TensorView map) {
     if (ctx.device().is_cuda()) return cuda::attention_map(ctx, pass, map);
   }
   visit_real(pass.q.dtype(), [&]<class T>(Type<T>) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (!ctx.reference()) return fast_map(ctx, pass, map.as<float, 2>());
+    }
     Arena::Scope scratch(ctx.scratch());
     // Of every thread one row of the map: the sum over heads of one cell.
     const auto sums = scratch.take({ctx.threads(), n_keys}, map.dtype()).template as<T, 2>();
@@ -217,6 +385,10 @@ void attention_top_keys(Context& ctx, const AttentionPass& pass, TensorView p, T
     if (ctx.device().is_cuda()) return cuda::attention_top_keys(ctx, pass, p, keys);
   }
   visit_real(pass.q.dtype(), [&]<class T>(Type<T>) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (!ctx.reference())
+        return fast_top_keys(ctx, pass, p.as<float, 3>(), keys.as<int32_t, 3>());
+    }
     for_each_head<T>(ctx, pass, [&](const Weights<T>& weights, int64_t cell, int64_t head) {
       for (int64_t i = 0; i < weights.n_queries; ++i) {
         TopKeys<T> top(n);
