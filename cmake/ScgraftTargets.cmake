@@ -42,7 +42,8 @@ endfunction()
 
 # scgraft_add_op(stem [CUDA]): adds kernels/<stem>.{h,cc}, tests/kernels/<stem>_test.cc and
 # benchmarks/kernels/<stem>_bench.cc, and kernels/<stem>_simd.cc once per CPU level when it exists.
-# CUDA: the operation has kernels, kernels/<stem>.cu and any kernels/<stem>_*.cu.
+# CUDA: the operation has kernels, kernels/<stem>.cu and any kernels/<stem>_*.cu that is not an
+# operation of its own.
 # Stops when one of the files is missing.
 function(scgraft_add_op stem)
   cmake_parse_arguments(ARG "CUDA" "" "" ${ARGN})
@@ -73,6 +74,12 @@ function(scgraft_add_op stem)
   if(ARG_CUDA AND NOT SCGRAFT_CUDA STREQUAL "OFF")
     file(GLOB kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/${stem}.cu
                                         ${PROJECT_SOURCE_DIR}/kernels/${stem}_*.cu)
+    foreach(kernel IN LISTS kernels)  # those of attention_export are not of attention
+      get_filename_component(other ${kernel} NAME_WE)
+      if(NOT other STREQUAL stem AND EXISTS ${PROJECT_SOURCE_DIR}/kernels/${other}.h)
+        list(REMOVE_ITEM kernels ${kernel})
+      endif()
+    endforeach()
     scgraft_cuda_sources(scgraft_kernels ${kernels})
     set_property(GLOBAL APPEND PROPERTY SCGRAFT_CUDA_OPS ${stem})
   endif()

@@ -26,9 +26,9 @@ const LinearTiles& tiles() {
 
 using Memory = dnnl::memory;
 
-// Parameters have the type of the rows; on a GPU f32 parameters go with rows of any type.
-bool fits_rows(const Context& ctx, DType parameter, DType rows) {
-  return parameter == rows || (ctx.device().is_cuda() && parameter == sum_type(rows));
+// Parameters and results have the type of the rows; on a GPU f32 goes with rows of any type.
+bool fits_rows(const Context& ctx, DType other, DType rows) {
+  return other == rows || (ctx.device().is_cuda() && other == sum_type(rows));
 }
 
 void check_terms(const char* op, Context& ctx, std::span<const LowRank> terms, int64_t in,
@@ -236,8 +236,8 @@ void run(const char* op, Context& ctx, ConstTensorView x, const PackedWeight& we
           x.shape());
   require(y.shape() == (Shape{x.dim(0), w.out}), op, ": result must be ", Shape{x.dim(0), w.out},
           ", got ", y.shape());
-  require<TypeError>(y.dtype() == x.dtype(), op, ": rows are ", x.dtype(), ", result is ",
-                     y.dtype());
+  require<TypeError>(fits_rows(ctx, y.dtype(), x.dtype()), op, ": rows are ", x.dtype(),
+                     ", result is ", y.dtype());
   require(bias.empty() || (bias.shape() == Shape{w.out} && fits_rows(ctx, bias.dtype(), x.dtype())),
           op, ": bias must be [", w.out, "] ", x.dtype(), ", got ", bias.shape(), " ",
           bias.dtype());

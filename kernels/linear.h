@@ -31,7 +31,7 @@ struct LowRank {
 //   bias    [out]        type of x, or empty; on a CUDA device also f32
 //   terms   added in order, each from x
 //   packing of the rows; may be null without dropout, needs cell ids with it
-//   y       [rows, out]  type of x, overwritten
+//   y       [rows, out]  type of x, on a CUDA device also f32; overwritten
 //
 // Work is cut in fixed panels of kPanelRows rows: a row's result does not depend on which other
 // rows are there. On a CUDA device sums are f32 and results are rounded once; where the product is
@@ -46,7 +46,8 @@ void linear(Context& ctx, ConstTensorView x, const PackedWeight& weight, ConstTe
 //
 //   dy      [rows, out]  f32 or f64; on a CUDA device f32, or the type of the packed weight
 //   weight  packed for `backward_input`
-//   dx      [rows, in]   type of dy, overwritten, or added to when `accumulate`
+//   dx      [rows, in]   type of dy, on a CUDA device also f32; overwritten, or added to when
+//                        `accumulate`
 //
 // terms and packing as in linear(), and so are errors.
 void linear_backward_input(Context& ctx, ConstTensorView dy, const PackedWeight& weight,

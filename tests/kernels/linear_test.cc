@@ -697,6 +697,24 @@ TEST_P(LinearTensorCoreTest, F32RowsAreRoundedToTheTypeOfTheProduct) {
   expect_rounded(y.view(), want.view(), in);
 }
 
+// Sums may stay in f32: rounded afterwards they are the result that is rounded at once.
+TEST_P(LinearTensorCoreTest, ResultsOfSixteenBitRowsMayBeF32) {
+  for (const int64_t out : {72, 33}) {
+    const int64_t rows = 70, in = 40;
+    const Tensor x = random({rows, in}), dy = random({rows, out}), w = random({out, in}),
+                 bias = f32({out});
+    Tensor y = poisoned({rows, out}), wide(Shape{rows, out}, DType::f32, test_device());
+    linear(ctx(), x.view(), packed(w), bias.view(), {}, nullptr, y.view());
+    linear(ctx(), x.view(), packed(w), bias.view(), {}, nullptr, wide.view());
+    expect_same_bits(tensor_of({rows, out}, dtype(), values_of(wide.view())).view(), y.view());
+    const PackedWeight back = packed(w, PackedFor::backward_input);
+    Tensor dx = poisoned({rows, in}), wide_dx(Shape{rows, in}, DType::f32, test_device());
+    linear_backward_input(ctx(), dy.view(), back, {}, nullptr, false, dx.view());
+    linear_backward_input(ctx(), dy.view(), back, {}, nullptr, false, wide_dx.view());
+    expect_same_bits(tensor_of({rows, in}, dtype(), values_of(wide_dx.view())).view(), dx.view());
+  }
+}
+
 TEST_P(LinearTensorCoreTest, WarpsAndBlocksMayRunInAnyOrder) {
   if constexpr (!kCudaEmulated) {
     GTEST_SKIP() << "only the emulated device runs in a chosen order";
