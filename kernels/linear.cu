@@ -192,19 +192,24 @@ void launch_product(Call& call, const Operand<T>& x, const Operand<T>& w, int64_
 template <class T>
 void run_product(Call& call, ConstTensorView x, const PackedWeight& weight, ConstTensorView bias,
                  std::span<const LowRank> terms, const Packing* packing, bool accumulate,
-                 TensorView y) {
+                 TensorView y, const LinearEpilogue& epilogue) {
   const bool backward = weight.use() == PackedFor::backward_input;
   const ConstTensorView matrix = weight.matrix();
   const Operand<T> w{matrix.as<T>(), matrix.dim(0), matrix.dim(1)};
   const Operand<T> rows = operand<T>(call, x);
   Epilogue<T> e{.y = y.data(),
                 .bias = bias.data(),
+                .pre = epilogue.pre.data(),
+                .residual = epilogue.residual.data(),
                 .rows = y.dim(0),
                 .n = y.dim(1),
                 .y_is_f32 = y.dtype() == DType::f32,
                 .bias_is_f32 = !bias.empty() && bias.dtype() == DType::f32,
                 .accumulate = accumulate,
-                .vectors = rows_fit_vectors(y.dim(1), y.data())};
+                .gelu = epilogue.gelu,
+                .vectors = rows_fit_vectors(y.dim(1), static_cast<const void*>(y.data()),
+                                            static_cast<const void*>(epilogue.pre.data()),
+                                            epilogue.residual.data())};
   for (const LowRank& term : terms) {
     if (term.a.dim(0) == 0) continue;
     const DeviceDropout drop =
@@ -234,7 +239,7 @@ void run_product(Call& call, ConstTensorView x, const PackedWeight& weight, Cons
 
 void run(const char* op, Context& ctx, ConstTensorView x, const PackedWeight& weight,
          ConstTensorView bias, std::span<const LowRank> terms, const Packing* packing,
-         bool accumulate, TensorView y) {
+         bool accumulate, TensorView y, const LinearEpilogue& epilogue = {}) {
   const DType product = weight.matrix().dtype();
   require<TypeError>(x.dtype() == product || x.dtype() == DType::f32, op, ": rows are ", x.dtype(),
                      ", the weight is packed as ", product, "; pack it as ", x.dtype());
@@ -243,7 +248,7 @@ void run(const char* op, Context& ctx, ConstTensorView x, const PackedWeight& we
   Call call(ctx, op);
   visit_storage(product, [&]<class T>(Type<T>) {
     require_tensor_cores<T>(call);
-    run_product<T>(call, x, weight, bias, terms, packing, accumulate, y);
+    run_product<T>(call, x, weight, bias, terms, packing, accumulate, y, epilogue);
   });
 }
 
@@ -320,8 +325,9 @@ void copy_weight(Context& ctx, ConstTensorView weight, TensorView to) {
 }
 
 void linear(Context& ctx, ConstTensorView x, const PackedWeight& weight, ConstTensorView bias,
-            std::span<const LowRank> terms, const Packing* packing, TensorView y) {
-  run("linear", ctx, x, weight, bias, terms, packing, false, y);
+            std::span<const LowRank> terms, const Packing* packing, TensorView y,
+            const LinearEpilogue& epilogue) {
+  run("linear", ctx, x, weight, bias, terms, packing, false, y, epilogue);
 }
 
 void linear_backward_input(Context& ctx, ConstTensorView dy, const PackedWeight& weight,

@@ -5,8 +5,9 @@
 namespace scgraft {
 namespace {
 
-constexpr Activation kKinds[] = {Activation::relu, Activation::leaky_relu, Activation::sigmoid};
-constexpr const char* kNames[] = {"relu", "leaky_relu", "sigmoid"};
+constexpr Activation kKinds[] = {Activation::relu, Activation::leaky_relu, Activation::sigmoid,
+                                 Activation::gelu};
+constexpr const char* kNames[] = {"relu", "leaky_relu", "sigmoid", "gelu"};
 
 void bench_forward(benchmark::State& state) {
   Context ctx;
@@ -33,7 +34,7 @@ void bench_backward(benchmark::State& state) {
 void sizes(benchmark::internal::Benchmark* b) {
   b->ArgNames({"tokens", "kind"})->UseRealTime()->Unit(benchmark::kMicrosecond);
   for (int64_t tokens : {4808, 19200})
-    for (int64_t kind : {0, 1, 2}) b->Args({tokens, kind});
+    for (int64_t kind : {0, 1, 2, 3}) b->Args({tokens, kind});
 }
 BENCHMARK(bench_forward)->Name("activation")->Apply(sizes);
 BENCHMARK(bench_backward)->Name("activation_backward")->Apply(sizes);

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "benchmarks/kernels/bench.h"
+#include "kernels/activation.h"
+#include "kernels/add.h"
 #include "kernels/linear.h"
 
 namespace scgraft {
@@ -30,6 +32,39 @@ BENCHMARK(linear_forward)
     ->Args({4808, 512, 1536, 0, 0})
     ->Args({4808, 512, 512, 0, 1})
     ->Args({601, 512, 512, 8, 0})
+    ->UseRealTime();
+
+// The feed-forward products of a pre-norm block, [512, 2048] with GELU and its pre-activation kept,
+// [2048, 512] with a residual: as one operation, and as the plain ones one after another.
+void linear_epilogue(benchmark::State& state) {
+  Context ctx;
+  const int64_t rows = state.range(0);
+  const bool widens = state.range(1) != 0, fused = state.range(2) != 0;
+  const int64_t in = widens ? 512 : 2048, out = widens ? 2048 : 512;
+  const Tensor x = random_tensor({rows, in}, 1), w = random_tensor({out, in}, 2),
+               bias = random_tensor({out}, 3), residual = random_tensor({rows, out}, 4);
+  Tensor y({rows, out}, DType::f32), pre({rows, out}, DType::f32);
+  PackedWeight packed;
+  packed.pack(ctx, w.view(), PackedFor::forward, DType::f32);
+  const LinearEpilogue epilogue = widens ? LinearEpilogue{.gelu = true, .pre = pre.view()}
+                                         : LinearEpilogue{.residual = residual.view()};
+  for (auto _ : state) {
+    if (fused) {
+      linear(ctx, x.view(), packed, bias.view(), {}, nullptr, y.view(), epilogue);
+      continue;
+    }
+    linear(ctx, x.view(), packed, bias.view(), {}, nullptr, pre.view());
+    if (widens)
+      activation(ctx, Activation::gelu, pre.view(), y.view());
+    else
+      add(ctx, pre.view(), residual.view(), y.view());
+  }
+  // With the pre-activation written, or the residual read, beside y.
+  report(state, {.bytes = x.nbytes() + 2 * y.nbytes() + w.nbytes(), .flops = 2 * rows * in * out});
+}
+BENCHMARK(linear_epilogue)
+    ->ArgNames({"rows", "gelu", "fused"})
+    ->ArgsProduct({{4808}, {0, 1}, {0, 1}})
     ->UseRealTime();
 
 void low_rank_gradients(benchmark::State& state) {

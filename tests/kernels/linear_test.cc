@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "kernels/activation.h"
 #include "runtime/gpu/driver.h"
 #include "runtime/gpu/emulator.h"
 #include "tests/kernels/packed_cells.h"
@@ -460,6 +461,182 @@ TEST_P(LinearTest, ManyCellsAreSummedInOrder) {
   }
 }
 
+// The epilogues there are, by what they hold.
+struct EpilogueCase {
+  bool gelu, pre, residual, in_place;
+};
+constexpr EpilogueCase kEpilogues[] = {{true, false, false, false}, {true, true, false, false},
+                                       {false, false, true, false}, {false, false, true, true},
+                                       {true, true, true, false},   {true, false, true, true}};
+std::string name_of(const EpilogueCase& c) {
+  return cat(c.gelu ? "gelu " : "", c.pre ? "kept " : "", c.residual ? "residual " : "",
+             c.in_place ? "in place" : "");
+}
+
+// gelu(z), or z, + residual in f64.
+std::vector<double> finished(std::vector<double> z, const EpilogueCase& c,
+                             const std::vector<double>& residual) {
+  for (size_t i = 0; i < z.size(); ++i) {
+    if (c.gelu) z[i] *= 0.5 * std::erfc(-z[i] / std::sqrt(2.0));
+    if (c.residual) z[i] += residual[i];
+  }
+  return z;
+}
+
+// Fixtures of both rows of types run these.
+struct EpilogueSizes {
+  int64_t rows, in, out;
+};
+constexpr EpilogueSizes kEpilogueSizes[] = {{0, 3, 5},   {1, 1, 1},    {2, 7, 3},    {3, 8, 31},
+                                            {31, 9, 33}, {65, 40, 24}, {140, 33, 72}};
+
+// Every epilogue, with bias and a low-rank term, against formulas in f64 on the z of the same call
+// without one; z itself has its own tests. Bits: z does not depend on being kept, nor y on that,
+// on the place of the residual or on the other rows.
+void check_epilogues(OpTest& t, const std::function<PackedWeight(const Tensor&)>& pack) {
+  for (const EpilogueSizes& s : kEpilogueSizes) {
+    const PackedCells cells = awkward_cells(s.rows);
+    const Packing packing = cells.packing();
+    const Tensor x = t.random({s.rows, s.in}), bias = t.random({s.out}), a = t.random({2, s.in}),
+                 b = t.random({s.out, 2}), residual = t.random({s.rows, s.out});
+    const Tensor weight = t.random({s.out, s.in});
+    const PackedWeight w = pack(weight);
+    const LowRank term{a.view(), b.view(), 0.5, {.p = 0.25f, .site = 1030}};
+    Tensor z = t.poisoned({s.rows, s.out});
+    linear(t.ctx(), x.view(), w, bias.view(), {&term, 1}, &packing, z.view());
+    Tensor plain_gelu = t.poisoned({s.rows, s.out});
+    activation(t.ctx(), Activation::gelu, z.view(), plain_gelu.view());
+    for (const EpilogueCase& c : kEpilogues) {
+      SCOPED_TRACE(cat(s.rows, " rows, ", s.in, " to ", s.out, ": ", name_of(c)));
+      Tensor pre = t.poisoned({s.rows, s.out});
+      Tensor y = c.in_place ? residual.clone() : t.poisoned({s.rows, s.out});
+      const LinearEpilogue e{
+          .gelu = c.gelu,
+          .pre = c.pre ? pre.view() : TensorView(),
+          .residual = !c.residual ? ConstTensorView()
+                                  : (c.in_place ? std::as_const(y).view() : residual.view())};
+      linear(t.ctx(), x.view(), w, bias.view(), {&term, 1}, &packing, y.view(), e);
+      EXPECT_EQ(t.ctx().scratch().used(), 0);
+      if (c.pre) expect_same_bits(pre.view(), z.view());
+      if (c.gelu && !c.residual) expect_same_bits(y.view(), plain_gelu.view());
+      // 1 + erf is rounded beside 1, and a residual may cancel: errors are those of z and residual.
+      const std::vector<double> got = values_of(y.view()), from = values_of(z.view()),
+                                other = values_of(residual.view()), want = finished(from, c, other);
+      const Tolerance close = tolerance(t.dtype(), 1);
+      // Without gelu z is not rounded before the residual is added, and here it was.
+      for (size_t i = 0; i < want.size(); ++i)
+        ASSERT_NEAR(got[i], want[i],
+                    close.rtol * (std::abs(want[i]) + std::abs(from[i]) + std::abs(other[i])))
+            << i;
+      for (int64_t begin : {int64_t{0}, s.rows / 2, s.rows - 1}) {
+        if (begin < 0 || c.in_place || s.rows < 2) continue;
+        LinearEpilogue some = e;
+        Tensor pre1 = t.poisoned({1, s.out}), y1 = t.poisoned({1, s.out}),
+               y1_all = t.poisoned({s.rows, s.out});
+        some.pre = c.pre ? pre1.view() : TensorView();
+        some.residual = c.residual ? residual.view().rows(begin, begin + 1) : ConstTensorView();
+        LinearEpilogue all = e;
+        all.pre = c.pre ? pre.view() : TensorView();
+        linear(t.ctx(), x.view(), w, bias.view(), {}, nullptr, y1_all.view(), all);
+        linear(t.ctx(), x.view().rows(begin, begin + 1), w, bias.view(), {}, nullptr, y1.view(),
+               some);
+        expect_same_bits(y1.view(), std::as_const(y1_all).view().rows(begin, begin + 1));
+        if (c.pre) expect_same_bits(pre1.view(), std::as_const(pre).view().rows(begin, begin + 1));
+      }
+    }
+  }
+}
+
+TEST_P(LinearTest, AnEpilogueIsGeluThenTheResidual) {
+  const Tensor x = tensor({2, 2}, {1, 0, -1, 2});
+  const Tensor w = tensor({2, 2}, {1, 0, 0, 3});
+  const Tensor bias = tensor({2}, {0, -3});
+  const Tensor residual = tensor({2, 2}, {10, 20, 30, 40});
+  Tensor y = poisoned({2, 2}), pre = poisoned({2, 2});
+  linear(ctx(), x.view(), packed(w), bias.view(), {}, nullptr, y.view(),
+         {.gelu = true, .pre = pre.view(), .residual = residual.view()});
+  expect_close(pre.view(), {1, -3, -1, 3});
+  expect_close(y.view(), {10 + 0.8413447460685429, 20 - 0.00404969409489031,
+                          30 - 0.15865525393145707, 40 + 2.9959503059051097});
+  linear(ctx(), x.view(), packed(w), bias.view(), {}, nullptr, y.view(),
+         {.residual = residual.view()});
+  expect_close(y.view(), {11, 17, 29, 43});
+}
+
+TEST_P(LinearTest, EpiloguesAreThePlainOperations) {
+  check_epilogues(*this, [&](const Tensor& w) { return packed(w); });
+}
+
+// Large tiles and small ones.
+TEST_P(LinearTest, TheSizeOfTilesDoesNotShowInAnEpilogue) {
+  const int64_t rows = 257, wide = 5504, narrow = 8;
+  const Tensor x = random({rows, narrow}), w = random({wide, narrow}),
+               residual = random({rows, wide});
+  const PackedWeight forward = packed(w);
+  Tensor y = poisoned({rows, wide}), pre = poisoned({rows, wide});
+  linear(ctx(), x.view(), forward, {}, {}, nullptr, y.view(),
+         {.gelu = true, .pre = pre.view(), .residual = residual.view()});
+  for (int64_t begin : {int64_t{0}, rows - 3}) {
+    Tensor some = poisoned({3, wide}), some_pre = poisoned({3, wide});
+    linear(
+        ctx(), x.view().rows(begin, begin + 3), forward, {}, {}, nullptr, some.view(),
+        {.gelu = true, .pre = some_pre.view(), .residual = residual.view().rows(begin, begin + 3)});
+    expect_same_bits(some.view(), std::as_const(y).view().rows(begin, begin + 3));
+    expect_same_bits(some_pre.view(), std::as_const(pre).view().rows(begin, begin + 3));
+  }
+}
+
+// Through the pre-activation that was kept, and by recomputing it.
+TEST_P(LinearTest, GradientsThroughAnEpilogueMatchFiniteDifferences) {
+  if (dtype() != DType::f64) GTEST_SKIP() << "finite differences are taken in f64";
+  const PackedCells cells({3, 0, 2}, {7, 8, 100});
+  const Packing packing = cells.packing();
+  Tensor x = random({5, 6}), w = random({4, 6}), bias = random({4}), a = random({2, 6}),
+         b = random({4, 2}), residual = random({5, 4});
+  const Tensor dy = random({5, 4});
+  const auto term = [&] { return LowRank{a.view(), b.view(), 0.5, {.p = 0.3f, .site = 1030}}; };
+  Tensor pre = poisoned({5, 4});
+  const auto loss = [&] {
+    Tensor y = poisoned({5, 4});
+    const LowRank t = term();
+    linear(ctx(), x.view(), packed(w), bias.view(), {&t, 1}, &packing, y.view(),
+           {.gelu = true, .pre = pre.view(), .residual = std::as_const(residual).view()});
+    return dot(y.view(), dy.view());
+  };
+  loss();
+  const LowRank t = term();
+  Tensor again = poisoned({5, 4});
+  linear(ctx(), x.view(), packed(w), bias.view(), {&t, 1}, &packing, again.view());
+  expect_same_bits(again.view(), pre.view());
+  Tensor dz = poisoned({5, 4}), dx = poisoned({5, 6});
+  activation_backward(ctx(), Activation::gelu, again.view(), dy.view(), dz.view());
+  linear_backward_input(ctx(), dz.view(), packed(w, PackedFor::backward_input), {&t, 1}, &packing,
+                        false, dx.view());
+  Tensor da = zeros({2, 6}), db = zeros({4, 2}), dw = zeros({4, 6}), dbias = zeros({4});
+  low_rank_backward(ctx(), x.view(), dz.view(), t, packing, da.view(), db.view());
+  linear_backward_weight(ctx(), x.view(), dz.view(), packing, dw.view(), dbias.view());
+  expect_gradient(x, loss, dx.view());
+  expect_gradient(w, loss, dw.view());
+  expect_gradient(bias, loss, dbias.view());
+  expect_gradient(a, loss, da.view());
+  expect_gradient(b, loss, db.view());
+  expect_gradient(residual, loss, dy.view());
+}
+
+TEST_P(LinearTest, ErrorsOfEpiloguesNameWhatTheyWanted) {
+  const Tensor w = random({4, 6}), x = random({2, 6}), residual = random({2, 3});
+  Tensor y = zeros({2, 4}), pre = zeros({3, 4});
+  const auto run = [&](const LinearEpilogue& e) {
+    linear(ctx(), x.view(), packed(w), {}, {}, nullptr, y.view(), e);
+  };
+  expect_error("linear: residual must be [2, 4], got [2, 3]",
+               [&] { run({.residual = residual.view()}); });
+  expect_error("linear: pre must be [2, 4], got [3, 4]",
+               [&] { run({.gelu = true, .pre = pre.view()}); });
+  expect_error("linear: without gelu nothing is kept for it", [&] { run({.pre = y.view()}); });
+  expect_error("linear: pre must not be y", [&] { run({.gelu = true, .pre = y.view()}); });
+}
+
 // What 16-bit rows are multiplied by: the tensor cores of compute capability 8.0 and, in f16,
 // of 7.5.
 std::vector<OpMode> tensor_core_modes() {
@@ -622,6 +799,20 @@ TEST_P(LinearTensorCoreTest, TheSizeOfTilesDoesNotShow) {
                           some.view());
     expect_same_bits(some.view(), std::as_const(dx).view().rows(begin, begin + 3));
   }
+}
+
+TEST_P(LinearTensorCoreTest, EpiloguesAreThePlainOperations) {
+  check_epilogues(*this, [&](const Tensor& w) { return packed(w); });
+}
+
+// Nothing but the result is rounded to 16 bits when there is no gelu.
+TEST_P(LinearTensorCoreTest, AResidualIsAddedBeforeTheResultIsRounded) {
+  const Tensor x = tensor({1, 8}, {1, 1, 1, 1, 1, 1, 1, 1});
+  const Tensor w = tensor({1, 8}, {256, 1, 0, 0, 0, 0, 0, 0.5});
+  const Tensor residual = tensor({1, 1}, {-256});
+  Tensor y = poisoned({1, 1});
+  linear(ctx(), x.view(), packed(w), {}, {}, nullptr, y.view(), {.residual = residual.view()});
+  EXPECT_EQ(values_of(y.view())[0], 1.5);  // 257.5 is no bf16, and 258 - 256 is 2
 }
 
 // Cells together and alone: results and the sums of all gradients.
