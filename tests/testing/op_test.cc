@@ -214,6 +214,8 @@ double dot(ConstTensorView a, ConstTensorView b) {
   return sum;
 }
 
+std::string test_library() { return SCGRAFT_TEST_LIBRARY; }
+
 std::string shared_path(const std::string& relative) {
   const char* root = std::getenv("SCGRAFT_TEST_DATA");
   if (root == nullptr) return {};

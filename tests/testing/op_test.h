@@ -99,6 +99,10 @@ double dot(ConstTensorView a, ConstTensorView b);
 // Path inside the shared test data (golden cases, data sets), or empty when this machine has none.
 std::string shared_path(const std::string& relative);
 
+// The shared library that stands for cuBLASLt, cuDNN and NCCL on the emulated device
+// (tests/libraries/gpu_libraries.cc); empty in other builds.
+std::string test_library();
+
 // Skips the test, saying which file is missing, when the shared test data is not on this machine.
 #define SCGRAFT_NEEDS_SHARED(relative)          \
   if (::scgraft::shared_path(relative).empty()) \
