@@ -8,6 +8,8 @@
 #include "kernels/linear_operands.cuh"
 #include "kernels/require_tensor.h"
 #include "runtime/gpu/driver.h"
+#include "runtime/gpu/library_products.h"
+#include "runtime/launch_check.h"
 
 namespace scgraft::cuda {
 namespace {
@@ -189,6 +191,46 @@ void launch_product(Call& call, const Operand<T>& x, const Operand<T>& w, int64_
   }
 }
 
+// The product by cuBLASLt, with as much of the rest as it does: a bias of the type of y, the old y,
+// and a residual when nothing comes between. What is left over stays in `e`, to be added to y by a
+// product of no depth; y is rounded in between. Returns whether nothing is left.
+template <class T>
+bool multiply_by_library(Call& call, gpu::LibraryProducts& library, const Operand<T>& x,
+                         const Operand<T>& w, int64_t k, bool backward, Epilogue<T>& e) {
+  const DType result = e.y_is_f32 ? DType::f32 : DTypeOf<T>::value;
+  const bool adds_bias = e.bias != nullptr && e.bias_is_f32 == e.y_is_f32;
+  const bool ends = e.terms == 0 && !e.gelu && (e.bias == nullptr || adds_bias);
+  if (!ends && e.residual == e.y) {
+    const TensorView kept = call.scratch.take(Shape{e.rows, e.n}, result);
+    copy(call.ctx, ConstTensorView(e.y, kept.shape(), result, call.ctx.device()), kept);
+    e.residual = kept.data();
+  }
+  const void* c = e.accumulate ? e.y : (ends ? e.residual : nullptr);
+  const gpu::LibraryProduct product{.type = DTypeOf<T>::value,
+                                    .result = result,
+                                    .rows = e.rows,
+                                    .n = e.n,
+                                    .k = k,
+                                    .x_step = x.cols,
+                                    .w_step = w.cols,
+                                    .w_turned = backward,
+                                    .bias = adds_bias,
+                                    .aligned = e.vectors};
+  try {
+    const TensorView workspace =
+        call.scratch.take(Shape{library.workspace_bytes(product)}, DType::u8);
+    library.multiply(product,
+                     {x.data, w.data, adds_bias ? e.bias : nullptr, c, e.y, workspace.data()},
+                     call.ctx.stream().handle());
+    if (synchronous_launches()) call.ctx.synchronize();
+  } catch (const DeviceError& error) {
+    rethrow_naming(call.op, error);
+  }
+  if (adds_bias) e.bias = nullptr;
+  e.accumulate = true;
+  return ends;
+}
+
 template <class T>
 void run_product(Call& call, ConstTensorView x, const PackedWeight& weight, ConstTensorView bias,
                  std::span<const LowRank> terms, const Packing* packing, bool accumulate,
@@ -225,11 +267,17 @@ void run_product(Call& call, ConstTensorView x, const PackedWeight& weight, Cons
     share.scale = static_cast<float>(term.scale) * drop.scale;
     if (backward) share.drop = drop;
   }
+  int64_t depth = weight.in();
+  gpu::LibraryProducts* library = call.ctx.library_products();
+  if (library != nullptr && e.rows > 0) {
+    if (multiply_by_library<T>(call, *library, rows, w, depth, backward, e)) return;
+    depth = 0;
+  }
   const auto run = [&]<bool kOutIn>(std::bool_constant<kOutIn>) {
     if (ceil_div(e.rows, kLargeTile) * ceil_div(e.n, kLargeTile) >= kEnoughTiles)
-      launch_product<T, kLargeTile, kOutIn>(call, rows, w, weight.in(), e);
+      launch_product<T, kLargeTile, kOutIn>(call, rows, w, depth, e);
     else
-      launch_product<T, kSmallTile, kOutIn>(call, rows, w, weight.in(), e);
+      launch_product<T, kSmallTile, kOutIn>(call, rows, w, depth, e);
   };
   if (backward)
     run(std::false_type{});

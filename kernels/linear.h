@@ -56,6 +56,9 @@ struct LinearEpilogue {
 // rows are there. On a CUDA device sums are f32 and results are rounded once; where the product is
 // bf16 or f16, f32 rows and the factors of terms are rounded to that type, and so is drop(x) A^T.
 // The gradient by the residual is dy.
+// On a CUDA device with LinearBackend::cublaslt the library forms the product, with the bias, and
+// with the residual when there is no gelu; what is left is added afterwards, and the result is
+// rounded once in between. A row may then depend in its last bits on how many there are.
 // Throws ShapeError or TypeError when something does not fit, ConfigError when a dropout is not in
 // [0, 1) or, on a CUDA device, when there are more than eight terms.
 // Source: torch.nn.Linear; Hu et al. 2021 for the terms.

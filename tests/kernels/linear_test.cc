@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/linear.h"
 
+#include <dlfcn.h>
+
 #include <cmath>
+#include <cstdlib>
 
 #include "kernels/activation.h"
 #include "runtime/gpu/driver.h"
 #include "runtime/gpu/emulator.h"
+#include "runtime/gpu/libraries.h"
 #include "tests/kernels/packed_cells.h"
 
 namespace scgraft {
@@ -20,6 +24,29 @@ class LinearTest : public OpTest {
   }
 };
 INSTANTIATE_OP_TEST(LinearTest);
+
+// On the emulated device a library that checks what it is told stands for cuBLASLt; on a GPU it is
+// the real one.
+std::string why_no_cublaslt() {
+  if (cuda_device_count() == 0) return "this machine has no CUDA device";
+  if constexpr (kBuiltWithCuda) {
+    if (!test_library().empty()) setenv("SCGRAFT_CUBLASLT", test_library().c_str(), 1);
+    return gpu::cublaslt_library().problem;
+  }
+  return {};
+}
+OpMode by_cublaslt(OpMode mode) {
+  mode.name += "_by_cublaslt";
+  if (mode.missing.empty()) mode.missing = why_no_cublaslt();
+  if (mode.missing.empty()) {
+    mode.device = Device::cuda();
+    mode.linear = LinearBackend::cublaslt;
+  }
+  return mode;
+}
+INSTANTIATE_TEST_SUITE_P(Library, LinearTest,
+                         ::testing::Values(by_cublaslt({Device::cpu(), false, DType::f32, "f32"})),
+                         [](const auto& mode) { return mode.param.name; });
 
 TEST_P(LinearTest, MultipliesByTheTransposedWeightAndAddsTheBias) {
   const Tensor x = tensor({2, 3}, {1, 2, 3, 4, 5, 6});
@@ -260,7 +287,10 @@ TEST_P(LinearTest, ARowDoesNotDependOnItsNeighbours) {
   const Tensor x = random({150, 48}), w = random({32, 48}), bias = random({32});
   Tensor all = poisoned({150, 32});
   linear(ctx(), x.view(), packed(w), bias.view(), {}, nullptr, all.view());
-  Context single(test_device(), {.threads = 1, .reference = GetParam().reference});
+  if (GetParam().linear != LinearBackend::own && test_library().empty())
+    GTEST_SKIP() << "cuBLASLt chooses by the number of rows";
+  Context single(test_device(),
+                 {.threads = 1, .reference = GetParam().reference, .linear = GetParam().linear});
   for (int64_t begin : {0, 1, 63, 100, 149}) {
     Tensor some = poisoned({150 - begin, 32});
     linear(single, x.view().rows(begin, 150), packed(w), bias.view(), {}, nullptr, some.view());
@@ -280,7 +310,9 @@ TEST_P(LinearTest, ThreadCountDoesNotChangeABit) {
     Tensor y, dx, da, db, dw, dbias;
   };
   const auto step = [&](int threads) {
-    Context some(test_device(), {.threads = threads, .reference = GetParam().reference});
+    Context some(
+        test_device(),
+        {.threads = threads, .reference = GetParam().reference, .linear = GetParam().linear});
     Result r{poisoned({rows, out}), poisoned({rows, in}), zeros({rank, in}),
              zeros({out, rank}),    zeros({out, in}),     zeros({out})};
     PackedWeight p;
@@ -691,6 +723,15 @@ class LinearTensorCoreTest : public OpTest {
 INSTANTIATE_TEST_SUITE_P(Modes, LinearTensorCoreTest, ::testing::ValuesIn(tensor_core_modes()),
                          [](const auto& mode) { return mode.param.name; });
 
+std::vector<OpMode> library_tensor_core_modes() {
+  std::vector<OpMode> modes = tensor_core_modes();
+  for (OpMode& mode : modes) mode = by_cublaslt(mode);
+  return modes;
+}
+INSTANTIATE_TEST_SUITE_P(Library, LinearTensorCoreTest,
+                         ::testing::ValuesIn(library_tensor_core_modes()),
+                         [](const auto& mode) { return mode.param.name; });
+
 struct LinearSizes {
   int64_t rows, in, out, rank;
 };
@@ -924,6 +965,96 @@ TEST_P(LinearTensorCoreTest, ErrorsNameTheTypesTheyWanted) {
     expect_error("compute capability 7.5 and does not multiply bf16",
                  [&] { linear(ctx(), x.view(), packed(w), {}, {}, nullptr, y.view()); });
   }
+}
+
+// How linear() uses the library: by what the one for tests has counted.
+class LinearByLibrary : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (test_library().empty()) GTEST_SKIP() << "only with the emulated device";
+    ASSERT_EQ(why_no_cublaslt(), "");
+    handle_ = dlopen(test_library().c_str(), RTLD_NOW | RTLD_NOLOAD);
+    ASSERT_NE(handle_, nullptr);
+  }
+  void TearDown() override {
+    if (handle_ != nullptr) refuse(0);
+  }
+  int64_t queries() const { return call<int64_t()>("scgraft_test_queries")(); }
+  int64_t products() const { return call<int64_t()>("scgraft_test_products")(); }
+  int64_t live() const { return call<int64_t()>("scgraft_test_live")(); }
+  void refuse(int status) const { call<void(int)>("scgraft_test_refuse")(status); }
+  template <class F>
+  F* call(const char* name) const {
+    return reinterpret_cast<F*>(dlsym(handle_, name));
+  }
+  static Tensor ones(Shape shape) {
+    return Tensor(tensor_of(shape, DType::f32,
+                            std::vector<double>(static_cast<size_t>(shape.numel()), 1)))
+        .to(Device::cuda());
+  }
+
+  void* handle_ = nullptr;
+};
+
+TEST_F(LinearByLibrary, IsAskedOncePerShapeAndLeavesNothingBehind) {
+  const int64_t live_before = live();
+  {
+    Context ctx(Device::cuda(), {.linear = LinearBackend::cublaslt});
+    const Tensor w = ones({3, 8}), bias = ones({3});
+    PackedWeight forward, back;
+    forward.pack(ctx, w.view(), PackedFor::forward, DType::f32);
+    back.pack(ctx, w.view(), PackedFor::backward_input, DType::f32);
+    const int64_t asked = queries(), made = products();
+    for (int step = 0; step < 3; ++step)
+      for (int64_t rows : {0, 2, 5}) {
+        const Tensor x = ones({rows, 8});
+        Tensor y({rows, 3}, DType::f32, Device::cuda()), dx({rows, 8}, DType::f32, Device::cuda());
+        linear(ctx, x.view(), forward, bias.view(), {}, nullptr, y.view());
+        linear_backward_input(ctx, y.view(), back, {}, nullptr, false, dx.view());
+        for (double v : values_of(on_host(y.view()).view())) ASSERT_EQ(v, 9);
+        for (double v : values_of(on_host(dx.view()).view())) ASSERT_EQ(v, 27);
+      }
+    EXPECT_EQ(queries() - asked, 4);   // two numbers of rows, two directions
+    EXPECT_EQ(products() - made, 12);  // three times
+    EXPECT_EQ(ctx.scratch().used(), 0);
+    EXPECT_GT(ctx.scratch().peak(), 0);  // of the workspace
+    EXPECT_GT(live(), live_before);
+
+    Context own(Device::cuda());
+    Tensor y({2, 3}, DType::f32, Device::cuda());
+    linear(own, ones({2, 8}).view(), forward, {}, {}, nullptr, y.view());
+    EXPECT_EQ(products() - made, 12);
+  }
+  EXPECT_EQ(live(), live_before);
+}
+
+TEST_F(LinearByLibrary, ARefusalNamesTheProductAndTheWayOut) {
+  Context ctx(Device::cuda(), {.linear = LinearBackend::cublaslt});
+  const Tensor w = ones({3, 8}), x = ones({2, 8});
+  PackedWeight forward;
+  forward.pack(ctx, w.view(), PackedFor::forward, DType::f32);
+  Tensor y({2, 3}, DType::f32, Device::cuda());
+  refuse(15);
+  try {
+    linear(ctx, x.view(), forward, {}, {}, nullptr, y.view());
+    FAIL() << "nothing was thrown";
+  } catch (const DeviceError& error) {
+    EXPECT_STREQ(error.what(),
+                 "linear: cuBLASLt refuses a product of [2, 8] by the transpose of [3, 8] in f32: "
+                 "it was told to refuse");
+    EXPECT_EQ(error.code(), "E-LIBRARY");
+    EXPECT_EQ(error.hint(), "-s train.linear_backend=own");
+    EXPECT_EQ(error.exit_code(), ExitCode::device);
+  }
+  EXPECT_EQ(ctx.scratch().used(), 0);
+  refuse(1);
+  expect_error("does not start on cuda:0: it was told not to start",
+               [] { Context refused(Device::cuda(), {.linear = LinearBackend::cublaslt}); });
+}
+
+TEST(LinearBackendTest, NeedsACudaDevice) {
+  expect_error("cuBLASLt multiplies on CUDA devices, not on cpu",
+               [] { Context ctx(Device::cpu(), {.linear = LinearBackend::cublaslt}); });
 }
 
 }  // namespace

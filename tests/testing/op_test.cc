@@ -65,7 +65,9 @@ Device test_device() { return running.device; }
 void keep_for_test(std::shared_ptr<const void> thing) { running.kept.push_back(std::move(thing)); }
 
 OpTest::OpTest()
-    : ctx_(GetParam().device, ContextOptions{.threads = 2, .reference = GetParam().reference}),
+    : ctx_(GetParam().device,
+           ContextOptions{
+               .threads = 2, .reference = GetParam().reference, .linear = GetParam().linear}),
       dtype_(GetParam().dtype) {
   running.device = GetParam().device;
 }

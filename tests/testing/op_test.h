@@ -21,6 +21,7 @@ struct OpMode {
   DType dtype;     // f32 or f64
   std::string name;
   std::string missing = {};  // why this machine cannot run it; its tests are skipped and say so
+  LinearBackend linear = LinearBackend::own;
 };
 // Modes of the operation tested by <stem>_test.cc: on the CPU, and on CUDA where it has a kernel.
 std::vector<OpMode> op_modes(const std::string& test_file);
