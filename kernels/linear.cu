@@ -219,9 +219,13 @@ bool multiply_by_library(Call& call, gpu::LibraryProducts& library, const Operan
   try {
     const TensorView workspace =
         call.scratch.take(Shape{library.workspace_bytes(product)}, DType::u8);
-    library.multiply(product,
-                     {x.data, w.data, adds_bias ? e.bias : nullptr, c, e.y, workspace.data()},
-                     call.ctx.stream().handle());
+    const gpu::LibraryProducts::Operands operands{.x = x.data,
+                                                  .w = w.data,
+                                                  .bias = adds_bias ? e.bias : nullptr,
+                                                  .c = c,
+                                                  .y = e.y,
+                                                  .workspace = workspace.data()};
+    library.multiply(product, operands, call.ctx.stream().handle());
     if (synchronous_launches()) call.ctx.synchronize();
   } catch (const DeviceError& error) {
     rethrow_naming(call.op, error);

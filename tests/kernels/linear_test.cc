@@ -846,6 +846,15 @@ TEST_P(LinearTensorCoreTest, EpiloguesAreThePlainOperations) {
   check_epilogues(*this, [&](const Tensor& w) { return packed(w); });
 }
 
+TEST_P(LinearTensorCoreTest, ABiasMayBeF32) {
+  const Tensor x = random({33, 40}), w = random({31, 40}), bias = random({31});
+  const Tensor wide = tensor_of({31}, DType::f32, values_of(bias.view()));
+  Tensor y = poisoned({33, 31}), want = poisoned({33, 31});
+  linear(ctx(), x.view(), packed(w), bias.view(), {}, nullptr, want.view());
+  linear(ctx(), x.view(), packed(w), wide.view(), {}, nullptr, y.view());
+  expect_rounded(y.view(), in_f64(want).view(), 1);
+}
+
 // Nothing but the result is rounded to 16 bits when there is no gelu.
 TEST_P(LinearTensorCoreTest, AResidualIsAddedBeforeTheResultIsRounded) {
   const Tensor x = tensor({1, 8}, {1, 1, 1, 1, 1, 1, 1, 1});
