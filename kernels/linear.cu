@@ -218,7 +218,7 @@ bool multiply_by_library(Call& call, gpu::LibraryProducts& library, const Operan
                                     .aligned = e.vectors};
   try {
     const TensorView workspace =
-        call.scratch.take(Shape{library.workspace_bytes(product)}, DType::u8);
+        call.scratch.take(Shape{gpu::LibraryProducts::kWorkspaceBytes}, DType::u8);
     const gpu::LibraryProducts::Operands operands{.x = x.data,
                                                   .w = w.data,
                                                   .bias = adds_bias ? e.bias : nullptr,

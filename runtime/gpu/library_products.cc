@@ -12,7 +12,7 @@ namespace {
 
 using namespace cublaslt;
 
-constexpr uint64_t kMostWorkspace = uint64_t{32} << 20;
+constexpr auto kWorkspace = static_cast<uint64_t>(LibraryProducts::kWorkspaceBytes);
 // Batches differ in their number of rows; what was chosen for old ones is forgotten some time.
 constexpr size_t kMostPlans = 2048;
 
@@ -60,7 +60,7 @@ struct LibraryProducts::Impl {
   }
 
   Plan make(const LibraryProduct& p) const;
-  Plan& plan(const LibraryProduct& p);
+  const Plan& plan(const LibraryProduct& p);
 };
 
 // Column-major, as the library sees them: y is [n, rows], x [k, rows], and w [k, n], or [n, k] when
@@ -100,7 +100,7 @@ Plan LibraryProducts::Impl::make(const LibraryProduct& p) const {
   const auto prefer = [&](PreferenceAttribute attribute, auto value) {
     ask(f.set_preference(preference, attribute, &value, sizeof value), "a preference");
   };
-  prefer(PreferenceAttribute::most_workspace, kMostWorkspace);
+  prefer(PreferenceAttribute::most_workspace, kWorkspace);
   prefer(PreferenceAttribute::reduction_schemes, uint32_t{0});
   const auto result_alignment = static_cast<uint32_t>(p.aligned ? 16 : size_of(p.result));
   prefer(PreferenceAttribute::alignment_a, uint32_t{16});
@@ -116,7 +116,7 @@ Plan LibraryProducts::Impl::make(const LibraryProduct& p) const {
   return {std::move(own_desc), std::move(w), std::move(x), std::move(y), choice};
 }
 
-Plan& LibraryProducts::Impl::plan(const LibraryProduct& p) {
+const Plan& LibraryProducts::Impl::plan(const LibraryProduct& p) {
   const auto known = plans.find(p);
   if (known != plans.end()) return known->second;
   if (plans.size() >= kMostPlans) plans.clear();
@@ -137,14 +137,10 @@ LibraryProducts::LibraryProducts(Device device) {
 
 LibraryProducts::~LibraryProducts() = default;
 
-int64_t LibraryProducts::workspace_bytes(const LibraryProduct& product) {
-  return static_cast<int64_t>(impl_->plan(product).choice.workspace_bytes);
-}
-
 void LibraryProducts::multiply(const LibraryProduct& product, const Operands& o,
                                StreamHandle stream) {
   if (product.rows == 0) return;
-  Plan& plan = impl_->plan(product);
+  const Plan& plan = impl_->plan(product);
   const Functions& f = impl_->f;
   if (product.bias)
     impl_->check(
@@ -152,11 +148,10 @@ void LibraryProducts::multiply(const LibraryProduct& product, const Operands& o,
         "the bias", product);
   const float one = 1, weight_of_c = o.c != nullptr ? 1.0f : 0.0f;
   use(impl_->device);
-  impl_->check(
-      f.multiply(impl_->library, plan.desc.get(), &one, o.w, plan.w.get(), o.x, plan.x.get(),
-                 &weight_of_c, o.c != nullptr ? o.c : o.y, plan.y.get(), o.y, plan.y.get(),
-                 &plan.choice.algorithm, o.workspace, plan.choice.workspace_bytes, stream),
-      "the product", product);
+  impl_->check(f.multiply(impl_->library, plan.desc.get(), &one, o.w, plan.w.get(), o.x,
+                          plan.x.get(), &weight_of_c, o.c != nullptr ? o.c : o.y, plan.y.get(), o.y,
+                          plan.y.get(), &plan.choice.algorithm, o.workspace, kWorkspace, stream),
+               "the product", product);
 }
 
 std::shared_ptr<LibraryProducts> make_library_products(Device device) {

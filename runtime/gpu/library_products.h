@@ -38,9 +38,9 @@ class LibraryProducts {
   LibraryProducts(const LibraryProducts&) = delete;
   LibraryProducts& operator=(const LibraryProducts&) = delete;
 
-  // What multiply() needs beside its operands, aligned to 256 bytes. Throws DeviceError (E-LIBRARY)
-  // when the library has no algorithm for the product.
-  int64_t workspace_bytes(const LibraryProduct& product);
+  // Of the workspace that multiply() is given: the same for every product, so that no step needs
+  // more than the one that was rehearsed.
+  static constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
 
   struct Operands {
     const void* x;
@@ -48,9 +48,10 @@ class LibraryProducts {
     const void* bias;  // null without one
     const void* c;     // may be y; null without one
     void* y;
-    void* workspace;
+    void* workspace;  // kWorkspaceBytes, aligned to 256 bytes
   };
-  // Enqueues the product. Throws as workspace_bytes() does.
+  // Enqueues the product. Throws DeviceError (E-LIBRARY) when the library has no algorithm for it
+  // or refuses it.
   void multiply(const LibraryProduct& product, const Operands& operands, StreamHandle stream);
 
  private:

@@ -294,7 +294,9 @@ EXPORTED int cublasLtMatmul(int* handle, Matmul* p, const void* alpha, const voi
   if (p->epilogue == 4 &&
       reinterpret_cast<uintptr_t>(p->bias) % static_cast<uintptr_t>(bytes_of(ld->type)) != 0)
     return wrong("the bias is not aligned to its type");
-  std::memset(workspace, 0xa5, workspace_bytes);
+  // All of it is the caller's to give.
+  std::memset(workspace, 0xa5, kWorkspace);
+  std::memset(static_cast<char*>(workspace) + workspace_bytes - kWorkspace, 0xa5, kWorkspace);
   for (int64_t j = 0; j < s.n; ++j)
     for (int64_t i = 0; i < s.m; ++i) {
       double sum = 0;
