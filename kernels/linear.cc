@@ -142,20 +142,23 @@ void finish_definition(Context& ctx, TensorView z, const LinearEpilogue& e, Tens
     add(ctx, z, e.residual, y);
 }
 
-// The same for n elements of z that begin at `first` of the others.
-void finish_panel(float* z, int64_t first, int64_t n, const LinearEpilogue& e, TensorView y) {
-  if (e.gelu) {
-    if (!e.pre.empty()) std::copy(z, z + n, e.pre.as<float>() + first);
-    gelu_of_this_cpu().forward(z, z, n);
-  }
+// The same for n elements of z that begin at `first` of the others. z may lie in e.pre; `space` has
+// room for n elements and may be z elsewhere.
+void finish_panel(const float* z, float* space, int64_t first, int64_t n, const LinearEpilogue& e,
+                  TensorView y) {
   float* to = y.as<float>() + first;
-  if (e.residual.empty()) {
-    std::copy(z, z + n, to);
-  } else {
-    const float* residual = e.residual.as<float>() + first;
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) to[i] = z[i] + residual[i];
+  const float* before_residual = z;
+  if (e.gelu) {
+    if (!e.pre.empty() && e.pre.as<float>() + first != z)
+      std::copy(z, z + n, e.pre.as<float>() + first);
+    float* result = e.residual.empty() ? to : space;
+    gelu_of_this_cpu().forward(z, result, n);
+    before_residual = result;
   }
+  if (e.residual.empty()) return;
+  const float* residual = e.residual.as<float>() + first;
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) to[i] = before_residual[i] + residual[i];
 }
 
 // What one thread needs for one panel.
@@ -221,7 +224,9 @@ void run_panels(Context& ctx, ConstTensorView x, const PackedWeight::Impl& w, Co
       std::fill(to + count * w.in, to + kPanelRows * w.in, 0.0f);
       product_in = to;
     }
-    float* product_out = whole && !finish ? out_rows : s.y.as<float>();
+    float* product_out = s.y.as<float>();
+    if (whole && !finish) product_out = out_rows;
+    if (whole && !epilogue.pre.empty()) product_out = epilogue.pre.as<float>() + begin * w.out;
     if (!whole && accumulate) {
       std::copy(out_rows, out_rows + count * w.out, product_out);
       std::fill(product_out + count * w.out, product_out + kPanelRows * w.out, 0.0f);
@@ -264,7 +269,7 @@ void run_panels(Context& ctx, ConstTensorView x, const PackedWeight::Impl& w, Co
         tiles().expand(u, second[i].as<float>(), scale, sums, count, w.out, r);
       }
     }
-    if (finish) finish_panel(sums, begin * w.out, count * w.out, epilogue, y);
+    if (finish) finish_panel(sums, s.y.as<float>(), begin * w.out, count * w.out, epilogue, y);
   });
 }
 
