@@ -13,11 +13,16 @@ namespace scgraft {
 Session::Session(std::ostream& out, std::ostream& err, const Terminal& terminal)
     : out_(out), err_(err), terminal_(terminal), log_(err) {}
 
+void Session::use_linear_backend(const std::string& name) {
+  linear_ = name == "cublaslt" ? LinearBackend::cublaslt : LinearBackend::own;
+}
+
 Context& Session::context() {
   if (!context_)
     context_.emplace(Device::parse(flags_.device),
                      ContextOptions{.threads = flags_.threads,
-                                    .memory_limit = parse_bytes(flags_.memory_limit)});
+                                    .memory_limit = parse_bytes(flags_.memory_limit),
+                                    .linear = linear_});
   return *context_;
 }
 

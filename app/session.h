@@ -30,6 +30,8 @@ class Session {
   const CommonFlags& flags() const { return flags_; }
   Overwrite overwrite() const { return flags_.force ? Overwrite::replace : Overwrite::refuse; }
 
+  // What train.linear_backend of a configuration says; context() is not yet made.
+  void use_linear_backend(const std::string& name);
   // Device and threads of the flags; made when first asked for, DeviceError when it cannot be.
   Context& context();
   // The device of context(); the CPU as long as nothing has asked for one.
@@ -84,6 +86,7 @@ class Session {
   Terminal terminal_;
   CommonFlags flags_;
   Log log_;
+  LinearBackend linear_ = LinearBackend::own;
   std::optional<Context> context_;
   nlohmann::json result_ = nlohmann::json::object();
   std::vector<std::string> outputs_;

@@ -2,8 +2,12 @@
 #include "kernels/activation.h"
 
 #include <cmath>
+#include <numbers>
+#include <type_traits>
 
+#include "kernels/activation_simd.h"
 #include "kernels/rows.h"
+#include "runtime/cpu.h"
 
 namespace scgraft {
 namespace {
@@ -34,6 +38,15 @@ T sigmoid(T x) {
   const T e = std::exp(-std::abs(x));
   return (x < 0 ? e : T(1)) / (1 + e);
 }
+// The share of a standard normal distribution below x.
+template <class T>
+T normal_below(T x) {
+  return T(0.5) * (1 + std::erf(x / std::numbers::sqrt2_v<T>));
+}
+template <class T>
+T normal_density(T x) {
+  return std::exp(T(-0.5) * x * x) * std::numbers::inv_sqrtpi_v<T> / std::numbers::sqrt2_v<T>;
+}
 
 // y[i] = f(x[i]) over a range.
 template <class T, class F>
@@ -48,7 +61,8 @@ void map(const T* a, const T* b, T* y, int64_t n, F&& f) {
 }
 
 // The library's exp is not vectorised. Nothing in a step applies the sigmoid to more than one value
-// per token, so it stays; relu and leaky_relu, which see whole rows, become vector code.
+// per token, so it stays; relu and leaky_relu, which see whole rows, become vector code, and the
+// fast path of gelu is kernels/activation_simd.cc.
 template <class T>
 void forward(Activation kind, const T* x, T* y, int64_t n) {
   switch (kind) {
@@ -58,22 +72,35 @@ void forward(Activation kind, const T* x, T* y, int64_t n) {
       return map(x, y, n, [](T v) { return leaky_relu(v); });
     case Activation::sigmoid:
       for (int64_t i = 0; i < n; ++i) y[i] = sigmoid(x[i]);
+      return;
+    case Activation::gelu:
+      for (int64_t i = 0; i < n; ++i) y[i] = x[i] * normal_below(x[i]);
   }
 }
 
 template <class T>
-void backward(Activation kind, const T* y, const T* dy, T* dx, int64_t n) {
+void backward(Activation kind, const T* kept, const T* dy, T* dx, int64_t n) {
   switch (kind) {
     case Activation::relu:
-      return map(y, dy, dx, n, [](T out, T grad) { return out > 0 ? grad : T(0); });
+      return map(kept, dy, dx, n, [](T out, T grad) { return out > 0 ? grad : T(0); });
     case Activation::leaky_relu:
-      return map(y, dy, dx, n, [](T out, T grad) { return out < 0 ? T(kLeak) * grad : grad; });
+      return map(kept, dy, dx, n, [](T out, T grad) { return out < 0 ? T(kLeak) * grad : grad; });
     case Activation::sigmoid:
-      return map(y, dy, dx, n, [](T out, T grad) { return grad * (out * (1 - out)); });
+      return map(kept, dy, dx, n, [](T out, T grad) { return grad * (out * (1 - out)); });
+    case Activation::gelu:
+      for (int64_t i = 0; i < n; ++i)
+        dx[i] = dy[i] * (normal_below(kept[i]) + kept[i] * normal_density(kept[i]));
   }
 }
 
 }  // namespace
+
+const GeluLoops& gelu_of_this_cpu() {
+#if defined(__x86_64__)
+  if (cpu_level() == CpuLevel::v4) return v4::gelu_loops;
+#endif
+  return v3::gelu_loops;
+}
 
 void activation(Context& ctx, Activation kind, ConstTensorView x, TensorView y) {
   check("activation", ctx, x, "x", y, "y");
@@ -85,25 +112,34 @@ void activation(Context& ctx, Activation kind, ConstTensorView x, TensorView y) 
     T* py = y.as<T>();
     if (ctx.reference()) return forward(kind, px, py, x.numel());
     for_element_blocks(ctx, x.numel(), [&](int64_t begin, int64_t end) {
+      if constexpr (std::is_same_v<T, float>) {
+        if (kind == Activation::gelu)
+          return gelu_of_this_cpu().forward(px + begin, py + begin, end - begin);
+      }
       forward(kind, px + begin, py + begin, end - begin);
     });
   });
 }
 
-void activation_backward(Context& ctx, Activation kind, ConstTensorView y, ConstTensorView dy,
+void activation_backward(Context& ctx, Activation kind, ConstTensorView kept, ConstTensorView dy,
                          TensorView dx) {
-  check("activation_backward", ctx, y, "y", dy, "dy");
-  check("activation_backward", ctx, y, "y", dx, "dx");
+  const char* name = kind == Activation::gelu ? "x" : "y";
+  check("activation_backward", ctx, kept, name, dy, "dy");
+  check("activation_backward", ctx, kept, name, dx, "dx");
   if constexpr (kBuiltWithCuda) {
-    if (ctx.device().is_cuda()) return cuda::activation_backward(ctx, kind, y, dy, dx);
+    if (ctx.device().is_cuda()) return cuda::activation_backward(ctx, kind, kept, dy, dx);
   }
-  visit_real(y.dtype(), [&]<class T>(Type<T>) {
-    const T* py = y.as<T>();
+  visit_real(kept.dtype(), [&]<class T>(Type<T>) {
+    const T* pk = kept.as<T>();
     const T* pdy = dy.as<T>();
     T* pdx = dx.as<T>();
-    if (ctx.reference()) return backward(kind, py, pdy, pdx, y.numel());
-    for_element_blocks(ctx, y.numel(), [&](int64_t begin, int64_t end) {
-      backward(kind, py + begin, pdy + begin, pdx + begin, end - begin);
+    if (ctx.reference()) return backward(kind, pk, pdy, pdx, kept.numel());
+    for_element_blocks(ctx, kept.numel(), [&](int64_t begin, int64_t end) {
+      if constexpr (std::is_same_v<T, float>) {
+        if (kind == Activation::gelu)
+          return gelu_of_this_cpu().backward(pk + begin, pdy + begin, pdx + begin, end - begin);
+      }
+      backward(kind, pk + begin, pdy + begin, pdx + begin, end - begin);
     });
   });
 }

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "kernels/activation.h"
+#include "kernels/gelu.cuh"
 #include "kernels/rows.cuh"
 
 namespace scgraft::cuda {
@@ -16,21 +17,25 @@ __device__ __forceinline__ float apply(float x) {
     return x <= 0 ? 0.0f : x;
   } else if constexpr (kKind == Activation::leaky_relu) {
     return x < 0 ? kLeak * x : x;
+  } else if constexpr (kKind == Activation::gelu) {
+    return gelu(x);
   } else {
     const float e = expf(-fabsf(x));
     return (x < 0 ? e : 1.0f) / (1.0f + e);
   }
 }
 
-// The gradient by x, from the output.
+// The gradient by x, from the output, or from x itself for gelu.
 template <Activation kKind>
-__device__ __forceinline__ float apply_backward(float y, float dy) {
+__device__ __forceinline__ float apply_backward(float kept, float dy) {
   if constexpr (kKind == Activation::relu)
-    return y > 0 ? dy : 0.0f;
+    return kept > 0 ? dy : 0.0f;
   else if constexpr (kKind == Activation::leaky_relu)
-    return y < 0 ? kLeak * dy : dy;
+    return kept < 0 ? kLeak * dy : dy;
+  else if constexpr (kKind == Activation::gelu)
+    return dy * gelu_slope(kept);
   else
-    return dy * (y * (1.0f - y));
+    return dy * (kept * (1.0f - kept));
 }
 
 // A thread owns eight elements and reads them before it writes: y may be x.
@@ -46,17 +51,17 @@ __global__ void __launch_bounds__(kFlatThreads) activation_kernel(const T* x, in
   store_flat<kVectors>(y, first, n, v);
 }
 
-// The same with y and dy read and dx written; dx may be dy.
+// The same with what was kept and dy read and dx written; dx may be dy.
 template <class T, Activation kKind, bool kVectors>
 __global__ void __launch_bounds__(kFlatThreads)
-    activation_backward_kernel(const T* y, const T* dy, int64_t n, T* dx) {
+    activation_backward_kernel(const T* kept, const T* dy, int64_t n, T* dx) {
   const int64_t first = flat_first();
   if (first >= n) return;
-  float out[kPiece], v[kPiece];
-  load_flat<kVectors>(y, first, n, out);
+  float from[kPiece], v[kPiece];
+  load_flat<kVectors>(kept, first, n, from);
   load_flat<kVectors>(dy, first, n, v);
   UNROLL
-  for (int i = 0; i < kPiece; ++i) v[i] = apply_backward<kKind>(out[i], v[i]);
+  for (int i = 0; i < kPiece; ++i) v[i] = apply_backward<kKind>(from[i], v[i]);
   store_flat<kVectors>(dx, first, n, v);
 }
 
@@ -72,6 +77,8 @@ void visit_kind(Activation kind, F&& f) {
       return f(Kind<Activation::leaky_relu>{});
     case Activation::sigmoid:
       return f(Kind<Activation::sigmoid>{});
+    case Activation::gelu:
+      return f(Kind<Activation::gelu>{});
   }
 }
 
@@ -89,16 +96,16 @@ void activation(Context& ctx, Activation kind, ConstTensorView x, TensorView y) 
   });
 }
 
-void activation_backward(Context& ctx, Activation kind, ConstTensorView y, ConstTensorView dy,
+void activation_backward(Context& ctx, Activation kind, ConstTensorView kept, ConstTensorView dy,
                          TensorView dx) {
-  const int64_t n = y.numel();
-  visit_storage(y.dtype(), [&]<class T>(Type<T>) {
-    const bool vectors = rows_fit_vectors(kPiece, y.as<T>(), dy.as<T>(), dx.as<T>());
+  const int64_t n = kept.numel();
+  visit_storage(kept.dtype(), [&]<class T>(Type<T>) {
+    const bool vectors = rows_fit_vectors(kPiece, kept.as<T>(), dy.as<T>(), dx.as<T>());
     visit_kind(kind, [&]<Activation kKind>(Kind<kKind>) {
       launch(ctx, "activation_backward",
              vectors ? activation_backward_kernel<T, kKind, true>
                      : activation_backward_kernel<T, kKind, false>,
-             flat_grid(n), kFlatThreads, 0, y.as<T>(), dy.as<T>(), n, dx.as<T>());
+             flat_grid(n), kFlatThreads, 0, kept.as<T>(), dy.as<T>(), n, dx.as<T>());
     });
   });
 }

@@ -7,6 +7,9 @@
 #include <unordered_map>
 #include <vector>
 
+#include "kernels/activation.h"
+#include "kernels/activation_simd.h"
+#include "kernels/add.h"
 #include "kernels/dropout_rows.h"
 #include "kernels/linear_simd.h"
 #include "kernels/linear_weight_impl.h"
@@ -25,6 +28,14 @@ const LinearTiles& tiles() {
 }
 
 using Memory = dnnl::memory;
+
+void check_epilogue(const char* op, Context& ctx, const LinearEpilogue& e, TensorView y) {
+  ctx.require_here(op, e.pre, e.residual);
+  require_optional(op, "residual", e.residual, y.shape(), y.dtype());
+  require_optional(op, "pre", e.pre, y.shape(), y.dtype());
+  require<ConfigError>(e.gelu || e.pre.empty(), op, ": without gelu nothing is kept for it");
+  require(e.pre.empty() || e.pre.data() != y.data(), op, ": pre must not be y");
+}
 
 // Parameters and results have the type of the rows; on a GPU f32 goes with rows of any type.
 bool fits_rows(const Context& ctx, DType other, DType rows) {
@@ -117,10 +128,43 @@ void linear_definition(Array<const T, 2> x, const PackedWeight::Impl& w, const T
   }
 }
 
+bool active(const LinearEpilogue& e) { return e.gelu || !e.residual.empty(); }
+
+// The definition of an epilogue: one plain operation after another. z is overwritten.
+void finish_definition(Context& ctx, TensorView z, const LinearEpilogue& e, TensorView y) {
+  if (e.gelu) {
+    if (!e.pre.empty()) copy(ctx, z, e.pre);
+    activation(ctx, Activation::gelu, z, z);
+  }
+  if (e.residual.empty())
+    copy(ctx, z, y);
+  else
+    add(ctx, z, e.residual, y);
+}
+
+// The same for n elements of z that begin at `first` of the others. z may lie in e.pre; `space` has
+// room for n elements and may be z elsewhere.
+void finish_panel(const float* z, float* space, int64_t first, int64_t n, const LinearEpilogue& e,
+                  TensorView y) {
+  float* to = y.as<float>() + first;
+  const float* before_residual = z;
+  if (e.gelu) {
+    if (!e.pre.empty() && e.pre.as<float>() + first != z)
+      std::copy(z, z + n, e.pre.as<float>() + first);
+    float* result = e.residual.empty() ? to : space;
+    gelu_of_this_cpu().forward(z, result, n);
+    before_residual = result;
+  }
+  if (e.residual.empty()) return;
+  const float* residual = e.residual.as<float>() + first;
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) to[i] = before_residual[i] + residual[i];
+}
+
 // What one thread needs for one panel.
 struct PanelScratch {
   TensorView x;        // [kPanelRows, in]: a short last panel, in the product's type
-  TensorView y;        // [kPanelRows, out]: likewise
+  TensorView y;        // [kPanelRows, out]: likewise, or the product before its epilogue
   TensorView dropped;  // [kPanelRows, max(in, out)]
   TensorView u;        // [kPanelRows, rank]
   TensorView library;  // bytes
@@ -130,9 +174,10 @@ struct PanelScratch {
 // low-rank term comes first: `first` is [rank, in], `second` is [rank, out], both rows contiguous.
 void run_panels(Context& ctx, ConstTensorView x, const PackedWeight::Impl& w, ConstTensorView bias,
                 std::span<const LowRank> terms, std::span<const RowDropout> drops, bool backward,
-                bool accumulate, TensorView y) {
+                bool accumulate, const LinearEpilogue& epilogue, TensorView y) {
   const int64_t rows = x.dim(0);
   if (rows == 0) return;
+  const bool finish = active(epilogue);
   Arena::Scope scratch(ctx.scratch());
   std::vector<ConstTensorView> first, second;
   int64_t rank = 0;
@@ -179,7 +224,9 @@ void run_panels(Context& ctx, ConstTensorView x, const PackedWeight::Impl& w, Co
       std::fill(to + count * w.in, to + kPanelRows * w.in, 0.0f);
       product_in = to;
     }
-    float* product_out = whole ? out_rows : s.y.as<float>();
+    float* product_out = s.y.as<float>();
+    if (whole && !finish) product_out = out_rows;
+    if (whole && !epilogue.pre.empty()) product_out = epilogue.pre.as<float>() + begin * w.out;
     if (!whole && accumulate) {
       std::copy(out_rows, out_rows + count * w.out, product_out);
       std::fill(product_out + count * w.out, product_out + kPanelRows * w.out, 0.0f);
@@ -194,7 +241,8 @@ void run_panels(Context& ctx, ConstTensorView x, const PackedWeight::Impl& w, Co
       args.emplace(DNNL_ARG_BIAS,
                    Memory(w.bias_desc, dnnl_engine(), const_cast<void*>(bias.data())));
     product.primitive.execute(stream, args);
-    if (!whole) std::copy(product_out, product_out + count * w.out, out_rows);
+    if (!whole && !finish) std::copy(product_out, product_out + count * w.out, out_rows);
+    float* sums = finish ? product_out : out_rows;
 
     for (size_t i = 0; i < terms.size(); ++i) {
       const LowRank& t = terms[i];
@@ -215,18 +263,19 @@ void run_panels(Context& ctx, ConstTensorView x, const PackedWeight::Impl& w, Co
         tiles().expand(u, second[i].as<float>(), scale, share, count, w.out, r);
         for (int64_t row = 0; row < count; ++row) {
           drop_row(drops[i], begin + row, w.out, share + row * w.out, share + row * w.out);
-          for (int64_t k = 0; k < w.out; ++k) out_rows[row * w.out + k] += share[row * w.out + k];
+          for (int64_t k = 0; k < w.out; ++k) sums[row * w.out + k] += share[row * w.out + k];
         }
       } else {
-        tiles().expand(u, second[i].as<float>(), scale, out_rows, count, w.out, r);
+        tiles().expand(u, second[i].as<float>(), scale, sums, count, w.out, r);
       }
     }
+    if (finish) finish_panel(sums, s.y.as<float>(), begin * w.out, count * w.out, epilogue, y);
   });
 }
 
 void run(const char* op, Context& ctx, ConstTensorView x, const PackedWeight& weight,
          ConstTensorView bias, std::span<const LowRank> terms, const Packing* packing,
-         bool backward, bool accumulate, TensorView y) {
+         bool backward, bool accumulate, TensorView y, const LinearEpilogue& epilogue = {}) {
   ctx.require_here(op, x, bias, y);
   require(!weight.empty(), op, ": the weight has not been packed");
   const PackedWeight::Impl& w = weight.impl();
@@ -242,6 +291,7 @@ void run(const char* op, Context& ctx, ConstTensorView x, const PackedWeight& we
           op, ": bias must be [", w.out, "] ", x.dtype(), ", got ", bias.shape(), " ",
           bias.dtype());
   check_terms(op, ctx, terms, backward ? w.out : w.in, backward ? w.in : w.out, x.dtype());
+  check_epilogue(op, ctx, epilogue, y);
   const std::vector<RowDropout> drops = dropouts(op, ctx, terms, packing, x.dim(0));
   if constexpr (kBuiltWithCuda) {
     if (ctx.device().is_cuda()) {
@@ -249,18 +299,22 @@ void run(const char* op, Context& ctx, ConstTensorView x, const PackedWeight& we
       if (backward)
         cuda::linear_backward_input(ctx, x, weight, terms, packing, accumulate, y);
       else
-        cuda::linear(ctx, x, weight, bias, terms, packing, y);
+        cuda::linear(ctx, x, weight, bias, terms, packing, y, epilogue);
       return;
     }
   }
   if (!w.packed) {
+    Arena::Scope scratch(ctx.scratch());
+    const bool finish = active(epilogue);
+    const TensorView z = finish ? scratch.take(y.shape(), y.dtype()) : y;
     visit_real(x.dtype(), [&]<class T>(Type<T>) {
       linear_definition<T>(x.as<T, 2>(), w, data_or_null<T>(bias), terms, drops, backward,
-                           accumulate, y.as<T, 2>());
+                           accumulate, z.as<T, 2>());
     });
+    if (finish) finish_definition(ctx, z, epilogue, y);
     return;
   }
-  run_panels(ctx, x, w, bias, terms, drops, backward, accumulate, y);
+  run_panels(ctx, x, w, bias, terms, drops, backward, accumulate, epilogue, y);
 }
 
 void check_gradient(const char* op, Context& ctx, ConstTensorView x, ConstTensorView dy,
@@ -328,8 +382,9 @@ void project_rows(Context& ctx, const T* x, const T* a, T* u, int64_t rows, int6
 }  // namespace
 
 void linear(Context& ctx, ConstTensorView x, const PackedWeight& weight, ConstTensorView bias,
-            std::span<const LowRank> terms, const Packing* packing, TensorView y) {
-  run("linear", ctx, x, weight, bias, terms, packing, false, false, y);
+            std::span<const LowRank> terms, const Packing* packing, TensorView y,
+            const LinearEpilogue& epilogue) {
+  run("linear", ctx, x, weight, bias, terms, packing, false, false, y, epilogue);
 }
 
 void linear_backward_input(Context& ctx, ConstTensorView dy, const PackedWeight& weight,

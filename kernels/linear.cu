@@ -8,6 +8,8 @@
 #include "kernels/linear_operands.cuh"
 #include "kernels/require_tensor.h"
 #include "runtime/gpu/driver.h"
+#include "runtime/gpu/library_products.h"
+#include "runtime/launch_check.h"
 
 namespace scgraft::cuda {
 namespace {
@@ -189,22 +191,71 @@ void launch_product(Call& call, const Operand<T>& x, const Operand<T>& w, int64_
   }
 }
 
+// The product by cuBLASLt, with as much of the rest as it does: a bias of the type of y, the old y,
+// and a residual when nothing comes between. What is left over stays in `e`, to be added to y by a
+// product of no depth; y is rounded in between. Returns whether nothing is left.
+template <class T>
+bool multiply_by_library(Call& call, gpu::LibraryProducts& library, const Operand<T>& x,
+                         const Operand<T>& w, int64_t k, bool backward, Epilogue<T>& e) {
+  const DType result = e.y_is_f32 ? DType::f32 : DTypeOf<T>::value;
+  const bool adds_bias = e.bias != nullptr && e.bias_is_f32 == e.y_is_f32;
+  const bool ends = e.terms == 0 && !e.gelu && (e.bias == nullptr || adds_bias);
+  if (!ends && e.residual == e.y) {
+    const TensorView kept = call.scratch.take(Shape{e.rows, e.n}, result);
+    copy(call.ctx, ConstTensorView(e.y, kept.shape(), result, call.ctx.device()), kept);
+    e.residual = kept.data();
+  }
+  const void* c = e.accumulate ? e.y : (ends ? e.residual : nullptr);
+  const gpu::LibraryProduct product{.type = DTypeOf<T>::value,
+                                    .result = result,
+                                    .rows = e.rows,
+                                    .n = e.n,
+                                    .k = k,
+                                    .x_step = x.cols,
+                                    .w_step = w.cols,
+                                    .w_turned = backward,
+                                    .bias = adds_bias,
+                                    .aligned = e.vectors};
+  try {
+    const TensorView workspace =
+        call.scratch.take(Shape{gpu::LibraryProducts::kWorkspaceBytes}, DType::u8);
+    const gpu::LibraryProducts::Operands operands{.x = x.data,
+                                                  .w = w.data,
+                                                  .bias = adds_bias ? e.bias : nullptr,
+                                                  .c = c,
+                                                  .y = e.y,
+                                                  .workspace = workspace.data()};
+    library.multiply(product, operands, call.ctx.stream().handle());
+    if (synchronous_launches()) call.ctx.synchronize();
+  } catch (const DeviceError& error) {
+    rethrow_naming(call.op, error);
+  }
+  if (adds_bias) e.bias = nullptr;
+  e.accumulate = true;
+  return ends;
+}
+
 template <class T>
 void run_product(Call& call, ConstTensorView x, const PackedWeight& weight, ConstTensorView bias,
                  std::span<const LowRank> terms, const Packing* packing, bool accumulate,
-                 TensorView y) {
+                 TensorView y, const LinearEpilogue& epilogue) {
   const bool backward = weight.use() == PackedFor::backward_input;
   const ConstTensorView matrix = weight.matrix();
   const Operand<T> w{matrix.as<T>(), matrix.dim(0), matrix.dim(1)};
   const Operand<T> rows = operand<T>(call, x);
   Epilogue<T> e{.y = y.data(),
                 .bias = bias.data(),
+                .pre = epilogue.pre.data(),
+                .residual = epilogue.residual.data(),
                 .rows = y.dim(0),
                 .n = y.dim(1),
                 .y_is_f32 = y.dtype() == DType::f32,
                 .bias_is_f32 = !bias.empty() && bias.dtype() == DType::f32,
                 .accumulate = accumulate,
-                .vectors = rows_fit_vectors(y.dim(1), y.data())};
+                .gelu = epilogue.gelu,
+                .vectors = rows_fit_vectors(y.dim(1), static_cast<const void*>(y.data()),
+                                            static_cast<const void*>(epilogue.pre.data()),
+                                            epilogue.residual.data())};
   for (const LowRank& term : terms) {
     if (term.a.dim(0) == 0) continue;
     const DeviceDropout drop =
@@ -220,11 +271,17 @@ void run_product(Call& call, ConstTensorView x, const PackedWeight& weight, Cons
     share.scale = static_cast<float>(term.scale) * drop.scale;
     if (backward) share.drop = drop;
   }
+  int64_t depth = weight.in();
+  gpu::LibraryProducts* library = call.ctx.library_products();
+  if (library != nullptr && e.rows > 0) {
+    if (multiply_by_library<T>(call, *library, rows, w, depth, backward, e)) return;
+    depth = 0;
+  }
   const auto run = [&]<bool kOutIn>(std::bool_constant<kOutIn>) {
     if (ceil_div(e.rows, kLargeTile) * ceil_div(e.n, kLargeTile) >= kEnoughTiles)
-      launch_product<T, kLargeTile, kOutIn>(call, rows, w, weight.in(), e);
+      launch_product<T, kLargeTile, kOutIn>(call, rows, w, depth, e);
     else
-      launch_product<T, kSmallTile, kOutIn>(call, rows, w, weight.in(), e);
+      launch_product<T, kSmallTile, kOutIn>(call, rows, w, depth, e);
   };
   if (backward)
     run(std::false_type{});
@@ -234,7 +291,7 @@ void run_product(Call& call, ConstTensorView x, const PackedWeight& weight, Cons
 
 void run(const char* op, Context& ctx, ConstTensorView x, const PackedWeight& weight,
          ConstTensorView bias, std::span<const LowRank> terms, const Packing* packing,
-         bool accumulate, TensorView y) {
+         bool accumulate, TensorView y, const LinearEpilogue& epilogue = {}) {
   const DType product = weight.matrix().dtype();
   require<TypeError>(x.dtype() == product || x.dtype() == DType::f32, op, ": rows are ", x.dtype(),
                      ", the weight is packed as ", product, "; pack it as ", x.dtype());
@@ -243,7 +300,7 @@ void run(const char* op, Context& ctx, ConstTensorView x, const PackedWeight& we
   Call call(ctx, op);
   visit_storage(product, [&]<class T>(Type<T>) {
     require_tensor_cores<T>(call);
-    run_product<T>(call, x, weight, bias, terms, packing, accumulate, y);
+    run_product<T>(call, x, weight, bias, terms, packing, accumulate, y, epilogue);
   });
 }
 
@@ -320,8 +377,9 @@ void copy_weight(Context& ctx, ConstTensorView weight, TensorView to) {
 }
 
 void linear(Context& ctx, ConstTensorView x, const PackedWeight& weight, ConstTensorView bias,
-            std::span<const LowRank> terms, const Packing* packing, TensorView y) {
-  run("linear", ctx, x, weight, bias, terms, packing, false, y);
+            std::span<const LowRank> terms, const Packing* packing, TensorView y,
+            const LinearEpilogue& epilogue) {
+  run("linear", ctx, x, weight, bias, terms, packing, false, y, epilogue);
 }
 
 void linear_backward_input(Context& ctx, ConstTensorView dy, const PackedWeight& weight,

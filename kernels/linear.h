@@ -24,7 +24,26 @@ struct LowRank {
   Dropout dropout;
 };
 
-// y = x W^T + bias + low-rank terms.
+// What becomes of a product before it is stored, in this order:
+//
+//   z = x W^T + bias + low-rank terms
+//   y = gelu(z), or z, + residual
+//
+//   residual  [rows, out]  type of x, or empty; may be y
+//   pre       [rows, out]  type of x, or empty; gets z, which the gradient of gelu needs:
+//                          activation_backward(gelu, pre, dy, dz). Only with gelu
+//
+// z is rounded to the type of y before gelu is taken of it, whether it is kept or not. So a
+// backward pass may keep it or call linear() again without gelu: the bits are the same, and the
+// gradient is that of the function that was computed. Source: torch.nn.GELU (exact form); He et al.
+// 2016 for the residual.
+struct LinearEpilogue {
+  bool gelu = false;
+  TensorView pre = {};
+  ConstTensorView residual = {};
+};
+
+// y = epilogue(x W^T + bias + low-rank terms); the first three make up z above.
 //
 //   x       [rows, in]   f32 or f64; on a CUDA device f32, or the type of the packed weight
 //   weight  packed for `forward`
@@ -36,11 +55,16 @@ struct LowRank {
 // Work is cut in fixed panels of kPanelRows rows: a row's result does not depend on which other
 // rows are there. On a CUDA device sums are f32 and results are rounded once; where the product is
 // bf16 or f16, f32 rows and the factors of terms are rounded to that type, and so is drop(x) A^T.
+// The gradient by the residual is dy.
+// On a CUDA device with LinearBackend::cublaslt the library forms the product, with the bias, and
+// with the residual when there is no gelu; what is left is added afterwards, and the result is
+// rounded once in between. A row may then depend in its last bits on how many there are.
 // Throws ShapeError or TypeError when something does not fit, ConfigError when a dropout is not in
 // [0, 1) or, on a CUDA device, when there are more than eight terms.
 // Source: torch.nn.Linear; Hu et al. 2021 for the terms.
 void linear(Context& ctx, ConstTensorView x, const PackedWeight& weight, ConstTensorView bias,
-            std::span<const LowRank> terms, const Packing* packing, TensorView y);
+            std::span<const LowRank> terms, const Packing* packing, TensorView y,
+            const LinearEpilogue& epilogue = {});
 
 // dx = dy W + the low-rank terms' share:  scale * drop'((dy B) A).
 //
@@ -82,7 +106,8 @@ void linear_backward_weight(Context& ctx, ConstTensorView x, ConstTensorView dy,
 
 namespace cuda {  // in linear.cu; linear.cc calls these after its checks
 void linear(Context& ctx, ConstTensorView x, const PackedWeight& weight, ConstTensorView bias,
-            std::span<const LowRank> terms, const Packing* packing, TensorView y);
+            std::span<const LowRank> terms, const Packing* packing, TensorView y,
+            const LinearEpilogue& epilogue);
 void linear_backward_input(Context& ctx, ConstTensorView dy, const PackedWeight& weight,
                            std::span<const LowRank> terms, const Packing* packing, bool accumulate,
                            TensorView dx);

@@ -209,6 +209,12 @@ __global__ void __launch_bounds__(kF32Threads, kRows* kCols >= 128 * 128 ? 1 : 2
         if (col + c >= e.n) break;
         v[c] += bias_at(e, col + c);
         if (e.accumulate) v[c] += to[c];
+        if (e.gelu) {
+          if (e.pre != nullptr) static_cast<float*>(e.pre)[row * e.n + col + c] = v[c];
+          v[c] = gelu(v[c]);
+        }
+        if (e.residual != nullptr)
+          v[c] += static_cast<const float*>(e.residual)[row * e.n + col + c];
       }
       if (kGroup == 4 && e.vectors) {
         gpu::store_vec(to, gpu::F4{v[0], v[1 % kGroup], v[2 % kGroup], v[3 % kGroup]});

@@ -331,6 +331,20 @@ __device__ __forceinline__ void store_results(const Epilogue<T>& e, int64_t row,
       UNROLL
       for (int i = 0; i < 8; ++i) v[i] += old[i];
     }
+    if (e.gelu) {
+      // What is kept, or comes again when the product is recomputed, is what gelu is taken of.
+      UNROLL
+      for (int i = 0; i < 8; ++i) v[i] = gpu::to_f32(gpu::from_f32<Y>(v[i]));
+      if (e.pre != nullptr) store_piece<kVectors>(static_cast<Y*>(e.pre) + at, 0, count, v);
+      UNROLL
+      for (int i = 0; i < 8; ++i) v[i] = gelu(v[i]);
+    }
+    if (e.residual != nullptr) {
+      float other[8];
+      load_piece<kVectors>(static_cast<const Y*>(e.residual) + at, 0, count, other);
+      UNROLL
+      for (int i = 0; i < 8; ++i) v[i] += other[i];
+    }
     store_piece<kVectors>(y + at, 0, count, v);
   };
   if (e.y_is_f32) {

@@ -4,6 +4,7 @@
 
 #include "kernels/dropout_rows.cuh"
 #include "kernels/dropout_rows.h"
+#include "kernels/gelu.cuh"
 #include "kernels/rows.cuh"
 #include "runtime/launch.cuh"
 
@@ -39,18 +40,22 @@ struct LowRankShare {
 // More terms than anybody attaches to one layer; they travel in the parameters of a launch.
 inline constexpr int kMostTerms = 8;
 
-// y = [y +] acc + shares + bias, where acc is the product.
+// z = [y +] acc + shares + bias, where acc is the product;  y = z, or gelu(z), + residual.
 //   y [rows, n] of T or f32, dense;  bias [n] of T or f32, or null
+//   pre, residual  as y, or null; pre gets z
 template <class T>
 struct Epilogue {
   void* y = nullptr;
   const void* bias = nullptr;
+  void* pre = nullptr;
+  const void* residual = nullptr;
   int64_t rows = 0;
   int64_t n = 0;
   bool y_is_f32 = false;
   bool bias_is_f32 = false;
   bool accumulate = false;
-  bool vectors = false;  // rows of y begin at 16-byte boundaries
+  bool gelu = false;
+  bool vectors = false;  // rows of y, pre and residual begin at 16-byte boundaries
   int terms = 0;
   LowRankShare<T> term[kMostTerms] = {};
 };

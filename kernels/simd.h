@@ -112,4 +112,28 @@ inline VecF exp2_nonpositive(VecF x) {
   return x < -126.0f ? splat(0.0f) : result;
 }
 
+// erf(x), error below 1.2e-7; NaN stays NaN. Up to 0.93 a polynomial in x^2 times x, above it
+// 1 - exp(a polynomial). Source: N. Juffa's coefficients of least largest error for f32.
+inline VecF erf(VecF x) {
+  const VecF s = x * x;
+  VecF low = splat(-5.96761703e-4f);
+  low = low * s + 4.99119423e-3f;
+  low = low * s - 2.67681349e-2f;
+  low = low * s + 1.12819925e-1f;
+  low = low * s - 3.76125336e-1f;
+  low = low * s + 1.28379166e-1f;
+  low = low * x + x;
+  const VecF size = x < 0.0f ? -x : x;
+  const VecF t = size > 4.0f ? splat(4.0f) : size;  // from there on erf is 1 in f32
+  const VecF t2 = t * t;
+  VecF p = -1.72853470e-5f * t + 3.83197126e-4f;
+  p = p * t2 + (-3.88396438e-3f * t + 2.42546219e-2f);
+  p = p * t - 1.06777877e-1f;
+  p = p * t - 6.34846687e-1f;
+  p = p * t - 1.28717512e-1f;
+  p = p * t - t;
+  const VecF high = 1.0f - exp2_nonpositive(1.44269504088896341f * p);
+  return size > 0.927734375f ? (x < 0.0f ? -high : high) : low;
+}
+
 }  // namespace scgraft::SCGRAFT_SIMD_LEVEL

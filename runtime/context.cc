@@ -7,6 +7,7 @@
 
 #include "runtime/copy_bytes.h"
 #include "runtime/cpu.h"
+#include "runtime/gpu/library_products.h"
 #include "runtime/parallel.h"
 
 namespace scgraft {
@@ -20,6 +21,16 @@ Context::Context(Device device, ContextOptions options)
       stream_(device) {
   require<DeviceError>(!reference_ || device.is_cpu(),
                        "the definition of operations runs on the CPU, not on ", device);
+  if (options.linear == LinearBackend::own) return;
+  if constexpr (kBuiltWithCuda) {
+    if (device.is_cuda()) {
+      library_products_ = gpu::make_library_products(device);
+      return;
+    }
+  }
+  DeviceError error(cat("cuBLASLt multiplies on CUDA devices, not on ", device), "E-LIBRARY");
+  error.set_hint("--device cuda, or -s train.linear_backend=own");
+  throw error;
 }
 
 void Context::require_one_here(const char* op, const ConstTensorView& view) const {

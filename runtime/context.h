@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <optional>
 
 #include "runtime/arena.h"
@@ -10,12 +11,23 @@
 
 namespace scgraft {
 
+namespace gpu {
+class LibraryProducts;
+}
+
+// Who multiplies with packed weights on a CUDA device.
+enum class LinearBackend {
+  own,       // kernels of this program
+  cublaslt,  // the library of that name (docs/gpu-libraries.md)
+};
+
 struct ContextOptions {
   int threads = 0;         // 0: default_threads()
   bool reference = false;  // run the plain-loop definition of every operation
   // Bytes: on the CPU for activations, on a CUDA device for everything this program has there.
   // 0: no limit but the machine's.
   int64_t memory_limit = 0;
+  LinearBackend linear = LinearBackend::own;
 };
 
 // Which random numbers a step draws: dropout masks are a function of these and of logical
@@ -28,7 +40,8 @@ struct RandomState {
 // Where and with what to run. First argument of every operation; no globals.
 class Context {
  public:
-  // Throws DeviceError for the definition on a CUDA device: it is CPU code.
+  // Throws DeviceError for the definition on a CUDA device, which is CPU code, and (E-LIBRARY) for
+  // cublaslt on the CPU or where the library cannot be used.
   explicit Context(Device device = Device::cpu(), ContextOptions options = {});
 
   Device device() const { return device_; }
@@ -39,6 +52,9 @@ class Context {
   Arena& activations() { return activations_; }  // lives for one training step or one request
   Arena& scratch() { return scratch_; }          // lives for one operation
   RandomState& random() { return random_; }
+
+  // Null: products are our own.
+  gpu::LibraryProducts* library_products() const { return library_products_.get(); }
 
   // The queue that operations put their work in. On the CPU they are done when they return.
   const Stream& stream() const { return stream_; }
@@ -66,6 +82,7 @@ class Context {
   Arena scratch_;
   RandomState random_;
   Stream stream_;
+  std::shared_ptr<gpu::LibraryProducts> library_products_;
   mutable const char* op_ = "this operation";
 };
 

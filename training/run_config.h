@@ -52,6 +52,7 @@ struct RunConfig {
     double weight_decay = 0.01;
     double max_grad_norm = 1.0;           // 0: no clipping
     std::string precision = "auto";       // auto | fp32 | bf16 | fp16
+    std::string linear_backend = "own";   // own | cublaslt
     std::string class_weights = "none";   // none | balanced | scpeft
     int64_t early_stopping_patience = 3;  // epochs; 0: never
     double mask_ratio = 0.4;              // pretrain: share of genes that are masked

@@ -5,6 +5,10 @@
 
 namespace scgraft {
 
+namespace gpu {
+struct LibraryFacts;
+}
+
 enum class Health { ok, warn, fail };
 const char* health_name(Health health);  // "OK", "WARN", "FAIL"
 
@@ -23,7 +27,12 @@ struct Check {
 //   folder  where outputs would be written
 std::vector<Check> check_machine(const std::string& device, const std::string& folder);
 
-// The part about CUDA devices, their driver and the architectures this program was compiled for.
+// The part about CUDA devices, their driver, the architectures this program was compiled for and
+// the libraries of docs/gpu-libraries.md.
 std::vector<Check> check_gpus(const std::string& device);
+
+// A library that is used where it is installed. Not to have it is fine; a path in the environment
+// that leads nowhere is not.
+Check check_library(const gpu::LibraryFacts& facts);
 
 }  // namespace scgraft

@@ -4,6 +4,7 @@
 #include "app/doctor/checks.h"
 #include "runtime/config.h"
 #include "runtime/error.h"
+#include "runtime/gpu/libraries.h"
 #include "runtime/gpu/memory.h"
 
 namespace scgraft {
@@ -61,6 +62,14 @@ Check wanted_device(const std::string& device) {
 
 }  // namespace
 
+Check check_library(const gpu::LibraryFacts& facts) {
+  if (facts.problem.empty())
+    return {facts.name, Health::ok, fmt::format("{}, {}", facts.version, facts.file), ""};
+  if (facts.named)
+    return {facts.name, Health::warn, facts.problem, "another path, or none: own kernels are used"};
+  return {facts.name, Health::ok, "not found (optional: own kernels are used)", ""};
+}
+
 std::vector<Check> check_gpus(const std::string& device) {
   const bool wanted = device != "auto" && device != "cpu";
   if constexpr (kBuiltWithCuda) {
@@ -69,6 +78,8 @@ std::vector<Check> check_gpus(const std::string& device) {
       checks.push_back(device_number(index));
     if (gpu::device_count() == 0 && !wanted)
       checks.push_back({"GPU", Health::warn, gpu::why_no_device(), "everything runs on the CPU"});
+    for (const gpu::LibraryFacts& facts : gpu::library_facts())
+      checks.push_back(check_library(facts));
     if (wanted) checks.push_back(wanted_device(device));
     return checks;
   } else {

@@ -27,6 +27,8 @@ void run(Session& session, const Options& options) {
   config.task = "pretrain";
   require_set(config.data.train, "--data", "the cells to learn from (.h5ad)");
   require_set(config.output_dir, "-o", "the folder for the model");
+  session.use_linear_backend(config.train.linear_backend);
+  session.context();  // refused before anything is written
   const RunFolder folder(session, config, origins, {"model.safetensors", "args.json"});
   RunReporter reporter(session, folder.path());
   const PretrainResult result =

@@ -45,6 +45,8 @@ void run(Session& session, const ConfigFlags& flags) {
   require_set(config.output_dir, "-o", "the folder for the run");
   if (config.adapter.type == "none" && config.train.trainable == "adapter")
     throw ConfigError("adapter.type is none, so there is no adapter to train");
+  session.use_linear_backend(config.train.linear_backend);
+  session.context();  // refused before anything is written
   const RunFolder folder(session, config, origins, {"adapter"});
   RunReporter reporter(session, folder.path());
   const FineTuneResult result = fine_tune(session.context(), config, session.command_line(),

@@ -1,7 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <string>
-#include <vector>
-
 #include "benchmarks/kernels/bench.h"
 #include "kernels/attention.h"
 #include "kernels/attention_export.h"
@@ -15,70 +12,71 @@ constexpr int64_t kTop = 16;
 
 // Cells of equal length after their forward pass.
 struct Case {
-  Context ctx;
+  Context ctx{bench_device()};
   int64_t cells, length;
-  std::vector<int32_t> offsets{0};
+  DType type;
+  BenchCells packed;
   Tensor q, k, lse;
 
   explicit Case(const benchmark::State& state)
-      : cells(state.range(0)),
-        length(state.range(1)),
-        q(random_tensor({cells * length, kHeads * kHeadDim}, 1)),
-        k(random_tensor(q.shape(), 2)),
-        lse({q.dim(0), kHeads}, DType::f32) {
-    for (int64_t cell = 0; cell < cells; ++cell)
-      offsets.push_back(offsets.back() + static_cast<int32_t>(length));
-    Tensor o(q.shape(), DType::f32);
-    const Packing packing = Packing::over(offsets);
-    attention(ctx, q.view(), k.view(), k.view(), packing, packing, kHeads, {}, o.view(),
-              lse.view());
+      : cells(state.range(1)),
+        length(state.range(2)),
+        type(bench_type(state)),
+        packed(ctx, cells * length, length),
+        q(random_tensor({cells * length, kHeads * kHeadDim}, 1, type)),
+        k(random_tensor(q.shape(), 2, type)),
+        lse(new_tensor({q.dim(0), kHeads})) {
+    Tensor o = new_tensor(q.shape(), type);
+    attention(ctx, q.view(), k.view(), k.view(), packed.packing(), packed.packing(), kHeads, {},
+              o.view(), lse.view());
   }
-  template <class Use>
-  void run(benchmark::State& state, Cost cost, Use&& use) {
-    const Packing packing = Packing::over(offsets);
-    const AttentionPass pass{q.view(), k.view(), lse.view(), packing, packing, kHeads};
-    for (auto _ : state) use(pass);
-    report(state, cost);
+  AttentionPass pass() const {
+    return {q.view(), k.view(), lse.view(), packed.packing(), packed.packing(), kHeads};
   }
   // One product of the two that a forward pass has.
-  int64_t product() const { return 2 * kHeadDim * kHeads * cells * length * length; }
-  int64_t inputs() const { return q.nbytes() + k.nbytes() + lse.nbytes(); }
+  Cost cost(int64_t result_bytes) const {
+    return {.bytes = q.nbytes() + k.nbytes() + lse.nbytes() + result_bytes,
+            .flops = 2 * kHeadDim * kHeads * cells * length * length,
+            .type = type};
+  }
 };
 
 void cls(benchmark::State& state) {
   Case c(state);
-  Tensor p({1, kHeads, c.q.dim(0)}, DType::f32);
-  const Cost cost{c.k.nbytes() + p.nbytes(), 2 * c.k.numel()};
-  c.run(state, cost,
-        [&](const AttentionPass& pass) { attention_of_queries(c.ctx, pass, {}, p.view()); });
+  Tensor p = new_tensor({1, kHeads, c.q.dim(0)});
+  measure(state, c.ctx,
+          {.bytes = c.k.nbytes() + p.nbytes(), .flops = 2 * c.k.numel(), .type = c.type},
+          [&] { attention_of_queries(c.ctx, c.pass(), {}, p.view()); });
 }
 void received(benchmark::State& state) {
   Case c(state);
-  Tensor out({kHeads, c.q.dim(0)}, DType::f32);
-  c.run(state, {c.inputs() + out.nbytes(), c.product()},
-        [&](const AttentionPass& pass) { attention_received(c.ctx, pass, {}, out.view()); });
+  Tensor out = new_tensor({kHeads, c.q.dim(0)});
+  measure(state, c.ctx, c.cost(out.nbytes()),
+          [&] { attention_received(c.ctx, c.pass(), {}, out.view()); });
 }
 void map(benchmark::State& state) {
   Case c(state);
-  Tensor out({c.length, c.length}, DType::f32);
-  c.run(state, {c.inputs() + 2 * out.nbytes(), c.product()},
-        [&](const AttentionPass& pass) { attention_map(c.ctx, pass, out.view()); });
+  Tensor out = new_tensor({c.length, c.length});
+  measure(state, c.ctx, c.cost(2 * out.nbytes()),
+          [&] { attention_map(c.ctx, c.pass(), out.view()); });
 }
 void top_keys(benchmark::State& state) {
   Case c(state);
-  Tensor p({c.q.dim(0), kHeads, kTop}, DType::f32), keys(p.shape(), DType::i32);
-  c.run(state, {c.inputs() + p.nbytes() + keys.nbytes(), c.product()},
-        [&](const AttentionPass& pass) { attention_top_keys(c.ctx, pass, p.view(), keys.view()); });
+  Tensor p = new_tensor({c.q.dim(0), kHeads, kTop}), keys = new_tensor(p.shape(), DType::i32);
+  measure(state, c.ctx, c.cost(p.nbytes() + keys.nbytes()),
+          [&] { attention_top_keys(c.ctx, c.pass(), p.view(), keys.view()); });
 }
 
 void sizes(benchmark::internal::Benchmark* b) {
-  b->ArgNames({"cells", "tokens"})->UseRealTime()->Unit(benchmark::kMillisecond);
-  b->Args({8, 601})->Args({8, 1201});
+  static const std::vector<std::vector<int64_t>> cpu = {{8, 601}, {8, 1201}},
+                                                 gpu = {{8, 601}, {64, 1201}}, tiny = {{2, 20}};
+  in_types(b, {"cells", "tokens"}, by_device(cpu, gpu, tiny));
+  b->Unit(benchmark::kMillisecond);
 }
-BENCHMARK(cls)->Name("attention_of_queries")->Apply(sizes);
-BENCHMARK(received)->Name("attention_received")->Apply(sizes);
-BENCHMARK(map)->Name("attention_map")->Apply(sizes);
-BENCHMARK(top_keys)->Name("attention_top_keys")->Apply(sizes);
+BENCHMARK(cls)->Name("attention_export/of_queries")->Apply(sizes);
+BENCHMARK(received)->Name("attention_export/received")->Apply(sizes);
+BENCHMARK(map)->Name("attention_export/map")->Apply(sizes);
+BENCHMARK(top_keys)->Name("attention_export/top_keys")->Apply(sizes);
 
 }  // namespace
 }  // namespace scgraft

@@ -2,6 +2,8 @@
 #include <algorithm>
 
 #include "benchmarks/kernels/bench.h"
+#include "kernels/activation.h"
+#include "kernels/add.h"
 #include "kernels/linear.h"
 
 namespace scgraft {
@@ -9,15 +11,16 @@ namespace {
 
 // Arguments: type, rows, in, out, rank of one low-rank term (0: frozen product alone).
 struct Case {
-  Context ctx{bench_device()};
+  Context ctx;
   int64_t rows, in, out, rank;
   DType type;
   BenchCells cells;
   Tensor x, w, a, b, y, da, db, dw;
   LowRank term;
 
-  explicit Case(const benchmark::State& state)
-      : rows(state.range(1)),
+  explicit Case(const benchmark::State& state, LinearBackend backend = LinearBackend::own)
+      : ctx(bench_device(), {.linear = backend}),
+        rows(state.range(1)),
         in(state.range(2)),
         out(state.range(3)),
         rank(state.range(4)),
@@ -47,20 +50,65 @@ struct Case {
   }
 };
 
-void forward(benchmark::State& state) {
-  Case c(state);
+void forward_by(benchmark::State& state, LinearBackend backend) {
+  Case c(state, backend);
   const PackedWeight weight = c.packed(state, PackedFor::forward);
   measure(state, c.ctx, c.cost(state), [&] {
     linear(c.ctx, std::as_const(c.x).view(), weight, {}, c.terms(), nullptr, c.y.view());
   });
 }
 
-void backward_input(benchmark::State& state) {
-  Case c(state);
+void backward_input_by(benchmark::State& state, LinearBackend backend) {
+  Case c(state, backend);
   const PackedWeight weight = c.packed(state, PackedFor::backward_input);
   measure(state, c.ctx, c.cost(state), [&] {
     linear_backward_input(c.ctx, std::as_const(c.y).view(), weight, c.terms(), nullptr, false,
                           c.x.view());
+  });
+}
+
+void forward(benchmark::State& state) { forward_by(state, LinearBackend::own); }
+void backward_input(benchmark::State& state) { backward_input_by(state, LinearBackend::own); }
+
+// The peer: the library's product, and a kernel for the low-rank term after it.
+template <class Measure>
+void by_library(benchmark::State& state, const Measure& measure_by) {
+  try {
+    measure_by(state, LinearBackend::cublaslt);
+  } catch (const DeviceError& error) {
+    state.SkipWithError(error.what());
+  }
+}
+void forward_cublaslt(benchmark::State& state) { by_library(state, forward_by); }
+void backward_input_cublaslt(benchmark::State& state) { by_library(state, backward_input_by); }
+
+// The feed-forward products of a pre-norm block, [512, 2048] with GELU and its pre-activation kept,
+// [2048, 512] with a residual: as one operation, or as plain ones one after another.
+void epilogue(benchmark::State& state) {
+  Context ctx(bench_device());
+  const DType product = bench_type(state);
+  const DType type = ctx.device().is_cpu() ? DType::f32 : product;
+  const int64_t rows = state.range(1);
+  const bool widens = state.range(2) != 0, fused = state.range(3) != 0;
+  const int64_t in = widens ? 512 : 2048, out = widens ? 2048 : 512;
+  const Tensor x = random_tensor({rows, in}, 1, type), w = random_tensor({out, in}, 2),
+               bias = random_tensor({out}, 3), residual = random_tensor({rows, out}, 4, type);
+  Tensor y = new_tensor({rows, out}, type), pre = new_tensor({rows, out}, type);
+  PackedWeight packed;
+  packed.pack(ctx, w.view(), PackedFor::forward, product);
+  const LinearEpilogue both = widens ? LinearEpilogue{.gelu = true, .pre = pre.view()}
+                                     : LinearEpilogue{.residual = residual.view()};
+  // With the pre-activation written, or the residual read, beside y.
+  const Cost cost{.bytes = x.nbytes() + 2 * y.nbytes() + w.numel() * size_of(product),
+                  .flops = 2 * rows * in * out,
+                  .type = product};
+  measure(state, ctx, cost, [&] {
+    if (fused) return linear(ctx, x.view(), packed, bias.view(), {}, nullptr, y.view(), both);
+    linear(ctx, x.view(), packed, bias.view(), {}, nullptr, pre.view());
+    if (widens)
+      activation(ctx, Activation::gelu, pre.view(), y.view());
+    else
+      add(ctx, pre.view(), residual.view(), y.view());
   });
 }
 
@@ -117,7 +165,20 @@ void weight_sizes(benchmark::internal::Benchmark* b) {
                      tiny = {{70, 64, 72, 0}};
   in_types(b, {"rows", "in", "out", "rank"}, by_device(cpu, gpu, tiny));
 }
+void library_sizes(benchmark::internal::Benchmark* b) {
+  static const Sizes none;
+  in_types(b, {"rows", "in", "out", "rank"}, by_device(none, products(), products()));
+}
+void epilogue_sizes(benchmark::internal::Benchmark* b) {
+  Sizes sizes;
+  for (const int64_t gelu : {0, 1})
+    for (const int64_t fused : {0, 1}) sizes.push_back({token_counts().front(), gelu, fused});
+  in_types(b, {"rows", "gelu", "fused"}, sizes);
+}
 BENCHMARK(forward)->Name("linear/forward")->Apply(product_sizes);
+BENCHMARK(forward_cublaslt)->Name("linear/forward_cublaslt")->Apply(library_sizes);
+BENCHMARK(backward_input_cublaslt)->Name("linear/backward_input_cublaslt")->Apply(library_sizes);
+BENCHMARK(epilogue)->Name("linear/epilogue")->Apply(epilogue_sizes);
 BENCHMARK(backward_input)->Name("linear/backward_input")->Apply(product_sizes);
 BENCHMARK(low_rank)->Name("linear/low_rank_gradients")->Apply(low_rank_sizes);
 BENCHMARK(weight_gradient)->Name("linear/weight_gradient")->Apply(weight_sizes);

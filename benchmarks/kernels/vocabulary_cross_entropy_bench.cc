@@ -5,75 +5,88 @@
 namespace scgraft {
 namespace {
 
-// Masked genes of a batch against the genes of scGPT's and Geneformer's vocabularies.
+// Masked genes of a batch against all genes of a vocabulary.
 struct Case {
-  Context ctx;
+  Context ctx{bench_device()};
   int64_t rows, words, dim;
+  DType type;
+  BenchCells cells;
   Tensor h, weight, bias, targets, loss, lse;
 
   explicit Case(const benchmark::State& state)
-      : rows(state.range(0)),
-        words(state.range(1)),
-        dim(state.range(2)),
-        h(random_tensor({rows, dim}, 1)),
-        weight(random_tensor({words, dim}, 2)),
+      : rows(state.range(1)),
+        words(state.range(2)),
+        dim(state.range(3)),
+        type(bench_type(state)),
+        cells(ctx, rows, rows),
+        h(random_tensor({rows, dim}, 1, type)),
+        weight(random_tensor({words, dim}, 2, type)),
         bias(random_tensor({words}, 3)),
-        targets({rows}, DType::i32),
-        loss({rows}, DType::f32),
-        lse({rows}, DType::f32) {
-    for (int64_t r = 0; r < rows; ++r)
-      targets.as<int32_t>()[r] = static_cast<int32_t>(1031 * r % words);
+        targets(tensor_of(wanted(rows, words))),
+        loss(new_tensor({rows})),
+        lse(new_tensor({rows})) {}
+  static std::vector<int32_t> wanted(int64_t rows, int64_t words) {
+    std::vector<int32_t> genes;
+    for (int64_t r = 0; r < rows; ++r) genes.push_back(static_cast<int32_t>(1031 * r % words));
+    return genes;
   }
   void forward() {
-    vocabulary_cross_entropy(ctx, h.view(), weight.view(), bias.view(),
-                             std::as_const(targets).view(), loss.view(), lse.view());
+    vocabulary_cross_entropy(ctx, h.view(), weight.view(), bias.view(), targets.view(), loss.view(),
+                             lse.view());
   }
-  int64_t product() const { return 2 * rows * words * dim; }
-  int64_t inputs() const { return h.nbytes() + weight.nbytes() + bias.nbytes() + targets.nbytes(); }
+  // `products` passes over all logits, `more` bytes beside the inputs.
+  Cost cost(int64_t products, int64_t more) const {
+    return {.bytes = h.nbytes() + weight.nbytes() + bias.nbytes() + targets.nbytes() +
+                     lse.nbytes() + more,
+            .flops = products * 2 * rows * words * dim,
+            .type = type};
+  }
 };
 
 void forward(benchmark::State& state) {
   Case c(state);
-  for (auto _ : state) c.forward();
-  report(state, {c.inputs() + c.loss.nbytes() + c.lse.nbytes(), c.product()});
+  measure(state, c.ctx, c.cost(1, c.loss.nbytes()), [&] { c.forward(); });
 }
 
 // With a frozen layer: the logits once more, and dh.
 void backward(benchmark::State& state) {
   Case c(state);
   c.forward();
-  Tensor dh(c.h.shape(), DType::f32);
-  for (auto _ : state)
+  Tensor dh = new_tensor(c.h.shape(), c.type);
+  measure(state, c.ctx, c.cost(2, dh.nbytes()), [&] {
     vocabulary_cross_entropy_backward(c.ctx, c.h.view(), c.weight.view(), c.bias.view(),
-                                      std::as_const(c.targets).view(), c.lse.view(), 1, nullptr,
-                                      dh.view(), {}, {});
-  report(state, {c.inputs() + c.lse.nbytes() + dh.nbytes(), 2 * c.product()});
+                                      std::as_const(c.targets).view(), std::as_const(c.lse).view(),
+                                      1, nullptr, dh.view(), {}, {});
+  });
 }
 
 // With a trainable one: dweight and dbias, which are read and written, too.
 void backward_trainable(benchmark::State& state) {
   Case c(state);
   c.forward();
-  const RowList rows(c.rows);
-  const Packing packing = rows.packing();
-  Tensor dh(c.h.shape(), DType::f32), dweight(c.weight.shape(), DType::f32),
-      dbias(c.bias.shape(), DType::f32);
-  for (auto _ : state)
+  Tensor dh = new_tensor(c.h.shape(), c.type), dweight = new_tensor(c.weight.shape()),
+         dbias = new_tensor(c.bias.shape());
+  measure(state, c.ctx, c.cost(3, dh.nbytes() + 2 * (dweight.nbytes() + dbias.nbytes())), [&] {
     vocabulary_cross_entropy_backward(c.ctx, c.h.view(), c.weight.view(), c.bias.view(),
-                                      std::as_const(c.targets).view(), c.lse.view(), 1, &packing,
-                                      dh.view(), dweight.view(), dbias.view());
-  report(state,
-         {c.inputs() + c.lse.nbytes() + dh.nbytes() + 2 * (dweight.nbytes() + dbias.nbytes()),
-          3 * c.product()});
+                                      std::as_const(c.targets).view(), std::as_const(c.lse).view(),
+                                      1, &c.cells.packing(), dh.view(), dweight.view(),
+                                      dbias.view());
+  });
 }
 
+// Geneformer's and scGPT's vocabularies, LLaMA's.
 void sizes(benchmark::internal::Benchmark* b) {
-  b->ArgNames({"rows", "words", "dim"})->UseRealTime()->Unit(benchmark::kMillisecond);
-  b->Args({256, 25426, 256})->Args({128, 60697, 512});
+  static const std::vector<std::vector<int64_t>> cpu = {{256, 25426, 256}, {128, 60697, 512}},
+                                                 gpu = {{4096, 25426, 512},
+                                                        {4096, 60697, 512},
+                                                        {2048, 32000, 4096}},
+                                                 tiny = {{5, 130, 16}};
+  in_types(b, {"rows", "words", "dim"}, by_device(cpu, gpu, tiny));
+  b->Unit(benchmark::kMillisecond);
 }
-BENCHMARK(forward)->Name("vocabulary_cross_entropy")->Apply(sizes);
-BENCHMARK(backward)->Name("vocabulary_cross_entropy_backward")->Apply(sizes);
-BENCHMARK(backward_trainable)->Name("vocabulary_cross_entropy_backward_trainable")->Apply(sizes);
+BENCHMARK(forward)->Name("vocabulary_cross_entropy/forward")->Apply(sizes);
+BENCHMARK(backward)->Name("vocabulary_cross_entropy/backward")->Apply(sizes);
+BENCHMARK(backward_trainable)->Name("vocabulary_cross_entropy/backward_trainable")->Apply(sizes);
 
 }  // namespace
 }  // namespace scgraft

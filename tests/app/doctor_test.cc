@@ -4,8 +4,11 @@
 
 #include <map>
 
+#include "app/doctor/checks.h"
 #include "runtime/config.h"
+#include "runtime/gpu/libraries.h"
 #include "tests/app/program.h"
+#include "tests/testing/op_test.h"
 #include "tests/testing/sanitized.h"
 
 namespace scgraft {
@@ -13,6 +16,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::Contains;
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::Key;
 
@@ -48,6 +52,32 @@ TEST(Doctor, SaysWhyADeviceAskedForCannotBeUsed) {
   EXPECT_EQ(run.code, 13);
   EXPECT_THAT(run.out, AllOf(HasSubstr("FAIL"), HasSubstr("cuda:97")));
   EXPECT_THAT(run.err, AllOf(HasSubstr("cuda:97"), HasSubstr("--device cpu")));
+}
+
+TEST(Doctor, NamesTheVersionsOfLibrariesThatAreInstalled) {
+  const std::string file = test_library();
+  if (file.empty()) GTEST_SKIP() << "only with the emulated device";
+  const Outcome run =
+      run_program("doctor --device cpu",
+                  cat("SCGRAFT_CUBLASLT=", file, " SCGRAFT_CUDNN=", file, " SCGRAFT_NCCL=", file));
+  ASSERT_EQ(run.code, 0) << run.err;
+  EXPECT_THAT(run.out,
+              AllOf(ContainsRegex("OK +cuBLASLt +13.1.0, .*libscgraft_test_library"),
+                    ContainsRegex("OK +cuDNN +9.19.0"), ContainsRegex("OK +NCCL +2.28.9")));
+}
+
+TEST(Doctor, WarnsOfALibraryThatTheEnvironmentNamesAndThatIsNotThere) {
+  if (!kBuiltWithCuda) GTEST_SKIP() << "a build without CUDA uses no such libraries";
+  const Outcome run = run_program("doctor --device cpu --json", "SCGRAFT_NCCL=/none/libnccl.so");
+  ASSERT_EQ(run.code, 0) << run.err;
+  EXPECT_EQ(health_of(run).at("NCCL"), "WARN");
+  EXPECT_THAT(run.out, HasSubstr("/none/libnccl.so"));
+}
+
+TEST(Doctor, LibrariesAreOptional) {
+  const Check missing = check_library({.name = "NCCL", .problem = "NCCL was not found: ..."});
+  EXPECT_EQ(missing.health, Health::ok);
+  EXPECT_EQ(missing.found, "not found (optional: own kernels are used)");
 }
 
 TEST(Doctor, FailsForAFolderThatIsNotThere) {

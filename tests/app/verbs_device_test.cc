@@ -3,11 +3,15 @@
 // annotate, embed.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <filesystem>
 #include <sstream>
 
 #include "io/h5ad.h"
 #include "runtime/device.h"
+#include "runtime/gpu/libraries.h"
 #include "tests/app/program.h"
+#include "tests/testing/op_test.h"
 
 namespace scgraft {
 namespace {
@@ -125,6 +129,44 @@ TEST_F(VerbsOnDevice, SixteenBitsStayNearF32) {
   EXPECT_NE(bf16, f32);
   expect_near(bf16, f32, 2e-2);
   expect_near(train("f16", "cuda", {}, "fp16"), f32, 4e-3);
+}
+
+TEST_F(VerbsOnDevice, ProductsOfTheLibraryLeadToTheSameLosses) {
+  if (!test_library().empty()) setenv("SCGRAFT_CUBLASLT", test_library().c_str(), 1);
+  if constexpr (kBuiltWithCuda) {
+    if (!gpu::cublaslt_library()) GTEST_SKIP() << gpu::cublaslt_library().problem;
+  }
+  const std::vector<std::string> by_library = {"-s", "train.linear_backend=cublaslt"};
+  const std::vector<double> own = train("own", "cuda");
+  expect_near(train("library", "cuda", by_library), own, 1e-4);
+  // bf16 or f16, and every weight trained: rounded once more where LoRA terms are added.
+  expect_near(train("library_16", "cuda", by_library, "auto"), own, 2e-2);
+  std::vector<std::string> all = by_library;
+  all.insert(all.end(), {"--trainable", "all"});
+  expect_near(train("library_all", "cuda", all), train("own_all", "cuda", {"--trainable", "all"}),
+              1e-3);
+  train("library_again", "cuda", by_library);
+  const std::string weights = "/adapter/adapter_model.safetensors";
+  EXPECT_EQ(read_text(in("library" + weights)), read_text(in("library_again" + weights)));
+  EXPECT_NE(read_text(in("library" + weights)), read_text(in("own" + weights)));
+}
+
+// A process of its own: a library is looked for once.
+TEST_F(VerbsOnDevice, AMissingLibraryEndsARunBeforeAnythingIsWritten) {
+  const std::string arguments = cat("train --model '", in("model"), "' --data '",
+                                    in("study/atlas.h5ad"), "' --label-key cell_type -o '",
+                                    in("none"), "' -s train.linear_backend=cublaslt --device ");
+  const Outcome missing = run_program(arguments + "cuda", "SCGRAFT_CUBLASLT=/none/libcublasLt.so");
+  EXPECT_EQ(missing.code, 13);
+  EXPECT_NE(missing.err.find("E-LIBRARY"), std::string::npos) << missing.err;
+  EXPECT_NE(missing.err.find("cuBLASLt was not found at SCGRAFT_CUBLASLT"), std::string::npos)
+      << missing.err;
+  EXPECT_NE(missing.err.find("-s train.linear_backend=own"), std::string::npos) << missing.err;
+  const Outcome on_cpu = run_program(arguments + "cpu");
+  EXPECT_EQ(on_cpu.code, 13);
+  EXPECT_NE(on_cpu.err.find("cuBLASLt multiplies on CUDA devices, not on cpu"), std::string::npos)
+      << on_cpu.err;
+  EXPECT_FALSE(std::filesystem::exists(in("none")));
 }
 
 TEST_F(VerbsOnDevice, PretrainingFollowsTheLossCurveOfTheCpu) {

@@ -9,9 +9,31 @@
 namespace scgraft {
 namespace {
 
-constexpr Activation kAll[] = {Activation::relu, Activation::leaky_relu, Activation::sigmoid};
+constexpr Activation kAll[] = {Activation::relu, Activation::leaky_relu, Activation::sigmoid,
+                               Activation::gelu};
 
-class ActivationTest : public OpTest {};
+// What activation_backward() takes f' from.
+const Tensor& kept(Activation kind, const Tensor& x, const Tensor& y) {
+  return kind == Activation::gelu ? x : y;
+}
+
+class ActivationTest : public OpTest {
+ public:
+  // 1 + erf is rounded to its type beside 1, and then multiplied by x or dy: below zero, where
+  // little of it is left, the error is that of those.
+  void expect_gelu(const Tensor& x, const Tensor* dy, const Tensor& got, const Tensor& want) {
+    const std::vector<double> vx = values_of(x.view()), g = values_of(got.view()),
+                              w = values_of(want.view());
+    const std::vector<double> factor = dy == nullptr ? vx : values_of(dy->view());
+    const Tolerance storage = tolerance(dtype(), 1);
+    const Tolerance sum = tolerance(dtype() == DType::f64 ? DType::f64 : DType::f32, 1);
+    for (size_t i = 0; i < g.size(); ++i)
+      ASSERT_NEAR(g[i], w[i],
+                  storage.rtol * std::abs(w[i]) + sum.rtol * std::abs(factor[i]) +
+                      (dtype() == DType::f16 ? 3.0e-8 : 0))
+          << "at " << vx[i];
+  }
+};
 INSTANTIATE_OP_TEST(ActivationTest);
 
 TEST_P(ActivationTest, ReluCutsBelowZero) {
@@ -69,6 +91,20 @@ TEST_P(ActivationTest, UnalignedTensorsGetTheSameBits) {
     }
 }
 
+// Values of scipy.stats.norm: x cdf(x), and its derivative cdf(x) + x pdf(x).
+TEST_P(ActivationTest, GeluIsXTimesTheShareBelowX) {
+  const Tensor x = tensor({8}, {0, 1, -1, 0.25, -3, 6, 40, -40});
+  Tensor y = poisoned({8});
+  activation(ctx(), Activation::gelu, x.view(), y.view());
+  expect_close(y.view(), {0, 0.8413447460685429, -0.15865525393145707, 0.14967658142073093,
+                          -0.00404969409489031, 5.999999994080474, 40, 0});
+  const Tensor dy = tensor({8}, {1, 1, 1, 2, 1, 1, 1, 1});
+  Tensor dx = poisoned({8});
+  activation_backward(ctx(), Activation::gelu, x.view(), dy.view(), dx.view());
+  expect_close(dx.view(), {0.5, 1.0833154705876864, -0.08331547058768629, 1.390746709767272,
+                           -0.01194564720418392, 1.0000000354687093, 1, 0});
+}
+
 TEST_P(ActivationTest, NanStaysVisible) {
   const Tensor x = poisoned({9});
   for (Activation kind : kAll) {
@@ -76,6 +112,9 @@ TEST_P(ActivationTest, NanStaysVisible) {
     activation(ctx(), kind, x.view(), y.view());
     for (double v : values_of(y.view())) EXPECT_TRUE(std::isnan(v));
   }
+  Tensor dx = zeros({9});
+  activation_backward(ctx(), Activation::gelu, x.view(), x.view(), dx.view());
+  for (double v : values_of(dx.view())) EXPECT_TRUE(std::isnan(v));
 }
 
 TEST_P(ActivationTest, AwkwardSizesAgreeWithTheF64Definition) {
@@ -89,10 +128,16 @@ TEST_P(ActivationTest, AwkwardSizesAgreeWithTheF64Definition) {
         const Tensor dy = random_values({n}, dtype(), 2);
         Tensor y = poisoned({n}), dx = poisoned({n});
         activation(ctx(), kind, x.view(), y.view());
-        activation_backward(ctx(), kind, y.view(), dy.view(), dx.view());
+        activation_backward(ctx(), kind, kept(kind, x, y).view(), dy.view(), dx.view());
         Tensor y64(Shape{n}, DType::f64), dx64(Shape{n}, DType::f64);
         activation(definition, kind, in_f64(x).view(), y64.view());
-        activation_backward(definition, kind, in_f64(y).view(), in_f64(dy).view(), dx64.view());
+        activation_backward(definition, kind, in_f64(kept(kind, x, y)).view(), in_f64(dy).view(),
+                            dx64.view());
+        if (kind == Activation::gelu) {
+          expect_gelu(x, nullptr, y, y64);
+          expect_gelu(x, &dy, dx, dx64);
+          continue;
+        }
         expect_close(y.view(), values_of(y64.view()));
         expect_close(dx.view(), values_of(dx64.view()));
       }
@@ -113,7 +158,7 @@ TEST(Activation, BackwardMatchesFiniteDifferences) {
       return dot(weight.view(), y.view());
     };
     loss();
-    activation_backward(ctx, kind, y.view(), weight.view(), dx.view());
+    activation_backward(ctx, kind, kept(kind, x, y).view(), weight.view(), dx.view());
     expect_gradient(x, loss, dx.view());
   }
 }
@@ -124,14 +169,14 @@ TEST_P(ActivationTest, WorksInPlaceAndOnAnyThreads) {
     const Tensor dy = random({67, 512});
     Tensor y = poisoned({67, 512}), dx = poisoned({67, 512});
     activation(ctx(), kind, x.view(), y.view());
-    activation_backward(ctx(), kind, y.view(), dy.view(), dx.view());
+    activation_backward(ctx(), kind, kept(kind, x, y).view(), dy.view(), dx.view());
     for (int threads : {1, 3}) {
       Context other(test_device(), {.threads = threads, .reference = ctx().reference()});
       Tensor in_place = x.clone();
       activation(other, kind, in_place.view(), in_place.view());
       expect_same_bits(in_place.view(), y.view());
       Tensor grad = dy.clone();
-      activation_backward(other, kind, y.view(), grad.view(), grad.view());
+      activation_backward(other, kind, kept(kind, x, y).view(), grad.view(), grad.view());
       expect_same_bits(grad.view(), dx.view());
     }
   }

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/linear.h"
 
-#include <cmath>
+#include <dlfcn.h>
 
+#include <cmath>
+#include <cstdlib>
+
+#include "kernels/activation.h"
 #include "runtime/gpu/driver.h"
 #include "runtime/gpu/emulator.h"
+#include "runtime/gpu/libraries.h"
+#include "runtime/gpu/library_products.h"
 #include "tests/kernels/packed_cells.h"
 
 namespace scgraft {
@@ -19,6 +25,29 @@ class LinearTest : public OpTest {
   }
 };
 INSTANTIATE_OP_TEST(LinearTest);
+
+// On the emulated device a library that checks what it is told stands for cuBLASLt; on a GPU it is
+// the real one.
+std::string why_no_cublaslt() {
+  if (cuda_device_count() == 0) return "this machine has no CUDA device";
+  if constexpr (kBuiltWithCuda) {
+    if (!test_library().empty()) setenv("SCGRAFT_CUBLASLT", test_library().c_str(), 1);
+    return gpu::cublaslt_library().problem;
+  }
+  return {};
+}
+OpMode by_cublaslt(OpMode mode) {
+  mode.name += "_by_cublaslt";
+  if (mode.missing.empty()) mode.missing = why_no_cublaslt();
+  if (mode.missing.empty()) {
+    mode.device = Device::cuda();
+    mode.linear = LinearBackend::cublaslt;
+  }
+  return mode;
+}
+INSTANTIATE_TEST_SUITE_P(Library, LinearTest,
+                         ::testing::Values(by_cublaslt({Device::cpu(), false, DType::f32, "f32"})),
+                         [](const auto& mode) { return mode.param.name; });
 
 TEST_P(LinearTest, MultipliesByTheTransposedWeightAndAddsTheBias) {
   const Tensor x = tensor({2, 3}, {1, 2, 3, 4, 5, 6});
@@ -259,7 +288,10 @@ TEST_P(LinearTest, ARowDoesNotDependOnItsNeighbours) {
   const Tensor x = random({150, 48}), w = random({32, 48}), bias = random({32});
   Tensor all = poisoned({150, 32});
   linear(ctx(), x.view(), packed(w), bias.view(), {}, nullptr, all.view());
-  Context single(test_device(), {.threads = 1, .reference = GetParam().reference});
+  if (GetParam().linear != LinearBackend::own && test_library().empty())
+    GTEST_SKIP() << "cuBLASLt chooses by the number of rows";
+  Context single(test_device(),
+                 {.threads = 1, .reference = GetParam().reference, .linear = GetParam().linear});
   for (int64_t begin : {0, 1, 63, 100, 149}) {
     Tensor some = poisoned({150 - begin, 32});
     linear(single, x.view().rows(begin, 150), packed(w), bias.view(), {}, nullptr, some.view());
@@ -279,7 +311,9 @@ TEST_P(LinearTest, ThreadCountDoesNotChangeABit) {
     Tensor y, dx, da, db, dw, dbias;
   };
   const auto step = [&](int threads) {
-    Context some(test_device(), {.threads = threads, .reference = GetParam().reference});
+    Context some(
+        test_device(),
+        {.threads = threads, .reference = GetParam().reference, .linear = GetParam().linear});
     Result r{poisoned({rows, out}), poisoned({rows, in}), zeros({rank, in}),
              zeros({out, rank}),    zeros({out, in}),     zeros({out})};
     PackedWeight p;
@@ -460,6 +494,182 @@ TEST_P(LinearTest, ManyCellsAreSummedInOrder) {
   }
 }
 
+// The epilogues there are, by what they hold.
+struct EpilogueCase {
+  bool gelu, pre, residual, in_place;
+};
+constexpr EpilogueCase kEpilogues[] = {{true, false, false, false}, {true, true, false, false},
+                                       {false, false, true, false}, {false, false, true, true},
+                                       {true, true, true, false},   {true, false, true, true}};
+std::string name_of(const EpilogueCase& c) {
+  return cat(c.gelu ? "gelu " : "", c.pre ? "kept " : "", c.residual ? "residual " : "",
+             c.in_place ? "in place" : "");
+}
+
+// gelu(z), or z, + residual in f64.
+std::vector<double> finished(std::vector<double> z, const EpilogueCase& c,
+                             const std::vector<double>& residual) {
+  for (size_t i = 0; i < z.size(); ++i) {
+    if (c.gelu) z[i] *= 0.5 * std::erfc(-z[i] / std::sqrt(2.0));
+    if (c.residual) z[i] += residual[i];
+  }
+  return z;
+}
+
+// Fixtures of both rows of types run these.
+struct EpilogueSizes {
+  int64_t rows, in, out;
+};
+constexpr EpilogueSizes kEpilogueSizes[] = {{0, 3, 5},   {1, 1, 1},    {2, 7, 3},    {3, 8, 31},
+                                            {31, 9, 33}, {65, 40, 24}, {140, 33, 72}};
+
+// Every epilogue, with bias and a low-rank term, against formulas in f64 on the z of the same call
+// without one; z itself has its own tests. Bits: z does not depend on being kept, nor y on that,
+// on the place of the residual or on the other rows.
+void check_epilogues(OpTest& t, const std::function<PackedWeight(const Tensor&)>& pack) {
+  for (const EpilogueSizes& s : kEpilogueSizes) {
+    const PackedCells cells = awkward_cells(s.rows);
+    const Packing packing = cells.packing();
+    const Tensor x = t.random({s.rows, s.in}), bias = t.random({s.out}), a = t.random({2, s.in}),
+                 b = t.random({s.out, 2}), residual = t.random({s.rows, s.out});
+    const Tensor weight = t.random({s.out, s.in});
+    const PackedWeight w = pack(weight);
+    const LowRank term{a.view(), b.view(), 0.5, {.p = 0.25f, .site = 1030}};
+    Tensor z = t.poisoned({s.rows, s.out});
+    linear(t.ctx(), x.view(), w, bias.view(), {&term, 1}, &packing, z.view());
+    Tensor plain_gelu = t.poisoned({s.rows, s.out});
+    activation(t.ctx(), Activation::gelu, z.view(), plain_gelu.view());
+    for (const EpilogueCase& c : kEpilogues) {
+      SCOPED_TRACE(cat(s.rows, " rows, ", s.in, " to ", s.out, ": ", name_of(c)));
+      Tensor pre = t.poisoned({s.rows, s.out});
+      Tensor y = c.in_place ? residual.clone() : t.poisoned({s.rows, s.out});
+      const LinearEpilogue e{
+          .gelu = c.gelu,
+          .pre = c.pre ? pre.view() : TensorView(),
+          .residual = !c.residual ? ConstTensorView()
+                                  : (c.in_place ? std::as_const(y).view() : residual.view())};
+      linear(t.ctx(), x.view(), w, bias.view(), {&term, 1}, &packing, y.view(), e);
+      EXPECT_EQ(t.ctx().scratch().used(), 0);
+      if (c.pre) expect_same_bits(pre.view(), z.view());
+      if (c.gelu && !c.residual) expect_same_bits(y.view(), plain_gelu.view());
+      // 1 + erf is rounded beside 1, and a residual may cancel: errors are those of z and residual.
+      const std::vector<double> got = values_of(y.view()), from = values_of(z.view()),
+                                other = values_of(residual.view()), want = finished(from, c, other);
+      const Tolerance close = tolerance(t.dtype(), 1);
+      // Without gelu z is not rounded before the residual is added, and here it was.
+      for (size_t i = 0; i < want.size(); ++i)
+        ASSERT_NEAR(got[i], want[i],
+                    close.rtol * (std::abs(want[i]) + std::abs(from[i]) + std::abs(other[i])))
+            << i;
+      for (int64_t begin : {int64_t{0}, s.rows / 2, s.rows - 1}) {
+        if (begin < 0 || c.in_place || s.rows < 2) continue;
+        LinearEpilogue some = e;
+        Tensor pre1 = t.poisoned({1, s.out}), y1 = t.poisoned({1, s.out}),
+               y1_all = t.poisoned({s.rows, s.out});
+        some.pre = c.pre ? pre1.view() : TensorView();
+        some.residual = c.residual ? residual.view().rows(begin, begin + 1) : ConstTensorView();
+        LinearEpilogue all = e;
+        all.pre = c.pre ? pre.view() : TensorView();
+        linear(t.ctx(), x.view(), w, bias.view(), {}, nullptr, y1_all.view(), all);
+        linear(t.ctx(), x.view().rows(begin, begin + 1), w, bias.view(), {}, nullptr, y1.view(),
+               some);
+        expect_same_bits(y1.view(), std::as_const(y1_all).view().rows(begin, begin + 1));
+        if (c.pre) expect_same_bits(pre1.view(), std::as_const(pre).view().rows(begin, begin + 1));
+      }
+    }
+  }
+}
+
+TEST_P(LinearTest, AnEpilogueIsGeluThenTheResidual) {
+  const Tensor x = tensor({2, 2}, {1, 0, -1, 2});
+  const Tensor w = tensor({2, 2}, {1, 0, 0, 3});
+  const Tensor bias = tensor({2}, {0, -3});
+  const Tensor residual = tensor({2, 2}, {10, 20, 30, 40});
+  Tensor y = poisoned({2, 2}), pre = poisoned({2, 2});
+  linear(ctx(), x.view(), packed(w), bias.view(), {}, nullptr, y.view(),
+         {.gelu = true, .pre = pre.view(), .residual = residual.view()});
+  expect_close(pre.view(), {1, -3, -1, 3});
+  expect_close(y.view(), {10 + 0.8413447460685429, 20 - 0.00404969409489031,
+                          30 - 0.15865525393145707, 40 + 2.9959503059051097});
+  linear(ctx(), x.view(), packed(w), bias.view(), {}, nullptr, y.view(),
+         {.residual = residual.view()});
+  expect_close(y.view(), {11, 17, 29, 43});
+}
+
+TEST_P(LinearTest, EpiloguesAreThePlainOperations) {
+  check_epilogues(*this, [&](const Tensor& w) { return packed(w); });
+}
+
+// Large tiles and small ones.
+TEST_P(LinearTest, TheSizeOfTilesDoesNotShowInAnEpilogue) {
+  const int64_t rows = 257, wide = 5504, narrow = 8;
+  const Tensor x = random({rows, narrow}), w = random({wide, narrow}),
+               residual = random({rows, wide});
+  const PackedWeight forward = packed(w);
+  Tensor y = poisoned({rows, wide}), pre = poisoned({rows, wide});
+  linear(ctx(), x.view(), forward, {}, {}, nullptr, y.view(),
+         {.gelu = true, .pre = pre.view(), .residual = residual.view()});
+  for (int64_t begin : {int64_t{0}, rows - 3}) {
+    Tensor some = poisoned({3, wide}), some_pre = poisoned({3, wide});
+    linear(
+        ctx(), x.view().rows(begin, begin + 3), forward, {}, {}, nullptr, some.view(),
+        {.gelu = true, .pre = some_pre.view(), .residual = residual.view().rows(begin, begin + 3)});
+    expect_same_bits(some.view(), std::as_const(y).view().rows(begin, begin + 3));
+    expect_same_bits(some_pre.view(), std::as_const(pre).view().rows(begin, begin + 3));
+  }
+}
+
+// Through the pre-activation that was kept, and by recomputing it.
+TEST_P(LinearTest, GradientsThroughAnEpilogueMatchFiniteDifferences) {
+  if (dtype() != DType::f64) GTEST_SKIP() << "finite differences are taken in f64";
+  const PackedCells cells({3, 0, 2}, {7, 8, 100});
+  const Packing packing = cells.packing();
+  Tensor x = random({5, 6}), w = random({4, 6}), bias = random({4}), a = random({2, 6}),
+         b = random({4, 2}), residual = random({5, 4});
+  const Tensor dy = random({5, 4});
+  const auto term = [&] { return LowRank{a.view(), b.view(), 0.5, {.p = 0.3f, .site = 1030}}; };
+  Tensor pre = poisoned({5, 4});
+  const auto loss = [&] {
+    Tensor y = poisoned({5, 4});
+    const LowRank t = term();
+    linear(ctx(), x.view(), packed(w), bias.view(), {&t, 1}, &packing, y.view(),
+           {.gelu = true, .pre = pre.view(), .residual = std::as_const(residual).view()});
+    return dot(y.view(), dy.view());
+  };
+  loss();
+  const LowRank t = term();
+  Tensor again = poisoned({5, 4});
+  linear(ctx(), x.view(), packed(w), bias.view(), {&t, 1}, &packing, again.view());
+  expect_same_bits(again.view(), pre.view());
+  Tensor dz = poisoned({5, 4}), dx = poisoned({5, 6});
+  activation_backward(ctx(), Activation::gelu, again.view(), dy.view(), dz.view());
+  linear_backward_input(ctx(), dz.view(), packed(w, PackedFor::backward_input), {&t, 1}, &packing,
+                        false, dx.view());
+  Tensor da = zeros({2, 6}), db = zeros({4, 2}), dw = zeros({4, 6}), dbias = zeros({4});
+  low_rank_backward(ctx(), x.view(), dz.view(), t, packing, da.view(), db.view());
+  linear_backward_weight(ctx(), x.view(), dz.view(), packing, dw.view(), dbias.view());
+  expect_gradient(x, loss, dx.view());
+  expect_gradient(w, loss, dw.view());
+  expect_gradient(bias, loss, dbias.view());
+  expect_gradient(a, loss, da.view());
+  expect_gradient(b, loss, db.view());
+  expect_gradient(residual, loss, dy.view());
+}
+
+TEST_P(LinearTest, ErrorsOfEpiloguesNameWhatTheyWanted) {
+  const Tensor w = random({4, 6}), x = random({2, 6}), residual = random({2, 3});
+  Tensor y = zeros({2, 4}), pre = zeros({3, 4});
+  const auto run = [&](const LinearEpilogue& e) {
+    linear(ctx(), x.view(), packed(w), {}, {}, nullptr, y.view(), e);
+  };
+  expect_error("linear: residual must be [2, 4], got [2, 3]",
+               [&] { run({.residual = residual.view()}); });
+  expect_error("linear: pre must be [2, 4], got [3, 4]",
+               [&] { run({.gelu = true, .pre = pre.view()}); });
+  expect_error("linear: without gelu nothing is kept for it", [&] { run({.pre = y.view()}); });
+  expect_error("linear: pre must not be y", [&] { run({.gelu = true, .pre = y.view()}); });
+}
+
 // What 16-bit rows are multiplied by: the tensor cores of compute capability 8.0 and, in f16,
 // of 7.5.
 std::vector<OpMode> tensor_core_modes() {
@@ -512,6 +722,15 @@ class LinearTensorCoreTest : public OpTest {
   }
 };
 INSTANTIATE_TEST_SUITE_P(Modes, LinearTensorCoreTest, ::testing::ValuesIn(tensor_core_modes()),
+                         [](const auto& mode) { return mode.param.name; });
+
+std::vector<OpMode> library_tensor_core_modes() {
+  std::vector<OpMode> modes = tensor_core_modes();
+  for (OpMode& mode : modes) mode = by_cublaslt(mode);
+  return modes;
+}
+INSTANTIATE_TEST_SUITE_P(Library, LinearTensorCoreTest,
+                         ::testing::ValuesIn(library_tensor_core_modes()),
                          [](const auto& mode) { return mode.param.name; });
 
 struct LinearSizes {
@@ -642,6 +861,29 @@ TEST_P(LinearTensorCoreTest, TheSizeOfTilesDoesNotShow) {
   }
 }
 
+TEST_P(LinearTensorCoreTest, EpiloguesAreThePlainOperations) {
+  check_epilogues(*this, [&](const Tensor& w) { return packed(w); });
+}
+
+TEST_P(LinearTensorCoreTest, ABiasMayBeF32) {
+  const Tensor x = random({33, 40}), w = random({31, 40}), bias = random({31});
+  const Tensor wide = tensor_of({31}, DType::f32, values_of(bias.view()));
+  Tensor y = poisoned({33, 31}), want = poisoned({33, 31});
+  linear(ctx(), x.view(), packed(w), bias.view(), {}, nullptr, want.view());
+  linear(ctx(), x.view(), packed(w), wide.view(), {}, nullptr, y.view());
+  expect_rounded(y.view(), in_f64(want).view(), 1);
+}
+
+// Nothing but the result is rounded to 16 bits when there is no gelu.
+TEST_P(LinearTensorCoreTest, AResidualIsAddedBeforeTheResultIsRounded) {
+  const Tensor x = tensor({1, 8}, {1, 1, 1, 1, 1, 1, 1, 1});
+  const Tensor w = tensor({1, 8}, {256, 1, 0, 0, 0, 0, 0, 0.5});
+  const Tensor residual = tensor({1, 1}, {-256});
+  Tensor y = poisoned({1, 1});
+  linear(ctx(), x.view(), packed(w), {}, {}, nullptr, y.view(), {.residual = residual.view()});
+  EXPECT_EQ(values_of(y.view())[0], 1.5);  // 257.5 is no bf16, and 258 - 256 is 2
+}
+
 // Cells together and alone: results and the sums of all gradients.
 TEST_P(LinearTensorCoreTest, ABatchEqualsItsCellsOneAfterAnother) {
   const PackedCells both({50, 0, 600, 87}, {70, 71, 72, 73});
@@ -769,6 +1011,96 @@ TEST_P(LinearTensorCoreTest, ErrorsNameTheTypesTheyWanted) {
     expect_error("compute capability 7.5 and does not multiply bf16",
                  [&] { linear(ctx(), x.view(), packed(w), {}, {}, nullptr, y.view()); });
   }
+}
+
+// How linear() uses the library: by what the one for tests has counted.
+class LinearByLibrary : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (test_library().empty()) GTEST_SKIP() << "only with the emulated device";
+    ASSERT_EQ(why_no_cublaslt(), "");
+    handle_ = dlopen(test_library().c_str(), RTLD_NOW | RTLD_NOLOAD);
+    ASSERT_NE(handle_, nullptr);
+  }
+  void TearDown() override {
+    if (handle_ != nullptr) refuse(0);
+  }
+  int64_t queries() const { return call<int64_t()>("scgraft_test_queries")(); }
+  int64_t products() const { return call<int64_t()>("scgraft_test_products")(); }
+  int64_t live() const { return call<int64_t()>("scgraft_test_live")(); }
+  void refuse(int status) const { call<void(int)>("scgraft_test_refuse")(status); }
+  template <class F>
+  F* call(const char* name) const {
+    return reinterpret_cast<F*>(dlsym(handle_, name));
+  }
+  static Tensor ones(Shape shape) {
+    return Tensor(tensor_of(shape, DType::f32,
+                            std::vector<double>(static_cast<size_t>(shape.numel()), 1)))
+        .to(Device::cuda());
+  }
+
+  void* handle_ = nullptr;
+};
+
+TEST_F(LinearByLibrary, IsAskedOncePerShapeAndLeavesNothingBehind) {
+  const int64_t live_before = live();
+  {
+    Context ctx(Device::cuda(), {.linear = LinearBackend::cublaslt});
+    const Tensor w = ones({3, 8}), bias = ones({3});
+    PackedWeight forward, back;
+    forward.pack(ctx, w.view(), PackedFor::forward, DType::f32);
+    back.pack(ctx, w.view(), PackedFor::backward_input, DType::f32);
+    const int64_t asked = queries(), made = products();
+    for (int step = 0; step < 3; ++step)
+      for (int64_t rows : {0, 2, 5}) {
+        const Tensor x = ones({rows, 8});
+        Tensor y({rows, 3}, DType::f32, Device::cuda()), dx({rows, 8}, DType::f32, Device::cuda());
+        linear(ctx, x.view(), forward, bias.view(), {}, nullptr, y.view());
+        linear_backward_input(ctx, y.view(), back, {}, nullptr, false, dx.view());
+        for (double v : values_of(on_host(y.view()).view())) ASSERT_EQ(v, 9);
+        for (double v : values_of(on_host(dx.view()).view())) ASSERT_EQ(v, 27);
+      }
+    EXPECT_EQ(queries() - asked, 4);   // two numbers of rows, two directions
+    EXPECT_EQ(products() - made, 12);  // three times
+    EXPECT_EQ(ctx.scratch().used(), 0);
+    EXPECT_GE(ctx.scratch().peak(), gpu::LibraryProducts::kWorkspaceBytes);
+    EXPECT_GT(live(), live_before);
+
+    Context own(Device::cuda());
+    Tensor y({2, 3}, DType::f32, Device::cuda());
+    linear(own, ones({2, 8}).view(), forward, {}, {}, nullptr, y.view());
+    EXPECT_EQ(products() - made, 12);
+  }
+  EXPECT_EQ(live(), live_before);
+}
+
+TEST_F(LinearByLibrary, ARefusalNamesTheProductAndTheWayOut) {
+  Context ctx(Device::cuda(), {.linear = LinearBackend::cublaslt});
+  const Tensor w = ones({3, 8}), x = ones({2, 8});
+  PackedWeight forward;
+  forward.pack(ctx, w.view(), PackedFor::forward, DType::f32);
+  Tensor y({2, 3}, DType::f32, Device::cuda());
+  refuse(15);
+  try {
+    linear(ctx, x.view(), forward, {}, {}, nullptr, y.view());
+    FAIL() << "nothing was thrown";
+  } catch (const DeviceError& error) {
+    EXPECT_STREQ(error.what(),
+                 "linear: cuBLASLt refuses a product of [2, 8] by the transpose of [3, 8] in f32: "
+                 "it was told to refuse");
+    EXPECT_EQ(error.code(), "E-LIBRARY");
+    EXPECT_EQ(error.hint(), "-s train.linear_backend=own");
+    EXPECT_EQ(error.exit_code(), ExitCode::device);
+  }
+  EXPECT_EQ(ctx.scratch().used(), 0);
+  refuse(1);
+  expect_error("does not start on cuda:0: it was told not to start",
+               [] { Context refused(Device::cuda(), {.linear = LinearBackend::cublaslt}); });
+}
+
+TEST(LinearBackendTest, NeedsACudaDevice) {
+  expect_error("cuBLASLt multiplies on CUDA devices, not on cpu",
+               [] { Context ctx(Device::cpu(), {.linear = LinearBackend::cublaslt}); });
 }
 
 }  // namespace

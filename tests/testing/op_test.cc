@@ -65,7 +65,9 @@ Device test_device() { return running.device; }
 void keep_for_test(std::shared_ptr<const void> thing) { running.kept.push_back(std::move(thing)); }
 
 OpTest::OpTest()
-    : ctx_(GetParam().device, ContextOptions{.threads = 2, .reference = GetParam().reference}),
+    : ctx_(GetParam().device,
+           ContextOptions{
+               .threads = 2, .reference = GetParam().reference, .linear = GetParam().linear}),
       dtype_(GetParam().dtype) {
   running.device = GetParam().device;
 }
@@ -213,6 +215,8 @@ double dot(ConstTensorView a, ConstTensorView b) {
   for (size_t i = 0; i < x.size(); ++i) sum += x[i] * y[i];
   return sum;
 }
+
+std::string test_library() { return SCGRAFT_TEST_LIBRARY; }
 
 std::string shared_path(const std::string& relative) {
   const char* root = std::getenv("SCGRAFT_TEST_DATA");

@@ -21,6 +21,7 @@ struct OpMode {
   DType dtype;     // f32 or f64
   std::string name;
   std::string missing = {};  // why this machine cannot run it; its tests are skipped and say so
+  LinearBackend linear = LinearBackend::own;
 };
 // Modes of the operation tested by <stem>_test.cc: on the CPU, and on CUDA where it has a kernel.
 std::vector<OpMode> op_modes(const std::string& test_file);
@@ -103,6 +104,10 @@ double dot(ConstTensorView a, ConstTensorView b);
 
 // Path inside the shared test data (golden cases, data sets), or empty when this machine has none.
 std::string shared_path(const std::string& relative);
+
+// The shared library that stands for cuBLASLt, cuDNN and NCCL on the emulated device
+// (tests/libraries/gpu_libraries.cc); empty in other builds.
+std::string test_library();
 
 // Skips the test, saying which file is missing, when the shared test data is not on this machine.
 #define SCGRAFT_NEEDS_SHARED(relative)          \
