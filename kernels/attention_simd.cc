@@ -47,7 +47,7 @@ int64_t mask_floats(int64_t queries, int64_t keys) {
 }
 
 // Random bytes of queries [i, i + rows) and keys [j, j + 16 blocks), row after row.
-void random_bytes(const AttentionMask& mask, int64_t i, int64_t rows, int64_t j, int64_t blocks,
+void random_bytes(const HeadDropout& dropout, int64_t i, int64_t rows, int64_t j, int64_t blocks,
                   uint8_t* bytes) {
   int64_t row = 0;
   int64_t block = 0;
@@ -63,9 +63,9 @@ void random_bytes(const AttentionMask& mask, int64_t i, int64_t rows, int64_t j,
       }
     }
     const VecU zero = {};
-    store_blocks(
-        philox({{zero + mask.site, zero + mask.cell, query, group}}, mask.key[0], mask.key[1]),
-        bytes);
+    store_blocks(philox({{zero + dropout.site, zero + dropout.cell, query, group}}, dropout.key[0],
+                        dropout.key[1]),
+                 bytes);
   }
 }
 
@@ -151,15 +151,16 @@ void forward(const AttentionForward& head, float* scratch) {
       const int64_t blocks = (keys + kBlockKeys - 1) / kBlockKeys;
       gemm({s.q, width, 1}, {s.k + j * dim, kPanel, dim * kPanel}, {s.scores, kForwardKeys}, rows,
            vectors(keys), dim, false);
-      if (head.mask.threshold > 0) random_bytes(head.mask, i, rows, j, blocks, bytes);
+      if (head.dropout.threshold > 0) random_bytes(head.dropout, i, rows, j, blocks, bytes);
       for (int64_t r = 0; r < rows; ++r)
         online_softmax(s.scores + r * kForwardKeys, keys, bytes + r * blocks * kBlockKeys,
-                       head.mask.threshold, j == 0, s.largest[r], s.sum[r], s.o + r * width, width);
+                       head.dropout.threshold, j == 0, s.largest[r], s.sum[r], s.o + r * width,
+                       width);
       gemm({s.scores, kForwardKeys, 1}, {s.v + j * width, width, kPanel}, {s.o, width}, rows,
            vectors(dim), keys, j > 0);
     }
     for (int64_t r = 0; r < rows; ++r) {
-      unpack_rows(s.o + r * width, 1, dim, head.mask.scale / s.sum[r],
+      unpack_rows(s.o + r * width, 1, dim, head.dropout.scale / s.sum[r],
                   head.o + (i + r) * head.stride, head.stride);
       head.lse[(i + r) * head.lse_stride] = kLn2 * (s.largest[r] + __builtin_log2f(s.sum[r]));
     }
@@ -171,7 +172,7 @@ struct BackwardScratch {
   float* dout;     // [queries][width]
   float* dq;       // [queries][width]
   float* lse;      // [queries], in units of log2
-  float* delta;    // [queries], dout . o / mask scale
+  float* delta;    // [queries], dout . o / dropout scale
   float* k_panel;  // [panels][head_dim][kPanel]
   float* v_panel;  // [panels][head_dim][kPanel]
   float* k;        // [kBackwardKeys][width]
@@ -250,7 +251,7 @@ void backward(const AttentionBackward& head, float* scratch) {
     s.lse[i] = head.lse[i * head.lse_stride] * kLog2E;
     if (scores_too)
       s.delta[i] =
-          dot(head.dout + i * head.stride, head.o + i * head.stride, dim) / head.mask.scale;
+          dot(head.dout + i * head.stride, head.o + i * head.stride, dim) / head.dropout.scale;
   }
 
   for (int64_t j = 0; j < head.keys; j += kBackwardKeys) {
@@ -269,15 +270,15 @@ void backward(const AttentionBackward& head, float* scratch) {
       const GemmA dout{s.dout + i * width, width, 1};
       gemm(q, k_panel, {s.p, kBackwardKeys}, rows, vecs, dim, false);
       if (scores_too) gemm(dout, v_panel, {s.ds, kBackwardKeys}, rows, vecs, dim, false);
-      if (head.mask.threshold > 0) random_bytes(head.mask, i, rows, j, blocks, bytes);
+      if (head.dropout.threshold > 0) random_bytes(head.dropout, i, rows, j, blocks, bytes);
       for (int64_t r = 0; r < rows; ++r) {
         const uint8_t* row_bytes = bytes + r * blocks * kBlockKeys;
         float* p = s.p + r * kBackwardKeys;
         if (scores_too)
           gradient_row(p, s.ds + r * kBackwardKeys, vecs, s.lse[i + r], s.delta[i + r], row_bytes,
-                       head.mask.threshold);
+                       head.dropout.threshold);
         else
-          dropped_row(p, vecs, s.lse[i + r], row_bytes, head.mask.threshold);
+          dropped_row(p, vecs, s.lse[i + r], row_bytes, head.dropout.threshold);
       }
       if (head.dv)
         gemm({s.p, 1, kBackwardKeys}, {dout.data, width, kPanel}, {s.dv, width}, keys, wide, rows,
@@ -291,11 +292,13 @@ void backward(const AttentionBackward& head, float* scratch) {
     }
     // q was packed with the factor scale * log2(e), which leaves ln(2) of the scale of dk.
     if (head.dk)
-      unpack_rows(s.dk, keys, dim, kLn2 * head.mask.scale, head.dk + j * head.stride, head.stride);
+      unpack_rows(s.dk, keys, dim, kLn2 * head.dropout.scale, head.dk + j * head.stride,
+                  head.stride);
     if (head.dv)
-      unpack_rows(s.dv, keys, dim, head.mask.scale, head.dv + j * head.stride, head.stride);
+      unpack_rows(s.dv, keys, dim, head.dropout.scale, head.dv + j * head.stride, head.stride);
   }
-  if (head.dq) unpack_rows(s.dq, head.queries, dim, scale * head.mask.scale, head.dq, head.stride);
+  if (head.dq)
+    unpack_rows(s.dq, head.queries, dim, scale * head.dropout.scale, head.dq, head.stride);
 }
 
 void exp2_of(const float* x, int64_t n, float* y) {

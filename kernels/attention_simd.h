@@ -7,7 +7,7 @@
 namespace scgraft {
 
 // Dropout of one head of one cell (kernels/dropout.h).
-struct AttentionMask {
+struct HeadDropout {
   uint32_t threshold = 0;  // 0: nothing is dropped
   float scale = 1;         // of what is kept
   uint32_t site = 0;       // counter word 0, head included
@@ -22,7 +22,7 @@ struct AttentionForward {
   const float* k;
   const float* v;
   int64_t queries, keys, head_dim, stride, lse_stride;
-  AttentionMask mask;
+  HeadDropout dropout;
   float* o;
   float* lse;
 };
@@ -36,7 +36,7 @@ struct AttentionBackward {
   const float* lse;
   const float* dout;
   int64_t queries, keys, head_dim, stride, lse_stride;
-  AttentionMask mask;
+  HeadDropout dropout;
   float* dq;
   float* dk;
   float* dv;
