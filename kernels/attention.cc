@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "kernels/attention_simd.h"
 #include "kernels/require_tensor.h"
@@ -37,8 +38,6 @@ struct Problem {
   uint32_t cell_id(int64_t cell) const {
     return dropout.active() ? static_cast<uint32_t>(keys.ids[static_cast<size_t>(cell)]) : 0;
   }
-  // Only lengths decide which keys are seen.
-  bool plain() const { return !mask.any() && prefix.rows() == 0; }
 };
 
 void check_mask(const char* op, const Context& ctx, const AttentionMask& mask,
@@ -301,6 +300,25 @@ HeadDropout dropout_of(const Problem& problem, int64_t cell, int64_t head) {
           {problem.key[0], problem.key[1]}};
 }
 
+HeadMask mask_of(const Problem& problem, int64_t cell) {
+  const AttentionMask& mask = problem.mask;
+  HeadMask m{.known = problem.keys.length(cell), .causal = mask.causal};
+  if (!mask.key_bits.empty())
+    m.key_bits = mask.key_bits.as<int64_t>() + first_key_word(problem.keys, cell);
+  if (!mask.known.empty()) {
+    m.known = std::clamp<int64_t>(mask.known.as<int32_t>()[cell], 0, m.known);
+    m.self = true;
+  }
+  return m;
+}
+
+HeadPrefix prefix_of(const Problem& problem, int64_t head) {
+  if (problem.prefix.rows() == 0) return {};
+  const int64_t at = head * problem.head_dim;
+  return {problem.prefix.k.as<float>() + at, problem.prefix.v.as<float>() + at,
+          problem.prefix.rows()};
+}
+
 // Scratch of every thread, laid end to end.
 class ThreadScratch {
  public:
@@ -338,6 +356,8 @@ void fast_forward(Context& ctx, const Problem& problem, const float* q, const fl
                     .stride = problem.stride(),
                     .lse_stride = problem.heads,
                     .dropout = dropout_of(problem, cell, head),
+                    .mask = mask_of(problem, cell),
+                    .prefix = prefix_of(problem, head),
                     .o = o + query,
                     .lse = lse + first_query * problem.heads + head},
                    scratch.mine());
@@ -345,8 +365,8 @@ void fast_forward(Context& ctx, const Problem& problem, const float* q, const fl
 }
 
 void fast_backward(Context& ctx, const Problem& problem, const float* q, const float* k,
-                   const float* v, const float* o, const float* lse, const float* dout, float* dq,
-                   float* dk, float* dv) {
+                   const float* v, const float* o, const float* lse, const float* dout,
+                   const Gradients<float>& grad) {
   const ThreadScratch scratch(
       ctx, simd().backward_scratch(problem.longest(problem.queries), problem.head_dim));
   parallel_for(ctx, problem.units(), [&](int64_t unit) {
@@ -356,8 +376,8 @@ void fast_backward(Context& ctx, const Problem& problem, const float* q, const f
     const int64_t query = first_query * problem.stride() + head * problem.head_dim;
     const int64_t key = problem.keys.begin(cell) * problem.stride() + head * problem.head_dim;
     if (problem.queries.length(cell) == 0 || problem.keys.length(cell) == 0)
-      return Definition<float>{problem, cell, head, q, k, v}.backward(
-          o, lse, dout, {.dq = dq, .dk = dk, .dv = dv});
+      return Definition<float>{problem, cell, head, q, k, v}.backward(o, lse, dout, grad);
+    const int64_t part = unit * problem.prefix.rows() * problem.head_dim;
     simd().backward({.q = q + query,
                      .k = k + key,
                      .v = v + key,
@@ -370,9 +390,13 @@ void fast_backward(Context& ctx, const Problem& problem, const float* q, const f
                      .stride = problem.stride(),
                      .lse_stride = problem.heads,
                      .dropout = dropout_of(problem, cell, head),
-                     .dq = dq ? dq + query : nullptr,
-                     .dk = dk ? dk + key : nullptr,
-                     .dv = dv ? dv + key : nullptr},
+                     .mask = mask_of(problem, cell),
+                     .prefix = prefix_of(problem, head),
+                     .dq = grad.dq ? grad.dq + query : nullptr,
+                     .dk = grad.dk ? grad.dk + key : nullptr,
+                     .dv = grad.dv ? grad.dv + key : nullptr,
+                     .prefix_dk = grad.prefix_k ? grad.prefix_k + part : nullptr,
+                     .prefix_dv = grad.prefix_v ? grad.prefix_v + part : nullptr},
                     scratch.mine());
   });
 }
@@ -390,7 +414,7 @@ void attention(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorVi
     if (ctx.device().is_cuda())
       return cuda::attention(ctx, q, k, v, queries, keys, heads, dropout, o, lse, mask, prefix);
   }
-  if (q.dtype() == DType::f32 && !ctx.reference() && problem.plain())
+  if (q.dtype() == DType::f32 && !ctx.reference())
     return fast_forward(ctx, problem, q.as<float>(), k.as<float>(), v.as<float>(), o.as<float>(),
                         lse.as<float>());
   visit_real(q.dtype(), [&]<class T>(Type<T>) {
@@ -423,10 +447,6 @@ void attention_backward(Context& ctx, ConstTensorView q, ConstTensorView k, Cons
       return cuda::attention_backward(ctx, q, k, v, o, lse, dout, queries, keys, heads, dropout, dq,
                                       dk, dv, mask, prefix, dprefix);
   }
-  if (q.dtype() == DType::f32 && !ctx.reference() && problem.plain())
-    return fast_backward(ctx, problem, q.as<float>(), k.as<float>(), v.as<float>(), o.as<float>(),
-                         lse.as<float>(), dout.as<float>(), data_or_null<float>(dq),
-                         data_or_null<float>(dk), data_or_null<float>(dv));
   Arena::Scope scratch(ctx.scratch());
   visit_real(q.dtype(), [&]<class T>(Type<T>) {
     Gradients<T> grad{
@@ -438,10 +458,18 @@ void attention_backward(Context& ctx, ConstTensorView q, ConstTensorView k, Cons
     };
     grad.prefix_k = parts(dprefix.k);
     grad.prefix_v = parts(dprefix.v);
-    parallel_for(ctx, problem.units(), [&](int64_t unit) {
-      Definition<T>{problem, unit / heads, unit % heads, q.as<T>(), k.as<T>(), v.as<T>()}.backward(
-          o.as<T>(), lse.as<T>(), dout.as<T>(), grad);
-    });
+    bool done = false;
+    if constexpr (std::is_same_v<T, float>) {
+      done = !ctx.reference();
+      if (done)
+        fast_backward(ctx, problem, q.as<T>(), k.as<T>(), v.as<T>(), o.as<T>(), lse.as<T>(),
+                      dout.as<T>(), grad);
+    }
+    if (!done)
+      parallel_for(ctx, problem.units(), [&](int64_t unit) {
+        Definition<T>{problem, unit / heads, unit % heads, q.as<T>(), k.as<T>(), v.as<T>()}
+            .backward(o.as<T>(), lse.as<T>(), dout.as<T>(), grad);
+      });
     if (grad.prefix_k) add_cells<T>(ctx, problem, grad.prefix_k, dprefix.k.as<T>());
     if (grad.prefix_v) add_cells<T>(ctx, problem, grad.prefix_v, dprefix.v.as<T>());
   });
