@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/attention_mask.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -587,24 +590,115 @@ TEST_P(AttentionMaskTest, UnwantedGradientsAreSkippedAndChangeNothing) {
   });
 }
 
-// When only the prefix has gradients, no key of a cell is looked at: NaN in all of them shows
-// nowhere.
+// Memory of which some rows fault when they are touched: what must not be read shows as a crash.
+class GuardedRows {
+ public:
+  GuardedRows(const Tensor& t, int64_t begin, int64_t end)
+      : shape_(t.shape()), dtype_(t.dtype()), size_(static_cast<size_t>(t.nbytes())) {
+    data_ = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    require(data_ != MAP_FAILED, "mmap of ", size_, " bytes failed");
+    std::memcpy(data_, on_host(t.view()).view().data(), size_);
+    const int64_t row = t.nbytes() / t.dim(0);
+    require(row * begin % 4096 == 0 && row * end % 4096 == 0, "rows begin within a page");
+    require(mprotect(static_cast<std::byte*>(data_) + row * begin,
+                     static_cast<size_t>(row * (end - begin)), PROT_NONE) == 0,
+            "mprotect failed");
+  }
+  ~GuardedRows() { munmap(data_, size_); }
+  GuardedRows(const GuardedRows&) = delete;
+  GuardedRows& operator=(const GuardedRows&) = delete;
+  ConstTensorView view() const { return {data_, shape_, dtype_, test_device()}; }
+
+ private:
+  Shape shape_;
+  DType dtype_;
+  size_t size_;
+  void* data_;
+};
+
+// When only the prefix has gradients, no key of a cell is looked at.
 TEST_P(AttentionMaskTest, PrefixAloneReadsNoOtherKey) {
+  if (on_cuda() && !kCudaEmulated) GTEST_SKIP() << "memory of a GPU cannot be guarded";
   for_each_type([&](DType type) {
-    for (const int64_t head_dim : {24, 64}) {
-      Case setup{.name = "prefix of 9", .lengths = {33, 140}, .head_dim = head_dim, .prefix = 9};
+    for (const int64_t head_dim : {16, 64, 128}) {
+      Case setup{.name = "prefix of 40", .lengths = {64, 192}, .head_dim = head_dim, .prefix = 40};
       Call c = call(setup);
       c.x = c.x.rounded(type);
       c.forward(ctx());
       c.backward(ctx());
-      const Tensor dk = c.y.prefix_dk.clone(), dv = c.y.prefix_dv.clone();
-      c.x.k = Call::filled(c.x.k.shape(), type, NAN);
-      c.x.v = Call::filled(c.x.v.shape(), type, NAN);
-      c.backward(ctx(), 24);
-      expect_same_bits(c.y.prefix_dk.view(), dk.view());
-      expect_same_bits(c.y.prefix_dv.view(), dv.view());
+      const GuardedRows k(c.x.k, 0, 256), v(c.x.v, 0, 256);
+      Tensor dk = Call::filled(c.x.prefix_k.shape(), c.sums(), 0);
+      Tensor dv = Call::filled(c.x.prefix_k.shape(), c.sums(), 0);
+      const PackedCells cells = setup.keys();
+      attention_backward(ctx(), c.x.q.view(), k.view(), v.view(), c.y.o.view(), c.y.lse.view(),
+                         c.x.dout.view(), cells.packing(), cells.packing(), setup.heads,
+                         c.dropout(), {}, {}, {}, c.mask(), c.prefix(),
+                         {.k = dk.view(), .v = dv.view()});
+      expect_same_bits(dk.view(), c.y.prefix_dk.view());
+      expect_same_bits(dv.view(), c.y.prefix_dv.view());
     }
   });
+}
+
+// Whole tiles whose key bits are 0 are not loaded by kernels.
+TEST_P(AttentionMaskTest, TilesThatNobodySeesAreNotLoaded) {
+  if (!on_cuda() || !kCudaEmulated)
+    GTEST_SKIP() << "the CPU packs all keys, and memory of a GPU cannot be guarded";
+  for_each_type([&](DType type) {
+    Case setup{.name = "hidden tile", .lengths = {192}};
+    setup.marks = striped(setup.lengths, 1, 0);
+    std::fill(setup.marks.begin() + 64, setup.marks.begin() + 128, uint8_t{0});
+    Call c = call(setup);
+    c.x = c.x.rounded(type);
+    c.forward(ctx());
+    c.backward(ctx());
+    const GuardedRows k(c.x.k, 64, 128), v(c.x.v, 64, 128);
+    const PackedCells cells = setup.keys();
+    Tensor o = c.filled(c.x.q.shape(), type, NAN), dq = c.filled(c.x.q.shape(), type, NAN);
+    Tensor lse = c.filled(c.y.lse.shape(), c.sums(), NAN);
+    attention(ctx(), c.x.q.view(), k.view(), v.view(), cells.packing(), cells.packing(),
+              setup.heads, {}, o.view(), lse.view(), c.mask());
+    attention_backward(ctx(), c.x.q.view(), k.view(), v.view(), c.y.o.view(), c.y.lse.view(),
+                       c.x.dout.view(), cells.packing(), cells.packing(), setup.heads, {},
+                       dq.view(), {}, {}, c.mask());
+    expect_same_bits(o.view(), c.y.o.view());
+    expect_same_bits(dq.view(), c.y.dq.view());
+  });
+}
+
+// Counted in reads of shared memory: with causal order or half of the keys known, a warp works on
+// the tiles that its rows see something of, and on no others. Of 512 tokens a warp owns 32 queries
+// and walks 8 tiles of 64 keys in the forward pass, 16 rows and 16 steps of 32 in the backward
+// pass.
+TEST_P(AttentionMaskTest, WorkIsThatOfTheTilesThatAreSeen) {
+  if (!on_cuda() || !kCudaEmulated) GTEST_SKIP() << "only the emulated device counts reads";
+  const auto loads = [&](const Case& setup, int pass) {
+    Call c = call(setup);
+    c.x = c.x.rounded(DType::bf16);
+    c.forward(ctx());
+    // The last launch: that of the forward pass, of dq, of dk and dv.
+    if (pass > 0) c.backward(ctx(), pass == 1 ? 1 : 6);
+    int64_t sum = 0;
+    for (const auto& site : gpu::emulator_options().last_report.ldmatrix) sum += site.loads;
+    return sum;
+  };
+  Case plain{.name = "plain", .lengths = {512}, .heads = 1};
+  Case half = plain, causal = plain, known = plain;
+  half.marks = striped(plain.lengths, 64, 64);
+  causal.causal = true;
+  known.known = {256};
+  for (int pass = 0; pass < 3; ++pass) {
+    SCOPED_TRACE(cat("pass ", pass));
+    const int64_t all = pass == 0 ? 16 * 8 : 32 * 16;
+    // Causal order: 2 (1 + ... + 8) and 2 (1 + ... + 16). Known: half, and one on the diagonal for
+    // each warp of the other half. They happen to agree.
+    const int64_t seen = pass == 0 ? 72 : 272;
+    const int64_t of_all = loads(plain, pass);
+    const int64_t of_one = (of_all - loads(half, pass)) / (all / 2);
+    ASSERT_GT(of_one, 0);
+    EXPECT_EQ(of_all - loads(causal, pass), (all - seen) * of_one);
+    EXPECT_EQ(of_all - loads(known, pass), (all - seen) * of_one);
+  }
 }
 
 // A mask that hides nothing is no mask.
