@@ -402,12 +402,13 @@ class AttentionMaskTest : public OpTest {
       expect_close(tensor_of(got->shape(), c.x.q.dtype(), values_of(got->view())).view(), *wanted,
                    tokens);
   }
-  // Calls test(dtype) for what the mode stores and every choice of kernels.
+  // Calls test(dtype) for what the mode stores, and for the kernels that only 7.5 has.
   template <class Test>
   void for_each_type(Test&& test) {
     if (!on_cuda()) return test(dtype());
     for (const int capability : Capability::all())
       for (const DType type : {dtype(), DType::bf16, DType::f16}) {
+        if (capability == 75 && type != DType::f16) continue;
         SCOPED_TRACE(cat(type, ", compute capability ", capability));
         const Capability chosen(capability);
         test(type);
@@ -513,7 +514,10 @@ void expect_same_rows(const Tensor& all, int32_t begin, const Tensor& part) {
 TEST_P(AttentionMaskTest, ABatchEqualsItsCellsOneByOne) {
   for_each_type([&](DType type) {
     for (Case setup : setups()) {
-      if (setup.prefix == 0 && setup.name != "key bits") continue;
+      // One of each rule, and all together.
+      if (setup.name != "key bits" && setup.name != "known, prefix of 33" &&
+          setup.name != "causal, key bits, known, prefix of 40" && setup.queries.empty())
+        continue;
       SCOPED_TRACE(setup.name);
       setup.dropout = 0.2f;
       Call c = call(setup);
