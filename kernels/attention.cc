@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "kernels/attention_simd.h"
 #include "kernels/require_tensor.h"
@@ -22,6 +23,8 @@ struct Problem {
   AttentionDropout rate;
   Dropout dropout;
   PhiloxKey key;
+  AttentionMask mask;
+  AttentionPrefix prefix;
 
   int64_t units() const { return keys.cells() * heads; }
   int64_t stride() const { return heads * head_dim; }
@@ -37,9 +40,34 @@ struct Problem {
   }
 };
 
+void check_mask(const char* op, const Context& ctx, const AttentionMask& mask,
+                const Packing& queries, const Packing& keys) {
+  ctx.require_here(op, mask.key_bits, mask.known);
+  require_optional(op, "key_bits", mask.key_bits, {key_words(keys)}, DType::i64);
+  require_optional(op, "known", mask.known, {keys.cells()}, DType::i32);
+  if (mask.causal || !mask.known.empty())
+    require(std::ranges::equal(queries.offsets, keys.offsets), op, ": a mask of ",
+            mask.causal ? "causal order" : "known keys",
+            " needs as many queries as keys in every cell, got ", queries.tokens(), " queries and ",
+            keys.tokens(), " keys packed differently");
+}
+
+void check_prefix(const char* op, const Context& ctx, const AttentionPrefix& prefix,
+                  const ConstTensorView& q) {
+  if (prefix.k.empty() && prefix.v.empty()) return;
+  ctx.require_here(op, prefix.k, prefix.v);
+  const Shape want{prefix.rows(), q.dim(1)};
+  require(!prefix.k.empty() && prefix.rows() <= kPrefixRows, op,
+          ": a prefix has k and v of at most ", kPrefixRows, " rows, got k ", prefix.k.shape(),
+          " and v ", prefix.v.shape());
+  require_tensor(op, "k of the prefix", prefix.k, want, q.dtype());
+  require_tensor(op, "v of the prefix", prefix.v, want, q.dtype());
+}
+
 Problem check(const char* op, Context& ctx, const ConstTensorView& q, const ConstTensorView& k,
               const ConstTensorView& v, const ConstTensorView& lse, const Packing& queries,
-              const Packing& keys, int64_t heads, Dropout dropout) {
+              const Packing& keys, int64_t heads, Dropout dropout, const AttentionMask& mask,
+              const AttentionPrefix& prefix) {
   ctx.require_here(op, q, k, v, lse);
   require(!queries.offsets.empty() && queries.offsets.size() == keys.offsets.size(), op,
           ": queries and keys must be packings of the same cells, got ", queries.offsets.size(),
@@ -79,7 +107,10 @@ Problem check(const char* op, Context& ctx, const ConstTensorView& q, const Cons
             ": dropout masks tell apart 4096 heads and 2^20 sites, got ", heads, " heads and site ",
             dropout.site);
   }
-  return {queries, keys, heads, q.dim(1) / heads, rate, dropout, dropout_key(ctx.random())};
+  check_mask(op, ctx, mask, queries, keys);
+  check_prefix(op, ctx, prefix, q);
+  return {queries, keys,  heads, q.dim(1) / heads, rate, dropout, dropout_key(ctx.random()),
+          mask,    prefix};
 }
 
 // A tensor shaped and typed like q or k, by its name.
@@ -92,8 +123,21 @@ void check_like(const char* op, const Context& ctx, const char* name, const Cons
                      " like ", model_name, ", got ", x.dtype());
 }
 
+// What the backward pass computes; null: not wanted. Those of the prefix are sums over one (cell,
+// head) each: [cells, heads, prefix rows, head_dim].
+template <class T>
+struct Gradients {
+  T* dq = nullptr;
+  T* dk = nullptr;
+  T* dv = nullptr;
+  T* prefix_k = nullptr;
+  T* prefix_v = nullptr;
+
+  bool own() const { return dq || dk || dv; }
+};
+
 // The definition: one head of one cell in plain loops. Rows of q, k, v [.., head_dim] are `stride`
-// apart, of lse `heads`.
+// apart, of lse `heads`. Keys of the prefix have the numbers from -kPrefixRows on.
 template <class T>
 struct Definition {
   const Problem& problem;
@@ -109,6 +153,41 @@ struct Definition {
   int64_t lse_at(int64_t i) const { return query_row(i) * problem.heads + head; }
   int64_t n_queries() const { return problem.queries.length(cell); }
   int64_t n_keys() const { return problem.keys.length(cell); }
+  const T* key(int64_t j) const {
+    return j < 0 ? problem.prefix.k.as<T>() + at(j + kPrefixRows) : k + at(key_row(j));
+  }
+  const T* value(int64_t j) const {
+    return j < 0 ? problem.prefix.v.as<T>() + at(j + kPrefixRows) : v + at(key_row(j));
+  }
+  int64_t prefix_at(int64_t j) const {
+    const int64_t unit = cell * problem.heads + head;
+    return (unit * problem.prefix.rows() + j + kPrefixRows) * problem.head_dim;
+  }
+
+  // Whether query i sees key j of its cell.
+  bool sees(int64_t i, int64_t j) const {
+    const AttentionMask& mask = problem.mask;
+    if (mask.causal && j > i) return false;
+    if (!mask.known.empty() && j >= mask.known.as<int32_t>()[cell] && j != i) return false;
+    if (mask.key_bits.empty()) return true;
+    const int64_t word = first_key_word(problem.keys, cell) + j / 64;
+    return (mask.key_bits.as<int64_t>()[word] >> (j % 64) & 1) != 0;
+  }
+  // Calls f(j) for the keys that query i sees, of the prefix first.
+  template <class F>
+  void each_prefix_key(F&& f) const {
+    for (int64_t j = -kPrefixRows; j < problem.prefix.rows() - kPrefixRows; ++j) f(j);
+  }
+  template <class F>
+  void each_own_key(int64_t i, F&& f) const {
+    for (int64_t j = 0; j < n_keys(); ++j)
+      if (sees(i, j)) f(j);
+  }
+  template <class F>
+  void each_key(int64_t i, F&& f) const {
+    each_prefix_key(f);
+    each_own_key(i, f);
+  }
 
   T product(const T* a, const T* b) const {
     T sum = 0;
@@ -116,17 +195,15 @@ struct Definition {
     return sum;
   }
   T scale() const { return T(1) / std::sqrt(static_cast<T>(problem.head_dim)); }
-  T score(int64_t i, int64_t j) const {
-    return scale() * product(q + at(query_row(i)), k + at(key_row(j)));
-  }
+  T score(int64_t i, int64_t j) const { return scale() * product(q + at(query_row(i)), key(j)); }
   // 0 or 1/keep.
   T factor(int64_t i, int64_t j) const {
     if (!problem.dropout.active()) return 1;
     const PhiloxCounter block = philox({problem.site(head), problem.cell_id(cell),
-                                        static_cast<uint32_t>(i), static_cast<uint32_t>(j / 16)},
+                                        static_cast<uint32_t>(i), static_cast<uint32_t>(j >> 4)},
                                        problem.key);
     const T kept = T(256) / static_cast<T>(256 - problem.rate.threshold);
-    return problem.rate.keeps(block, static_cast<int>(j % 16)) ? kept : T(0);
+    return problem.rate.keeps(block, static_cast<int>(j & 15)) ? kept : T(0);
   }
 
   void forward(T* o, T* lse) const {
@@ -134,44 +211,78 @@ struct Definition {
       T* out = o + at(query_row(i));
       std::fill_n(out, problem.head_dim, T(0));
       T largest = -std::numeric_limits<T>::infinity();
-      for (int64_t j = 0; j < n_keys(); ++j) largest = std::max(largest, score(i, j));
+      bool any = false;
+      each_key(i, [&](int64_t j) {
+        any = true;
+        largest = std::max(largest, score(i, j));
+      });
       T sum = 0;
-      for (int64_t j = 0; j < n_keys(); ++j) {
+      each_key(i, [&](int64_t j) {
         const T p = std::exp(score(i, j) - largest);
         const T dropped = p * factor(i, j);
         sum += p;
-        for (int64_t d = 0; d < problem.head_dim; ++d) out[d] += dropped * v[at(key_row(j)) + d];
-      }
-      if (n_keys() > 0)
+        const T* row = value(j);
+        for (int64_t d = 0; d < problem.head_dim; ++d) out[d] += dropped * row[d];
+      });
+      if (any)
         for (int64_t d = 0; d < problem.head_dim; ++d) out[d] /= sum;
       lse[lse_at(i)] = largest + std::log(sum);
     }
   }
 
-  void backward(const T* o, const T* lse, const T* dout, T* dq, T* dk, T* dv) const {
-    for (int64_t i = 0; dq && i < n_queries(); ++i)
-      std::fill_n(dq + at(query_row(i)), problem.head_dim, T(0));
+  void backward(const T* o, const T* lse, const T* dout, const Gradients<T>& grad) const {
+    for (int64_t i = 0; grad.dq && i < n_queries(); ++i)
+      std::fill_n(grad.dq + at(query_row(i)), problem.head_dim, T(0));
     for (int64_t j = 0; j < n_keys(); ++j) {
-      if (dk) std::fill_n(dk + at(key_row(j)), problem.head_dim, T(0));
-      if (dv) std::fill_n(dv + at(key_row(j)), problem.head_dim, T(0));
+      if (grad.dk) std::fill_n(grad.dk + at(key_row(j)), problem.head_dim, T(0));
+      if (grad.dv) std::fill_n(grad.dv + at(key_row(j)), problem.head_dim, T(0));
     }
+    each_prefix_key([&](int64_t j) {
+      if (grad.prefix_k) std::fill_n(grad.prefix_k + prefix_at(j), problem.head_dim, T(0));
+      if (grad.prefix_v) std::fill_n(grad.prefix_v + prefix_at(j), problem.head_dim, T(0));
+    });
     for (int64_t i = 0; i < n_queries(); ++i) {
       const int64_t qi = at(query_row(i));
       const T delta = product(dout + qi, o + qi);
-      for (int64_t j = 0; j < n_keys(); ++j) {
-        const int64_t kj = at(key_row(j));
+      const auto pair = [&](int64_t j, T* dk, T* dv) {
+        const T* key_j = key(j);
         const T p = std::exp(score(i, j) - lse[lse_at(i)]);
         const T z = factor(i, j);
-        const T ds = scale() * p * (z * product(dout + qi, v + kj) - delta);
+        const T ds = scale() * p * (z * product(dout + qi, value(j)) - delta);
         for (int64_t d = 0; d < problem.head_dim; ++d) {
-          if (dq) dq[qi + d] += ds * k[kj + d];
-          if (dk) dk[kj + d] += ds * q[qi + d];
-          if (dv) dv[kj + d] += z * p * dout[qi + d];
+          if (grad.dq) grad.dq[qi + d] += ds * key_j[d];
+          if (dk) dk[d] += ds * q[qi + d];
+          if (dv) dv[d] += z * p * dout[qi + d];
         }
-      }
+      };
+      if (grad.dq || grad.prefix_k || grad.prefix_v)
+        each_prefix_key([&](int64_t j) {
+          pair(j, grad.prefix_k ? grad.prefix_k + prefix_at(j) : nullptr,
+               grad.prefix_v ? grad.prefix_v + prefix_at(j) : nullptr);
+        });
+      if (grad.own())
+        each_own_key(i, [&](int64_t j) {
+          const int64_t kj = at(key_row(j));
+          pair(j, grad.dk ? grad.dk + kj : nullptr, grad.dv ? grad.dv + kj : nullptr);
+        });
     }
   }
 };
+
+// sums [prefix rows, heads * head_dim] += parts [cells, heads, prefix rows, head_dim], the cells in
+// order.
+template <class T>
+void add_cells(Context& ctx, const Problem& problem, const T* parts, T* sums) {
+  const int64_t rows = problem.prefix.rows(), dim = problem.head_dim;
+  parallel_for(ctx, problem.heads * rows, [&](int64_t unit) {
+    const int64_t head = unit / rows, row = unit % rows;
+    T* sum = sums + row * problem.stride() + head * dim;
+    for (int64_t cell = 0; cell < problem.keys.cells(); ++cell) {
+      const T* part = parts + ((cell * problem.heads + head) * rows + row) * dim;
+      for (int64_t d = 0; d < dim; ++d) sum[d] += part[d];
+    }
+  });
+}
 
 const AttentionSimd& simd() {
 #if defined(__x86_64__)
@@ -180,13 +291,32 @@ const AttentionSimd& simd() {
   return v3::attention_simd;
 }
 
-AttentionMask mask_of(const Problem& problem, int64_t cell, int64_t head) {
+HeadDropout dropout_of(const Problem& problem, int64_t cell, int64_t head) {
   if (!problem.dropout.active()) return {};
   return {problem.rate.threshold,
           problem.rate.scale,
           problem.site(head),
           problem.cell_id(cell),
           {problem.key[0], problem.key[1]}};
+}
+
+HeadMask mask_of(const Problem& problem, int64_t cell) {
+  const AttentionMask& mask = problem.mask;
+  HeadMask m{.known = problem.keys.length(cell), .causal = mask.causal};
+  if (!mask.key_bits.empty())
+    m.key_bits = mask.key_bits.as<int64_t>() + first_key_word(problem.keys, cell);
+  if (!mask.known.empty()) {
+    m.known = std::clamp<int64_t>(mask.known.as<int32_t>()[cell], 0, m.known);
+    m.self = true;
+  }
+  return m;
+}
+
+HeadPrefix prefix_of(const Problem& problem, int64_t head) {
+  if (problem.prefix.rows() == 0) return {};
+  const int64_t at = head * problem.head_dim;
+  return {problem.prefix.k.as<float>() + at, problem.prefix.v.as<float>() + at,
+          problem.prefix.rows()};
 }
 
 // Scratch of every thread, laid end to end.
@@ -225,7 +355,9 @@ void fast_forward(Context& ctx, const Problem& problem, const float* q, const fl
                     .head_dim = problem.head_dim,
                     .stride = problem.stride(),
                     .lse_stride = problem.heads,
-                    .mask = mask_of(problem, cell, head),
+                    .dropout = dropout_of(problem, cell, head),
+                    .mask = mask_of(problem, cell),
+                    .prefix = prefix_of(problem, head),
                     .o = o + query,
                     .lse = lse + first_query * problem.heads + head},
                    scratch.mine());
@@ -233,8 +365,8 @@ void fast_forward(Context& ctx, const Problem& problem, const float* q, const fl
 }
 
 void fast_backward(Context& ctx, const Problem& problem, const float* q, const float* k,
-                   const float* v, const float* o, const float* lse, const float* dout, float* dq,
-                   float* dk, float* dv) {
+                   const float* v, const float* o, const float* lse, const float* dout,
+                   const Gradients<float>& grad) {
   const ThreadScratch scratch(
       ctx, simd().backward_scratch(problem.longest(problem.queries), problem.head_dim));
   parallel_for(ctx, problem.units(), [&](int64_t unit) {
@@ -244,7 +376,8 @@ void fast_backward(Context& ctx, const Problem& problem, const float* q, const f
     const int64_t query = first_query * problem.stride() + head * problem.head_dim;
     const int64_t key = problem.keys.begin(cell) * problem.stride() + head * problem.head_dim;
     if (problem.queries.length(cell) == 0 || problem.keys.length(cell) == 0)
-      return Definition<float>{problem, cell, head, q, k, v}.backward(o, lse, dout, dq, dk, dv);
+      return Definition<float>{problem, cell, head, q, k, v}.backward(o, lse, dout, grad);
+    const int64_t part = unit * problem.prefix.rows() * problem.head_dim;
     simd().backward({.q = q + query,
                      .k = k + key,
                      .v = v + key,
@@ -256,10 +389,14 @@ void fast_backward(Context& ctx, const Problem& problem, const float* q, const f
                      .head_dim = problem.head_dim,
                      .stride = problem.stride(),
                      .lse_stride = problem.heads,
-                     .mask = mask_of(problem, cell, head),
-                     .dq = dq ? dq + query : nullptr,
-                     .dk = dk ? dk + key : nullptr,
-                     .dv = dv ? dv + key : nullptr},
+                     .dropout = dropout_of(problem, cell, head),
+                     .mask = mask_of(problem, cell),
+                     .prefix = prefix_of(problem, head),
+                     .dq = grad.dq ? grad.dq + query : nullptr,
+                     .dk = grad.dk ? grad.dk + key : nullptr,
+                     .dv = grad.dv ? grad.dv + key : nullptr,
+                     .prefix_dk = grad.prefix_k ? grad.prefix_k + part : nullptr,
+                     .prefix_dv = grad.prefix_v ? grad.prefix_v + part : nullptr},
                     scratch.mine());
   });
 }
@@ -268,13 +405,14 @@ void fast_backward(Context& ctx, const Problem& problem, const float* q, const f
 
 void attention(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorView v,
                const Packing& queries, const Packing& keys, int64_t heads, Dropout dropout,
-               TensorView o, TensorView lse) {
+               TensorView o, TensorView lse, const AttentionMask& mask,
+               const AttentionPrefix& prefix) {
   const char* op = "attention";
-  const Problem problem = check(op, ctx, q, k, v, lse, queries, keys, heads, dropout);
+  const Problem problem = check(op, ctx, q, k, v, lse, queries, keys, heads, dropout, mask, prefix);
   check_like(op, ctx, "o", o, "q", q);
   if constexpr (kBuiltWithCuda) {
     if (ctx.device().is_cuda())
-      return cuda::attention(ctx, q, k, v, queries, keys, heads, dropout, o, lse);
+      return cuda::attention(ctx, q, k, v, queries, keys, heads, dropout, o, lse, mask, prefix);
   }
   if (q.dtype() == DType::f32 && !ctx.reference())
     return fast_forward(ctx, problem, q.as<float>(), k.as<float>(), v.as<float>(), o.as<float>(),
@@ -290,30 +428,50 @@ void attention(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorVi
 void attention_backward(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorView v,
                         ConstTensorView o, ConstTensorView lse, ConstTensorView dout,
                         const Packing& queries, const Packing& keys, int64_t heads, Dropout dropout,
-                        TensorView dq, TensorView dk, TensorView dv) {
+                        TensorView dq, TensorView dk, TensorView dv, const AttentionMask& mask,
+                        const AttentionPrefix& prefix, const AttentionPrefixGradient& dprefix) {
   const char* op = "attention_backward";
-  const Problem problem = check(op, ctx, q, k, v, lse, queries, keys, heads, dropout);
+  const Problem problem = check(op, ctx, q, k, v, lse, queries, keys, heads, dropout, mask, prefix);
   check_like(op, ctx, "o", o, "q", q);
   check_like(op, ctx, "dout", dout, "q", q);
   if (!dq.empty()) check_like(op, ctx, "dq", dq, "q", q);
   if (!dk.empty()) check_like(op, ctx, "dk", dk, "k", k);
   if (!dv.empty()) check_like(op, ctx, "dv", dv, "v", v);
-  if (dq.empty() && dk.empty() && dv.empty()) return;
+  ctx.require_here(op, dprefix.k, dprefix.v);
+  const Shape prefix_shape{prefix.rows(), q.dim(1)};
+  require_optional(op, "dk of the prefix", dprefix.k, prefix_shape, sum_type(q.dtype()));
+  require_optional(op, "dv of the prefix", dprefix.v, prefix_shape, sum_type(q.dtype()));
+  if (dq.empty() && dk.empty() && dv.empty() && !dprefix.wanted()) return;
   if constexpr (kBuiltWithCuda) {
     if (ctx.device().is_cuda())
       return cuda::attention_backward(ctx, q, k, v, o, lse, dout, queries, keys, heads, dropout, dq,
-                                      dk, dv);
+                                      dk, dv, mask, prefix, dprefix);
   }
-  if (q.dtype() == DType::f32 && !ctx.reference())
-    return fast_backward(ctx, problem, q.as<float>(), k.as<float>(), v.as<float>(), o.as<float>(),
-                         lse.as<float>(), dout.as<float>(), data_or_null<float>(dq),
-                         data_or_null<float>(dk), data_or_null<float>(dv));
+  Arena::Scope scratch(ctx.scratch());
   visit_real(q.dtype(), [&]<class T>(Type<T>) {
-    parallel_for(ctx, problem.units(), [&](int64_t unit) {
-      Definition<T>{problem, unit / heads, unit % heads, q.as<T>(), k.as<T>(), v.as<T>()}.backward(
-          o.as<T>(), lse.as<T>(), dout.as<T>(), data_or_null<T>(dq), data_or_null<T>(dk),
-          data_or_null<T>(dv));
-    });
+    Gradients<T> grad{
+        .dq = data_or_null<T>(dq), .dk = data_or_null<T>(dk), .dv = data_or_null<T>(dv)};
+    const auto parts = [&](const TensorView& wanted) {
+      if (wanted.empty()) return static_cast<T*>(nullptr);
+      return scratch.take(Shape{problem.units(), prefix.rows(), problem.head_dim}, q.dtype())
+          .template as<T>();
+    };
+    grad.prefix_k = parts(dprefix.k);
+    grad.prefix_v = parts(dprefix.v);
+    bool done = false;
+    if constexpr (std::is_same_v<T, float>) {
+      done = !ctx.reference();
+      if (done)
+        fast_backward(ctx, problem, q.as<T>(), k.as<T>(), v.as<T>(), o.as<T>(), lse.as<T>(),
+                      dout.as<T>(), grad);
+    }
+    if (!done)
+      parallel_for(ctx, problem.units(), [&](int64_t unit) {
+        Definition<T>{problem, unit / heads, unit % heads, q.as<T>(), k.as<T>(), v.as<T>()}
+            .backward(o.as<T>(), lse.as<T>(), dout.as<T>(), grad);
+      });
+    if (grad.prefix_k) add_cells<T>(ctx, problem, grad.prefix_k, dprefix.k.as<T>());
+    if (grad.prefix_v) add_cells<T>(ctx, problem, grad.prefix_v, dprefix.v.as<T>());
   });
 }
 

@@ -5,6 +5,8 @@
 #include "kernels/attention.h"
 #include "kernels/attention_device.cuh"
 #include "kernels/attention_launch.cuh"
+#include "kernels/attention_mask.cuh"
+#include "kernels/require_tensor.h"
 #include "runtime/launch.cuh"
 
 namespace scgraft::cuda {
@@ -20,16 +22,22 @@ struct RunningSoftmax {
   __device__ float raise(float tile_largest) {
     const float before = largest;
     largest = fmaxf(largest, tile_largest);
-    const float factor = gpu::exp2_fast(before - largest);
+    const float factor = gpu::exp2_fast(before - base());
     sum *= factor;
     return factor;
   }
+  // What to subtract from scores: 0 while the row has seen nothing, since -inf - -inf is no number.
+  __device__ float base() const {
+    return largest == -std::numeric_limits<float>::infinity() ? 0 : largest;
+  }
+  // What to multiply the sums over v with: 0 for a row that has seen nothing.
+  __device__ float factor(float kept) const { return sum == 0 ? 0 : kept / sum; }
   __device__ float lse() const { return largest / kLog2E + logf(sum); }
 };
 
-// A query of a cell without keys.
+// Queries that see no key.
 template <class T>
-__device__ void write_without_keys(const AttentionProblem& p, const AttentionBlock& b, int rows,
+__device__ void write_nothing_seen(const AttentionProblem& p, const AttentionBlock& b, int rows,
                                    T* o, float* lse) {
   const int end = b.begin + rows < b.queries ? b.begin + rows : b.queries;
   for (int i = b.begin; i < end; ++i) {
@@ -61,36 +69,43 @@ struct RowsShared {
 // multiply-adds.
 template <class T, int kDim>
 __global__ void __launch_bounds__(kRowsThreads, 2)
-    attention_rows_kernel(AttentionProblem p, const T* q, const T* k, const T* v, T* o,
-                          float* lse) {
+    attention_rows_kernel(AttentionProblem p, const T* q, const T* k, const T* v, const T* prefix_k,
+                          const T* prefix_v, T* o, float* lse) {
   constexpr int kColumns = kRowsKeys / 8;
   using Weights = WeightTile<kColumns>;
   const AttentionBlock b = attention_block(p, kRowsQueries);
   if (b.begin >= b.queries) return;
-  if (b.keys == 0) return write_without_keys(p, b, kRowsQueries, o, lse);
+  const auto next_tile = [&](int key) {
+    return next_key_tile<kRowsKeys>(p, b, key, b.begin, kRowsQueries);
+  };
+  int key = next_tile(first_key(p));
+  if (key >= b.keys) return write_nothing_seen(p, b, kRowsQueries, o, lse);
   gpu::SharedCarver carve(gpu::shared_memory());
   const RowsShared<kDim> tiles(carve);
   const int64_t queries_at = b.first_query * p.stride() + b.head * p.head_dim;
-  const int64_t keys_at = b.first_key * p.stride() + b.head * p.head_dim;
   RowTile<kRowsQueries, kDim>::load(tiles.q, q + queries_at, p, b.begin, b.queries);
 
   const float scale_log2 = p.scale * kLog2E;
   const int lane = gpu::lane();
   RunningSoftmax softmax[4];
   gpu::F4 sum[4][kDim / 32] = {};
-  for (int key = 0; key < b.keys; key += kRowsKeys) {
+  for (; key < b.keys; key = next_tile(key + kRowsKeys)) {
+    const RowPair<T> rows = key_rows(p, b, k, v, prefix_k, prefix_v, key);
     gpu::sync_block();  // nobody still reads v of the tile before
-    RowTile<kRowsKeys, kDim>::load(tiles.kv, k + keys_at, p, key, b.keys);
+    RowTile<kRowsKeys, kDim>::load(tiles.kv, rows.first, p, rows.begin, rows.rows);
     gpu::sync_block();
     float s[4][kColumns];
     micro_product<kDim>(tiles.q, tiles.kv, s);
 
+    const bool whole = all_seen(p, b, key, kRowsKeys, b.begin);
     UNROLL
     for (int i = 0; i < 4; ++i) {
       float largest = -std::numeric_limits<float>::infinity();
+      uint32_t seen = ~0u;
+      if (!whole) seen = static_cast<uint32_t>(keys_seen(p, b, key, b.begin + micro_row(i)));
       UNROLL
       for (int j = 0; j < kColumns; ++j) {
-        const bool valid = key + micro_column(j) < b.keys;
+        const bool valid = seen >> micro_column(j) & 1;
         s[i][j] = valid ? s[i][j] * scale_log2 : -std::numeric_limits<float>::infinity();
         largest = fmaxf(largest, s[i][j]);
       }
@@ -102,7 +117,7 @@ __global__ void __launch_bounds__(kRowsThreads, 2)
       for (int n = 0; n < kDim / 32; ++n) sum[i][n] = scaled(sum[i][n], factor);
       UNROLL
       for (int j = 0; j < kColumns; ++j) {
-        s[i][j] = gpu::exp2_fast(s[i][j] - softmax[i].largest);
+        s[i][j] = gpu::exp2_fast(s[i][j] - softmax[i].base());
         softmax[i].sum += s[i][j];
       }
     }
@@ -123,7 +138,7 @@ __global__ void __launch_bounds__(kRowsThreads, 2)
     }
     Weights::put(tiles.weights, s);
     gpu::sync_block();  // nobody still reads k
-    RowTile<kRowsKeys, kDim>::load(tiles.kv, v + keys_at, p, key, b.keys);
+    RowTile<kRowsKeys, kDim>::load(tiles.kv, rows.second, p, rows.begin, rows.rows);
     gpu::sync_block();
     Weights::template accumulate<kDim>(tiles.weights, tiles.kv, sum);
   }
@@ -135,7 +150,7 @@ __global__ void __launch_bounds__(kRowsThreads, 2)
       softmax[i].sum += gpu::shuffle_xor(softmax[i].sum, mask);
     const int query = b.begin + micro_row(i);
     if (query >= b.queries) continue;
-    const float factor = p.kept / softmax[i].sum;
+    const float factor = softmax[i].factor(p.kept);
     UNROLL
     for (int n = 0; n < kDim / 32; ++n)
       store_columns(o + queries_at + query * p.stride(), 4 * micro_column(n),
@@ -172,26 +187,30 @@ struct FragmentShared {
 // and by shared memory (docs/attention-forward.md).
 template <class T, int kDim, bool kSm80>
 __global__ void __launch_bounds__(kFragmentThreads, 2)
-    attention_fragments_kernel(AttentionProblem p, const T* q, const T* k, const T* v, T* o,
-                               float* lse) {
+    attention_fragments_kernel(AttentionProblem p, const T* q, const T* k, const T* v,
+                               const T* prefix_k, const T* prefix_v, T* o, float* lse) {
   using Size = FragmentShape<kDim, kSm80>;
   using Tile = FragmentTile<T, kDim>;
   constexpr int kBands = Size::kBands, kKeys = Size::kKeys;
   const AttentionBlock b = attention_block(p, Size::kQueries);
   if (b.begin >= b.queries) return;
-  if (b.keys == 0) return write_without_keys(p, b, Size::kQueries, o, lse);
+  const auto next_tile = [&](int key) {
+    return next_key_tile<kKeys>(p, b, key, b.begin, Size::kQueries);
+  };
+  int key = next_tile(first_key(p));
+  if (key >= b.keys) return write_nothing_seen(p, b, Size::kQueries, o, lse);
   gpu::SharedCarver carve(gpu::shared_memory());
   const FragmentShared<T, kDim, kSm80> tiles(carve);
   const int64_t queries_at = b.first_query * p.stride() + b.head * p.head_dim;
-  const int64_t keys_at = b.first_key * p.stride() + b.head * p.head_dim;
-  const auto load_keys = [&](int key) {
-    const int at = key / kKeys % 2 * kKeys * kDim;
-    Tile::template load<kSm80, kKeys>(tiles.k + at, k + keys_at, p, key, b.keys);
-    Tile::template load<kSm80, kKeys>(tiles.v + at, v + keys_at, p, key, b.keys);
+  const auto load_keys = [&](int from, int to) {
+    const RowPair<T> rows = key_rows(p, b, k, v, prefix_k, prefix_v, from);
+    const int at = to * kKeys * kDim;
+    Tile::template load<kSm80, kKeys>(tiles.k + at, rows.first, p, rows.begin, rows.rows);
+    Tile::template load<kSm80, kKeys>(tiles.v + at, rows.second, p, rows.begin, rows.rows);
     if constexpr (kSm80) gpu::cp_async_commit();
   };
   Tile::template load<kSm80, Size::kQueries>(tiles.q, q + queries_at, p, b.begin, b.queries);
-  load_keys(0);
+  load_keys(key, 0);
 
   const int lane = gpu::lane(), g = lane / 4, t = lane % 4;
   const int first_row = gpu::warp() * 16 * kBands;  // of this warp, in the tile
@@ -199,13 +218,15 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
   uint32_t query[kBands][kDim / 16][4];
   RunningSoftmax softmax[kBands][2];  // rows g and g + 8 of a band
   float sum[kBands][kDim / 8][4] = {};
-  for (int key = 0; key < b.keys; key += kKeys) {
+  int tile = 0;
+  for (int next; key < b.keys; key = next, ++tile) {
     if constexpr (kSm80) gpu::cp_async_wait<0>();
     gpu::sync_block();  // this tile is there, and nobody still reads the one before it
-    if (key + kKeys < b.keys) load_keys(key + kKeys);
-    T* k_tile = tiles.k + key / kKeys % 2 * kKeys * kDim;
-    T* v_tile = tiles.v + key / kKeys % 2 * kKeys * kDim;
-    if (key == 0) {
+    next = next_tile(key + kKeys);
+    if (next < b.keys) load_keys(next, tile % 2 ^ 1);
+    T* k_tile = tiles.k + tile % 2 * kKeys * kDim;
+    T* v_tile = tiles.v + tile % 2 * kKeys * kDim;
+    if (tile == 0) {
       UNROLL
       for (int band = 0; band < kBands; ++band) {
         UNROLL
@@ -213,6 +234,7 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
           Tile::first(query[band][c], tiles.q, first_row + 16 * band, 2 * c);
       }
     }
+    if (!may_see(p, b, key, kKeys, b.begin + first_row, 16 * kBands)) continue;
 
     float s[kBands][kKeys / 8][4] = {};
     UNROLL
@@ -229,13 +251,22 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
 
     UNROLL
     for (int band = 0; band < kBands; ++band) {
-      if (key + kKeys > b.keys) {
+      if (!all_seen(p, b, key, kKeys, b.begin + first_row)) {
         UNROLL
-        for (int n = 0; n < kKeys / 8; ++n) {
+        for (int half = 0; half < 2; ++half) {
+          const int row = b.begin + first_row + 16 * band + g + 8 * half;
           UNROLL
-          for (int e = 0; e < 4; ++e)
-            if (key + 8 * n + 2 * t + e % 2 >= b.keys)
-              s[band][n][e] = -std::numeric_limits<float>::infinity();
+          for (int part = 0; part < kKeys / 32; ++part) {
+            const auto seen =
+                static_cast<uint32_t>(keys_seen(p, b, key + 32 * part, row)) >> (2 * t);
+            UNROLL
+            for (int n = 0; n < 4; ++n) {
+              UNROLL
+              for (int e = 0; e < 2; ++e)
+                if ((seen >> (8 * n + e) & 1) == 0)
+                  s[band][4 * part + n][2 * half + e] = -std::numeric_limits<float>::infinity();
+            }
+          }
         }
       }
       UNROLL
@@ -248,6 +279,7 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
         largest = fmaxf(largest, gpu::shuffle_xor(largest, 2));
         RunningSoftmax& row = softmax[band][half];
         const float factor = row.raise(largest * scale_log2);
+        const float base = row.base();
         UNROLL
         for (int n = 0; n < kDim / 8; ++n) {
           sum[band][n][2 * half] *= factor;
@@ -257,7 +289,7 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
         for (int n = 0; n < kKeys / 8; ++n) {
           UNROLL
           for (int e = 2 * half; e < 2 * half + 2; ++e) {
-            s[band][n][e] = gpu::exp2_fast(fmaf(s[band][n][e], scale_log2, -row.largest));
+            s[band][n][e] = gpu::exp2_fast(fmaf(s[band][n][e], scale_log2, -base));
             row.sum += s[band][n][e];
           }
         }
@@ -308,7 +340,7 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
       RunningSoftmax& row = softmax[band][half];
       row.sum += gpu::shuffle_xor(row.sum, 1);
       row.sum += gpu::shuffle_xor(row.sum, 2);
-      factor[half] = p.kept / row.sum;
+      factor[half] = row.factor(p.kept);
       const int at = b.begin + first_row + 16 * band + g + 8 * half;
       if (t == 0 && at < b.queries) lse[(b.first_query + at) * p.heads + b.head] = row.lse();
     }
@@ -319,7 +351,7 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
 
 template <class T>
 struct Tensors {
-  const T *q, *k, *v;
+  const T *q, *k, *v, *prefix_k, *prefix_v;
   T* o;
   float* lse;
 };
@@ -329,7 +361,7 @@ void launch_rows(Context& ctx, AttentionProblem p, const AttentionSizes& sizes,
                  const Tensors<T>& x) {
   p.tiles = sizes.query_tiles(kRowsQueries);
   launch(ctx, "attention", attention_rows_kernel<T, kDim>, sizes.grid(p), kRowsThreads,
-         shared_bytes<RowsShared<kDim>>(), p, x.q, x.k, x.v, x.o, x.lse);
+         shared_bytes<RowsShared<kDim>>(), p, x.q, x.k, x.v, x.prefix_k, x.prefix_v, x.o, x.lse);
 }
 
 template <class T, int kDim, bool kSm80>
@@ -337,21 +369,24 @@ void launch_fragments(Context& ctx, AttentionProblem p, const AttentionSizes& si
                       const Tensors<T>& x) {
   p.tiles = sizes.query_tiles(FragmentShape<kDim, kSm80>::kQueries);
   launch(ctx, "attention", attention_fragments_kernel<T, kDim, kSm80>, sizes.grid(p),
-         kFragmentThreads, shared_bytes<FragmentShared<T, kDim, kSm80>>(), p, x.q, x.k, x.v, x.o,
-         x.lse);
+         kFragmentThreads, shared_bytes<FragmentShared<T, kDim, kSm80>>(), p, x.q, x.k, x.v,
+         x.prefix_k, x.prefix_v, x.o, x.lse);
 }
 
 }  // namespace
 
 void attention(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorView v,
                const Packing& queries, const Packing& keys, int64_t heads, Dropout dropout,
-               TensorView o, TensorView lse) {
+               TensorView o, TensorView lse, const AttentionMask& mask,
+               const AttentionPrefix& prefix) {
   const AttentionProblem p =
       attention_problem("attention", ctx, queries, keys, heads, q.dim(1) / heads, dropout,
-                        ctx.random(), {q, k, v, o});
+                        ctx.random(), mask, prefix, {q, k, v, prefix.k, prefix.v, o});
   const AttentionSizes sizes(queries, keys, heads);
   visit_attention(q.dtype(), [&]<class T>(Type<T>) {
-    const Tensors<T> x{q.as<T>(), k.as<T>(), v.as<T>(), o.as<T>(), lse.as<float>()};
+    const Tensors<T> x{
+        q.as<T>(), k.as<T>(),      v.as<T>(), data_or_null<T>(prefix.k), data_or_null<T>(prefix.v),
+        o.as<T>(), lse.as<float>()};
     visit_attention_kernel<T>(
         ctx, p,
         [&]<int kDim, bool kSm80>(Fragments<kDim, kSm80>) {

@@ -26,6 +26,12 @@ struct AttentionProblem {
   float kept;          // what dropout multiplies a kept probability with
   uint32_t site;
   uint32_t key[2];
+  const int64_t* key_bits;  // AttentionMask, null or false where there is no such rule
+  const int32_t* known;
+  bool causal;
+  bool masked;           // whether there is a rule
+  int32_t prefix_rows;   // AttentionPrefix
+  int32_t prefix_tiles;  // blocks of one (cell, head) that own rows of the prefix
 
   __device__ int64_t stride() const { return heads * head_dim; }
   // Whether every row can move four elements at a time.
@@ -36,25 +42,34 @@ struct AttentionProblem {
 // neighbours on the grid and the tiles of a head next to each other, so that the rows they all read
 // stay in L2.
 struct AttentionBlock {
-  int64_t head;
-  int64_t first_query;  // packed rows of the cell
-  int64_t first_key;
+  int32_t head;
+  int32_t first_query;  // packed rows of the cell
+  int32_t first_key;
   int32_t queries;
   int32_t keys;
-  int32_t begin;  // within the cell: of its queries or of its keys
+  int32_t begin;  // within the cell: of its queries or of its keys, below 0 of the prefix
+  int32_t known;  // keys that a query other than themselves may see: the first ones of the cell
+  int32_t first_word;  // of its key bits
   uint32_t cell_id;
 };
 
 inline __device__ AttentionBlock attention_block(const AttentionProblem& p, int rows) {
-  const int64_t unit = blockIdx.x / static_cast<uint32_t>(p.tiles);
-  const int64_t cell = unit / p.heads;
+  const uint32_t unit = blockIdx.x / static_cast<uint32_t>(p.tiles);
+  const uint32_t cell = unit / static_cast<uint32_t>(p.heads);
   AttentionBlock b;
-  b.head = unit % p.heads;
+  b.head = static_cast<int32_t>(unit % static_cast<uint32_t>(p.heads));
   b.first_query = p.queries.offsets[cell];
   b.first_key = p.keys.offsets[cell];
-  b.queries = static_cast<int32_t>(p.queries.offsets[cell + 1] - b.first_query);
-  b.keys = static_cast<int32_t>(p.keys.offsets[cell + 1] - b.first_key);
-  b.begin = static_cast<int32_t>(blockIdx.x % static_cast<uint32_t>(p.tiles)) * rows;
+  b.queries = p.queries.offsets[cell + 1] - b.first_query;
+  b.keys = p.keys.offsets[cell + 1] - b.first_key;
+  const auto tile = static_cast<int32_t>(blockIdx.x % static_cast<uint32_t>(p.tiles));
+  b.begin = (tile - p.prefix_tiles) * rows;
+  b.known = b.keys;
+  if (p.known != nullptr) {
+    const int32_t known = p.known[cell];
+    b.known = known < 0 ? 0 : known < b.keys ? known : b.keys;
+  }
+  b.first_word = b.first_key / 64 + static_cast<int32_t>(cell);
   b.cell_id = p.threshold > 0 ? static_cast<uint32_t>(p.keys.ids[cell]) : 0;
   return b;
 }

@@ -6,6 +6,7 @@
 #include <initializer_list>
 
 #include "kernels/attention_device.cuh"
+#include "kernels/attention_mask.h"
 #include "kernels/packing.h"
 #include "runtime/context.h"
 #include "runtime/gpu/driver.h"
@@ -47,7 +48,8 @@ class AttentionSizes {
 inline AttentionProblem attention_problem(const char* op, const Context& ctx,
                                           const Packing& queries, const Packing& keys,
                                           int64_t heads, int64_t head_dim, Dropout dropout,
-                                          RandomState random,
+                                          RandomState random, const AttentionMask& mask,
+                                          const AttentionPrefix& prefix,
                                           std::initializer_list<ConstTensorView> rows) {
   require(head_dim <= kLargestHeadDim, op, ": heads on ", ctx.device(), " are at most ",
           kLargestHeadDim, " wide, got ", head_dim);
@@ -64,6 +66,11 @@ inline AttentionProblem attention_problem(const char* op, const Context& ctx,
   p.site = dropout.site;
   p.key[0] = key[0];
   p.key[1] = key[1];
+  if (!mask.key_bits.empty()) p.key_bits = mask.key_bits.as<int64_t>();
+  if (!mask.known.empty()) p.known = mask.known.as<int32_t>();
+  p.causal = mask.causal;
+  p.masked = mask.any();
+  p.prefix_rows = static_cast<int32_t>(prefix.rows());
   p.aligned = true;
   for (const ConstTensorView& view : rows)
     p.aligned = p.aligned && reinterpret_cast<uintptr_t>(view.data()) % 16 == 0;

@@ -9,6 +9,7 @@
 #include "kernels/attention_simd.h"
 #include "runtime/cpu.h"
 #include "runtime/gpu/emulator.h"
+#include "tests/kernels/capability.h"
 #include "tests/kernels/packed_cells.h"
 
 namespace scgraft {
@@ -545,26 +546,6 @@ TEST_P(AttentionTest, ErrorsSayWhatWasWantedAndWhatCame) {
 }
 
 // ---- 16-bit types, which only CUDA has
-
-// Kernels of a device are chosen by its compute capability. On the emulated one it can be set, so
-// that the tensor cores of 7.5 take part, with the shared memory that it has; on others there is
-// one.
-class Capability {
- public:
-  explicit Capability(int capability) {
-    if constexpr (kCudaEmulated) gpu::emulator_options().become(capability);
-  }
-  ~Capability() {
-    if constexpr (kCudaEmulated)
-      gpu::emulator_options().become(gpu::EmulatorOptions().compute_capability);
-  }
-  Capability(const Capability&) = delete;
-  Capability& operator=(const Capability&) = delete;
-
-  static std::vector<int> all() {
-    return kCudaEmulated ? std::vector<int>{86, 75} : std::vector<int>{0};
-  }
-};
 
 class AttentionSixteenBitTest : public AttentionTest {
  protected:

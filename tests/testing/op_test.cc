@@ -19,12 +19,16 @@ struct Running {
 };
 thread_local Running running;
 
-// Whether the operation of this test file was built with a CUDA kernel.
+// Whether the operation of this test file was built with a CUDA kernel: <op>_test.cc, or
+// <op>_<part>_test.cc where an operation has more than one file.
 bool has_cuda_kernel(const std::string& test_file) {
-  const std::string stem = std::filesystem::path(test_file).stem().string();
+  std::string stem = std::filesystem::path(test_file).stem().string();
   const std::string listed = cat(",", SCGRAFT_CUDA_OPS, ",");
-  return stem.ends_with("_test") &&
-         listed.find(cat(",", stem.substr(0, stem.size() - 5), ",")) != std::string::npos;
+  while (stem.find('_') != std::string::npos) {
+    stem.resize(stem.rfind('_'));
+    if (listed.find(cat(",", stem, ",")) != std::string::npos) return true;
+  }
+  return false;
 }
 
 }  // namespace

@@ -23,7 +23,8 @@ struct OpMode {
   std::string missing = {};  // why this machine cannot run it; its tests are skipped and say so
   LinearBackend linear = LinearBackend::own;
 };
-// Modes of the operation tested by <stem>_test.cc: on the CPU, and on CUDA where it has a kernel.
+// Modes of the operation tested by <stem>_test.cc or <stem>_<part>_test.cc: on the CPU, and on CUDA
+// where it has a kernel.
 std::vector<OpMode> op_modes(const std::string& test_file);
 
 // Where tensors of the running test are made: the device of its mode, or the CPU.
