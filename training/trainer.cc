@@ -4,11 +4,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <deque>
 #include <limits>
 #include <numeric>
 
 #include "runtime/random.h"
 #include "training/precision.h"
+#include "training/sent_steps.h"
 
 namespace scgraft {
 namespace {
@@ -49,19 +51,39 @@ std::vector<int64_t> longest_cells(CellSource& cells, int64_t chunk_tokens) {
 // Runs the largest chunk there can be before the first step. All memory of a device that steps need
 // is then in hand: it does not run out later when others use the device too, and no step allocates.
 void rehearse(Context& ctx, Objective& objective, CellSource& cells, MicroBatch& micro_batch,
-              TokenBatch& batch) {
+              TokenBatch& batch, ObjectiveSums& sums) {
   std::vector<CellView> views;
   cells.view(longest_cells(cells, micro_batch.tokens()), 0, views);
   const double weight = objective.weight(views);
   if (!(weight > 0)) return;
   micro_batch.fit(ctx, views, [&] {
-    ObjectiveSums sums;
+    sums.reset();
     for_each_chunk(ctx, views, micro_batch.tokens(), batch,
                    [&](const TokenBatch& chunk, size_t, size_t) {
                      objective.run(ctx, chunk, true, 1.0 / weight, sums);
                    });
     ctx.synchronize();
   });
+}
+
+// A step that the device has to do or has done.
+struct Step {
+  int64_t epoch = 0;
+  int64_t index = 0;  // 0-based, of the run
+  int64_t begin = 0;  // its first cell in the order of the epoch
+  int64_t count = 0;  // cells
+  double learning_rate = 0;
+  Clock::time_point start;
+};
+
+[[noreturn]] void throw_not_finite(const Step& step, const SentSteps::Result& result) {
+  const double loss = result.sums.mean();
+  NumericalError error(cat("the ", std::isfinite(result.sums.loss) ? "gradient" : "loss",
+                           " of step ", step.index + 1, " is not finite (loss ", loss,
+                           ", gradient norm ", result.state.norm, ", learning rate ",
+                           step.learning_rate, ")"));
+  error.set_hint("lower train.learning_rate, or look for damaged cells with scgraft inspect");
+  throw error;
 }
 
 }  // namespace
@@ -126,64 +148,97 @@ TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, Param
   const auto start = Clock::now();
   TokenBatch batch;
   ObjectiveSums sums;
+  sums.reserve(ctx, 2 * per_step);  // of each cell two losses at most
   std::vector<CellView> views;
-  LossScale loss_scale(options.activations);
+  block.set_loss_scale(LossScale(options.activations));
   MicroBatch micro_batch = training_micro_batch(ctx, options.chunk_tokens);
-  if (ctx.device().is_cuda()) rehearse(ctx, objective, cells, micro_batch, batch);
+  if (ctx.device().is_cuda()) rehearse(ctx, objective, cells, micro_batch, batch, sums);
+
+  // A device works on one step while the host enqueues the next and then looks at what became of
+  // the one. Work of the CPU is done when a call returns.
+  const size_t ahead = ctx.device().is_cuda() ? 1 : 0;
+  SentSteps sent(ctx.device(), static_cast<int64_t>(ahead) + 1);
+  std::deque<Step> under_way;
+  auto last_report = start;
+  const auto enqueue = [&](const Step& step, std::span<const int64_t> order) {
+    cells.view(order.subspan(static_cast<size_t>(step.begin), static_cast<size_t>(step.count)),
+               step.epoch, views);
+    ctx.random() = {options.seed, static_cast<uint32_t>(step.index)};
+    const double weight = objective.weight(views);
+    micro_batch.fit(ctx, views, [&] {
+      block.zero_gradients(ctx);
+      sums.reset();
+      if (!(weight > 0)) return;
+      for_each_chunk(ctx, views, micro_batch.tokens(), batch,
+                     [&](const TokenBatch& chunk, size_t, size_t) {
+                       objective.run(ctx, chunk, true, {1 / weight, block.loss_scale()}, sums);
+                     });
+    });
+    block.update(ctx, sums.unsettled(),
+                 {.learning_rate = step.learning_rate, .max_norm = options.max_grad_norm});
+    sent.send(ctx, block, sums);
+    after_update();
+  };
+  const auto report = [&](const Step& step, const SentSteps::Result& done) {
+    ++result.steps;
+    const auto now = Clock::now();
+    const double seconds =
+        std::chrono::duration<double>(now - std::max(step.start, last_report)).count();
+    last_report = now;
+    step_seconds.push_back(seconds);
+    if (callbacks.on_step)
+      callbacks.on_step({.epoch = step.epoch,
+                         .step = step.index + 1,
+                         .total_steps = total,
+                         .loss = done.sums.mean(),
+                         .learning_rate = step.learning_rate,
+                         .gradient_norm = done.state.norm,
+                         .loss_scale = done.state.scale_used,
+                         .cells = step.count,
+                         .seconds = seconds});
+  };
+
   bool stop = false;
   for (int64_t epoch = 0; epoch < options.epochs && result.steps < total && !stop; ++epoch) {
     const std::vector<int64_t> order = shuffled(cells.size(), options.seed, epoch);
-    for (int64_t begin = 0; begin < cells.size() && result.steps < total && !stop;
-         begin += per_step) {
-      const auto step_start = Clock::now();
-      const int64_t count = std::min(per_step, cells.size() - begin);
-      cells.view(std::span(order).subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
-                 epoch, views);
-      ctx.random() = {options.seed, static_cast<uint32_t>(result.steps)};
-      const double weight = objective.weight(views);
-      const auto run = [&] {
-        block.zero_gradients(ctx);
-        sums.reset();
-        if (!(weight > 0)) return;
-        for_each_chunk(ctx, views, micro_batch.tokens(), batch,
-                       [&](const TokenBatch& chunk, size_t, size_t) {
-                         objective.run(ctx, chunk, true, loss_scale.value() / weight, sums);
-                       });
-      };
-      double norm = 0;
-      do {
-        micro_batch.fit(ctx, views, run);
-        // The one place of a step where the host waits for a device.
-        norm = block.gradient_norm(ctx) / loss_scale.value();
-        sums.settle(ctx);
-      } while (!std::isfinite(norm) && std::isfinite(sums.loss) && loss_scale.lower());
-      const double rate = schedule.at(result.steps);
-      if (!std::isfinite(sums.loss) || !std::isfinite(norm)) {
-        NumericalError error(cat("the ", std::isfinite(sums.loss) ? "gradient" : "loss",
-                                 " of step ", result.steps + 1, " is not finite (loss ",
-                                 sums.mean(), ", gradient norm ", norm, ", learning rate ", rate,
-                                 ")"));
-        error.set_hint("lower train.learning_rate, or look for damaged cells with scgraft inspect");
-        throw error;
+    int64_t begin = 0;
+    int64_t next = result.steps;
+    for (;;) {
+      const bool more = begin < cells.size() && next < total && !stop;
+      if (!more && under_way.empty()) break;
+      if (more) {
+        const Step step = {.epoch = epoch,
+                           .index = next,
+                           .begin = begin,
+                           .count = std::min(per_step, cells.size() - begin),
+                           .learning_rate = schedule.at(next),
+                           .start = Clock::now()};
+        enqueue(step, order);
+        under_way.push_back(step);
+        begin += step.count;
+        ++next;
       }
-      block.update(ctx, {.learning_rate = rate,
-                         .max_norm = options.max_grad_norm,
-                         .gradient_scale = loss_scale.value(),
-                         .step = result.steps + 1});
-      loss_scale.step_made();
-      after_update();
-      ++result.steps;
-      const double seconds = seconds_since(step_start);
-      step_seconds.push_back(seconds);
-      if (callbacks.on_step)
-        callbacks.on_step({.epoch = epoch,
-                           .step = result.steps,
-                           .total_steps = total,
-                           .loss = sums.mean(),
-                           .learning_rate = rate,
-                           .gradient_norm = norm,
-                           .cells = count,
-                           .seconds = seconds});
+      while (under_way.size() > (more ? ahead : 0)) {
+        const Step step = under_way.front();
+        under_way.pop_front();
+        const SentSteps::Result done = sent.take();
+        if (done.state.outcome == StepOutcome::repeat) {
+          // With the smaller factor that the device has chosen; what was enqueued behind the step
+          // has changed nothing.
+          begin = step.begin;
+          next = step.index;
+          under_way.clear();
+          sent.drop();
+          block.resume(ctx);
+          break;
+        }
+        if (done.state.outcome != StepOutcome::updated) {
+          ctx.synchronize();
+          throw_not_finite(step, done);
+        }
+        report(step, done);
+      }
+      if (!more) continue;
       if (options.max_seconds > 0 && seconds_since(start) >= options.max_seconds) {
         result.reason = StopReason::time_limit;
         stop = true;
