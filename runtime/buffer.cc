@@ -48,6 +48,7 @@ Buffer::Buffer(std::shared_ptr<const void> owner, const void* data, int64_t nbyt
 Buffer Buffer::staging(int64_t nbytes, Device device) {
   if constexpr (kBuiltWithCuda) {
     if (device.is_cuda() && nbytes > 0) {
+      gpu::use(device);  // threads begin with the first device
       std::shared_ptr<const void> owner(gpu::allocate_pinned(nbytes), [](const void* p) {
         gpu::release_pinned(const_cast<void*>(p));
       });

@@ -8,7 +8,7 @@
 #include <limits>
 #include <numeric>
 
-#include "runtime/random.h"
+#include "training/batch_loader.h"
 #include "training/precision.h"
 #include "training/sent_steps.h"
 
@@ -20,17 +20,18 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-std::vector<int64_t> shuffled(int64_t n, uint64_t seed, int64_t epoch) {
-  std::vector<int64_t> order(static_cast<size_t>(n));
-  std::iota(order.begin(), order.end(), 0);
-  RandomStream stream(seed, RandomUse::shuffle, static_cast<uint32_t>(epoch));
-  for (int64_t i = n - 1; i > 0; --i)
-    std::swap(order[static_cast<size_t>(i)], order[stream.below(static_cast<uint64_t>(i) + 1)]);
-  return order;
-}
+// What decides how much memory the chunks of a run need.
+struct LongestCells {
+  std::vector<int64_t> cells;  // as many as fill a chunk or a step
+  int64_t longest = 0;         // tokens of a cell
+  int64_t step = 0;            // tokens of a step with the longest cells
 
-// The longest cells of a source that fill a chunk: no chunk of a run needs much more memory.
-std::vector<int64_t> longest_cells(CellSource& cells, int64_t chunk_tokens) {
+  int64_t tokens_of_chunk(int64_t chunk_tokens) const {
+    return std::max(longest, std::min(step, chunk_tokens));
+  }
+};
+
+LongestCells longest_cells(CellSource& cells, int64_t per_step, int64_t chunk_tokens) {
   std::vector<std::pair<int64_t, int64_t>> by_length;  // negative, so that they sort first
   for_each_group(cells, 0, [&](std::span<const CellView> views, int64_t begin) {
     for (size_t i = 0; i < views.size(); ++i)
@@ -38,27 +39,29 @@ std::vector<int64_t> longest_cells(CellSource& cells, int64_t chunk_tokens) {
                              begin + static_cast<int64_t>(i));
   });
   std::sort(by_length.begin(), by_length.end());
-  std::vector<int64_t> chosen;
-  int64_t tokens = 0;
+  by_length.resize(std::min(by_length.size(), static_cast<size_t>(per_step)));
+  LongestCells found;
+  found.longest = -by_length.front().first;
   for (const auto& [length, cell] : by_length) {
-    tokens -= length;
-    if (!chosen.empty() && tokens > chunk_tokens) break;
-    chosen.push_back(cell);
+    found.step -= length;
+    if (found.cells.empty() || found.step <= chunk_tokens) found.cells.push_back(cell);
   }
-  return chosen;
+  return found;
 }
 
 // Runs the largest chunk there can be before the first step. All memory of a device that steps need
 // is then in hand: it does not run out later when others use the device too, and no step allocates.
-void rehearse(Context& ctx, Objective& objective, CellSource& cells, MicroBatch& micro_batch,
-              TokenBatch& batch, ObjectiveSums& sums) {
+void rehearse(Context& ctx, Objective& objective, CellSource& cells, int64_t per_step,
+              BatchLoader& loader, MicroBatch& micro_batch, ObjectiveSums& sums) {
+  const LongestCells longest = longest_cells(cells, per_step, micro_batch.tokens());
   std::vector<CellView> views;
-  cells.view(longest_cells(cells, micro_batch.tokens()), 0, views);
+  cells.view(longest.cells, 0, views);
   const double weight = objective.weight(views);
   if (!(weight > 0)) return;
   micro_batch.fit(ctx, views, [&] {
+    loader.reserve(per_step, longest.tokens_of_chunk(micro_batch.tokens()));
     sums.reset();
-    for_each_chunk(ctx, views, micro_batch.tokens(), batch,
+    for_each_chunk(ctx, views, micro_batch.tokens(), loader.spare(),
                    [&](const TokenBatch& chunk, size_t, size_t) {
                      objective.run(ctx, chunk, true, 1.0 / weight, sums);
                    });
@@ -146,13 +149,14 @@ TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, Param
   std::vector<double> step_seconds;
   double best_loss = std::numeric_limits<double>::infinity();
   const auto start = Clock::now();
-  TokenBatch batch;
   ObjectiveSums sums;
   sums.reserve(ctx, 2 * per_step);  // of each cell two losses at most
-  std::vector<CellView> views;
   block.set_loss_scale(LossScale(options.activations));
   MicroBatch micro_batch = training_micro_batch(ctx, options.chunk_tokens);
-  if (ctx.device().is_cuda()) rehearse(ctx, objective, cells, micro_batch, batch, sums);
+  BatchLoader loader(ctx, cells, objective,
+                     {.seed = options.seed, .cells_per_step = per_step, .steps = total},
+                     BatchLoader::mode_for(ctx.device()));
+  if (ctx.device().is_cuda()) rehearse(ctx, objective, cells, per_step, loader, micro_batch, sums);
 
   // A device works on one step while the host enqueues the next and then looks at what became of
   // the one. Work of the CPU is done when a call returns.
@@ -160,19 +164,21 @@ TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, Param
   SentSteps sent(ctx.device(), static_cast<int64_t>(ahead) + 1);
   std::deque<Step> under_way;
   auto last_report = start;
-  const auto enqueue = [&](const Step& step, std::span<const int64_t> order) {
-    cells.view(order.subspan(static_cast<size_t>(step.begin), static_cast<size_t>(step.count)),
-               step.epoch, views);
+  const auto enqueue = [&](const Step& step) {
     ctx.random() = {options.seed, static_cast<uint32_t>(step.index)};
-    const double weight = objective.weight(views);
-    micro_batch.fit(ctx, views, [&] {
+    CellLengths lengths;
+    micro_batch.fit(ctx, lengths, [&] {
+      loader.seek(step.index, micro_batch.tokens());
       block.zero_gradients(ctx);
       sums.reset();
-      if (!(weight > 0)) return;
-      for_each_chunk(ctx, views, micro_batch.tokens(), batch,
-                     [&](const TokenBatch& chunk, size_t, size_t) {
-                       objective.run(ctx, chunk, true, {1 / weight, block.loss_scale()}, sums);
-                     });
+      BatchLoader::Chunk chunk;
+      do {
+        chunk = loader.next();
+        lengths = chunk.lengths;
+        if (chunk.weight > 0)
+          objective.run(ctx, *chunk.batch, true, {1 / chunk.weight, block.loss_scale()}, sums);
+        loader.release();
+      } while (!chunk.last);
     });
     block.update(ctx, sums.unsettled(),
                  {.learning_rate = step.learning_rate, .max_norm = options.max_grad_norm});
@@ -200,7 +206,6 @@ TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, Param
 
   bool stop = false;
   for (int64_t epoch = 0; epoch < options.epochs && result.steps < total && !stop; ++epoch) {
-    const std::vector<int64_t> order = shuffled(cells.size(), options.seed, epoch);
     int64_t begin = 0;
     int64_t next = result.steps;
     for (;;) {
@@ -213,7 +218,7 @@ TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, Param
                            .count = std::min(per_step, cells.size() - begin),
                            .learning_rate = schedule.at(next),
                            .start = Clock::now()};
-        enqueue(step, order);
+        enqueue(step);
         under_way.push_back(step);
         begin += step.count;
         ++next;
