@@ -15,19 +15,27 @@ int64_t room_for(int64_t nbytes, const Tensor& before) {
 }  // namespace
 
 void DeviceArrays::reserve(Device device, int64_t nbytes) {
+  grow_memory(device, nbytes);
+  for (Staging& staging : staging_) grow_staging(staging, device, nbytes);
+}
+
+void DeviceArrays::grow_memory(Device device, int64_t nbytes) {
   if (!memory_.empty() && memory_.device() == device && memory_.nbytes() >= nbytes) return;
   if (!memory_.empty() && memory_.device() != device) memory_ = Tensor();
   memory_ = Tensor({room_for(nbytes, memory_)}, DType::u8, device);
+}
+
+void DeviceArrays::grow_staging(Staging& staging, Device device, int64_t nbytes) {
+  if (!staging.bytes.empty() && staging.bytes.nbytes() >= nbytes) return;
+  const int64_t room = room_for(nbytes, staging.bytes);
+  staging.bytes = Tensor(Buffer::staging(room, device), {room}, DType::u8);
 }
 
 std::byte* DeviceArrays::begin_stage(Device device, int64_t nbytes) {
   turn_ = 1 - turn_;
   Staging& staging = staging_[turn_];
   if (staging.read && staging.read->recorded()) staging.read->synchronize();
-  if (staging.bytes.empty() || staging.bytes.nbytes() < nbytes) {
-    const int64_t room = room_for(nbytes, staging.bytes);
-    staging.bytes = Tensor(Buffer::staging(room, device), {room}, DType::u8);
-  }
+  grow_staging(staging, device, nbytes);
   return static_cast<std::byte*>(staging.bytes.view().data());
 }
 

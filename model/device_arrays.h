@@ -55,13 +55,14 @@ class DeviceArrays {
   void transfer(const Stream& stream, PreparedArray<T>&... arrays) {
     int64_t offset = 0;
     ((offset += padded<T>(arrays)), ...);
-    reserve(stream.device(), offset);
+    grow_memory(stream.device(), offset);
     copy_all(stream, offset);
     offset = 0;
     ((place(arrays, offset), offset += padded<T>(arrays)), ...);
   }
 
-  // Room for so many bytes of arrays, each with its gap (kGap).
+  // Room for so many bytes of arrays, each with its gap (kGap), on the device and in pinned memory.
+  // Not between stage() and transfer().
   void reserve(Device device, int64_t nbytes);
   static constexpr int64_t kGap = 256;
 
@@ -83,6 +84,7 @@ class DeviceArrays {
         static_cast<const std::byte*>(std::as_const(memory_).view().data()) + offset,
         {static_cast<int64_t>(array.host.size())}, DTypeOf<T>::value, memory_.device());
   }
+  void grow_memory(Device device, int64_t nbytes);
   // Memory that the copy before the last one has been made from.
   std::byte* begin_stage(Device device, int64_t nbytes);
   void copy_all(const Stream& stream, int64_t nbytes);
@@ -91,6 +93,7 @@ class DeviceArrays {
     Tensor bytes;               // pinned
     std::optional<Event> read;  // behind the copy from it
   };
+  static void grow_staging(Staging& staging, Device device, int64_t nbytes);
   Staging staging_[2];
   int turn_ = 0;
   Tensor memory_;

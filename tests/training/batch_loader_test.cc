@@ -177,6 +177,24 @@ TEST(BatchLoader, TheStreamOfTheContextWaitsForTheCopies) {
   }
 }
 
+// Copies are late: the first one would take what was packed for the third.
+TEST(BatchLoader, PinnedMemoryIsNotPackedAnewBeforeItsCopy) {
+  if (cuda_device_count() == 0) GTEST_SKIP() << "this machine has no CUDA device";
+  const Stream stream(Device::cuda());
+  DeviceArrays memory;
+  PreparedArray<float> numbers;
+  std::vector<Tensor> back;
+  for (int i = 0; i < 5; ++i) {
+    numbers.host.assign(3, static_cast<float>(i));
+    memory.stage(Device::cuda(), numbers);
+    memory.transfer(stream, numbers);
+    back.emplace_back(Buffer::staging(12, Device::cuda()), Shape{3}, DType::f32);
+    copy(stream, numbers.view(), back.back().view());
+  }
+  stream.synchronize();
+  for (size_t i = 0; i < back.size(); ++i) EXPECT_EQ(values_of(back[i].view())[2], i);
+}
+
 TEST(BatchLoader, ReservedMemoryIsEnough) {
   if (cuda_device_count() == 0) GTEST_SKIP() << "this machine has no CUDA device";
   if constexpr (kBuiltWithCuda) {
