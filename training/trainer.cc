@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <deque>
+#include <exception>
 #include <limits>
 #include <numeric>
 
@@ -210,6 +211,7 @@ TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, Param
     int64_t next = result.steps;
     for (;;) {
       const bool more = begin < cells.size() && next < total && !stop;
+      std::exception_ptr failure;
       if (!more && under_way.empty()) break;
       if (more) {
         const Step step = {.epoch = epoch,
@@ -218,12 +220,16 @@ TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, Param
                            .count = std::min(per_step, cells.size() - begin),
                            .learning_rate = schedule.at(next),
                            .start = Clock::now()};
-        enqueue(step);
-        under_way.push_back(step);
-        begin += step.count;
-        ++next;
+        try {
+          enqueue(step);
+          under_way.push_back(step);
+          begin += step.count;
+          ++next;
+        } catch (...) {
+          failure = std::current_exception();  // of this step; the one before it comes first
+        }
       }
-      while (under_way.size() > (more ? ahead : 0)) {
+      while (under_way.size() > (more && !failure ? ahead : 0)) {
         const Step step = under_way.front();
         under_way.pop_front();
         const SentSteps::Result done = sent.take();
@@ -235,6 +241,7 @@ TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, Param
           under_way.clear();
           sent.drop();
           block.resume(ctx);
+          failure = nullptr;
           break;
         }
         if (done.state.outcome != StepOutcome::updated) {
@@ -243,6 +250,7 @@ TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, Param
         }
         report(step, done);
       }
+      if (failure) std::rethrow_exception(failure);
       if (!more) continue;
       if (options.max_seconds > 0 && seconds_since(start) >= options.max_seconds) {
         result.reason = StopReason::time_limit;

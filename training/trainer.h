@@ -11,7 +11,8 @@
 
 namespace scgraft {
 
-// The cells of a run, by number. Views stay valid until the next call.
+// The cells of a run, by number. Views stay valid until the next call. In a training on a CUDA
+// device another thread than that of train() asks for them.
 class CellSource {
  public:
   virtual ~CellSource() = default;

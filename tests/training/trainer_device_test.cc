@@ -201,6 +201,18 @@ struct LongRun {
     Objective& inner_;
   };
 
+  // Cells that cannot be had after so many views.
+  class FailingCells : public LabelledCells {
+   public:
+    using LabelledCells::LabelledCells;
+    void view(std::span<const int64_t> cells, int64_t epoch,
+              std::vector<CellView>& views) override {
+      if (views_until_error-- == 0) throw DataError("cell 7 is damaged");
+      LabelledCells::view(cells, epoch, views);
+    }
+    int64_t views_until_error = -1;  // never
+  };
+
   void go() {
     ParameterBlock block(parameters, 0.01);
     net.parameters_updated();
@@ -235,7 +247,7 @@ struct LongRun {
   std::vector<Parameter*> parameters;
   CellClassification classification{net, *net.classifier(), {}};
   Overflowing objective{classification};
-  LabelledCells cells{store, all, labels};
+  FailingCells cells{store, all, labels};
   TrainerOptions options;
   TrainerCallbacks callbacks;
   std::function<void()> on_step;
@@ -305,6 +317,25 @@ TEST_F(TrainerOnDevice, AGradientThatIsNotFiniteLeavesTheParametersBeforeItsStep
   }
   EXPECT_EQ(run.losses(), two.losses());
   expect_same_values(run.values(), two.values());
+}
+
+// The steps before the one whose cells are damaged are reported, also one that is repeated.
+TEST_F(TrainerOnDevice, AnErrorOfTheLoaderComesAfterTheStepsBeforeIt) {
+  for (const int bad_attempts : {0, 1}) {
+    LongRun run(Device::cuda());
+    run.options.activations = DType::f16;
+    run.objective.bad_step = 2;
+    run.objective.bad_attempts = bad_attempts;
+    constexpr int64_t kOfTheRehearsal = 2;
+    run.cells.views_until_error = kOfTheRehearsal + 3;
+    if (bad_attempts > 0) {
+      EXPECT_NO_THROW(run.go()) << "the cells were damaged once";
+      EXPECT_EQ(run.reports.size(), 2 * kStepsPerEpoch);
+    } else {
+      EXPECT_THROW(run.go(), DataError);
+      EXPECT_EQ(run.reports.size(), 3U);
+    }
+  }
 }
 
 TEST_F(TrainerOnDevice, AStopRequestEndsTheRunWithAllItsSteps) {
