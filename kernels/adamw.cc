@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "kernels/ordered_sum.h"
 #include "kernels/require_tensor.h"
@@ -131,34 +132,76 @@ void gradient_norm(Context& ctx, ConstTensorView gradient, TensorView norm) {
   *norm.as<double>() = std::sqrt(total);
 }
 
-bool adamw(Context& ctx, TensorView parameter, ConstTensorView gradient, TensorView m, TensorView v,
-           ConstTensorView norm, const AdamWOptions& options,
-           std::span<const AdamWSegment> segments, TensorView steps_done) {
-  const char* op = "adamw";
-  ctx.require_here(op, parameter, gradient, m, v, norm, steps_done);
+namespace {
+
+void check_adamw(const char* op, Context& ctx, TensorView parameter, ConstTensorView gradient,
+                 TensorView m, TensorView v, ConstTensorView norm, const AdamWOptions& options,
+                 std::span<const AdamWSegment> segments) {
+  ctx.require_here(op, parameter, gradient, m, v, norm);
   require(parameter.rank() == 1, op, ": parameter must be flat [n], got ", parameter.shape());
   require_tensor(op, "gradient", gradient, parameter.shape(), parameter.dtype());
   require_tensor(op, "m", m, parameter.shape(), parameter.dtype());
   require_tensor(op, "v", v, parameter.shape(), parameter.dtype());
   require_tensor(op, "norm", norm, {1}, DType::f64);
-  require_optional(op, "steps_done", steps_done, {1}, DType::i64);
   check_options(op, options);
   check_segments(op, segments, parameter.dim(0));
+}
+
+void update_on_cpu(Context& ctx, TensorView parameter, ConstTensorView gradient, TensorView m,
+                   TensorView v, double norm, const AdamWOptions& options,
+                   std::span<const AdamWSegment> segments) {
+  visit_real(parameter.dtype(), [&]<class T>(Type<T>) {
+    adamw_cpu<T>(ctx, parameter.as<T>(), gradient.as<T>(), m.as<T>(), v.as<T>(), parameter.dim(0),
+                 norm, options, segments);
+  });
+}
+
+bool all_finite(ConstTensorView losses) {
+  return visit_real(losses.dtype(), [&]<class T>(Type<T>) {
+    const T* loss = losses.as<T>();
+    return std::all_of(loss, loss + losses.numel(), [](T x) { return std::isfinite(x); });
+  });
+}
+
+}  // namespace
+
+bool adamw(Context& ctx, TensorView parameter, ConstTensorView gradient, TensorView m, TensorView v,
+           ConstTensorView norm, const AdamWOptions& options,
+           std::span<const AdamWSegment> segments) {
+  check_adamw("adamw", ctx, parameter, gradient, m, v, norm, options, segments);
   if constexpr (kBuiltWithCuda) {
     if (ctx.device().is_cuda()) {
-      cuda::adamw(ctx, parameter, gradient, m, v, norm, options, segments, steps_done);
-      return !steps_done.empty() || std::isfinite(host_value(norm));
+      cuda::adamw(ctx, parameter, gradient, m, v, norm, {}, options, segments, {});
+      return std::isfinite(host_value(norm));
     }
   }
   const double length = *norm.as<double>();
   if (!std::isfinite(length)) return false;
-  AdamWOptions now = options;
-  if (!steps_done.empty()) now.step = ++*steps_done.as<int64_t>();
-  visit_real(parameter.dtype(), [&]<class T>(Type<T>) {
-    adamw_cpu<T>(ctx, parameter.as<T>(), gradient.as<T>(), m.as<T>(), v.as<T>(), parameter.dim(0),
-                 length, now, segments);
-  });
+  update_on_cpu(ctx, parameter, gradient, m, v, length, options, segments);
   return true;
+}
+
+void adamw(Context& ctx, TensorView parameter, ConstTensorView gradient, TensorView m, TensorView v,
+           ConstTensorView norm, ConstTensorView losses, const AdamWOptions& options,
+           std::span<const AdamWSegment> segments, TensorView state) {
+  const char* op = "adamw";
+  check_adamw(op, ctx, parameter, gradient, m, v, norm, options, segments);
+  ctx.require_here(op, losses, state);
+  require_tensor(op, "state", state, {static_cast<int64_t>(sizeof(UpdateState))}, DType::u8);
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda())
+      return cuda::adamw(ctx, parameter, gradient, m, v, norm, losses, options, segments, state);
+  }
+  UpdateState now;
+  std::memcpy(&now, state.data(), sizeof now);
+  const double length = *norm.as<double>();
+  const bool update = decide(now, length, all_finite(losses), options.scale_rule);
+  std::memcpy(state.data(), &now, sizeof now);
+  if (!update) return;
+  AdamWOptions decided = options;
+  decided.gradient_scale = now.scale_used;
+  decided.step = now.steps_done;
+  update_on_cpu(ctx, parameter, gradient, m, v, length, decided, segments);
 }
 
 }  // namespace scgraft

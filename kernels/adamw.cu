@@ -63,22 +63,41 @@ struct Decision {
   int32_t apply;
 };
 
-// One thread. steps_done, when not null, replaces step and is counted up when the update is made.
+__device__ __forceinline__ void fill(Decision& decision, double length, double max_norm,
+                                     double gradient_scale, double beta1, double beta2,
+                                     int64_t step) {
+  decision.inverse_bias1 = 1 / (1 - pow(beta1, static_cast<double>(step)));
+  decision.inverse_bias2 = static_cast<float>(1 / (1 - pow(beta2, static_cast<double>(step))));
+  decision.clip = static_cast<float>((max_norm > 0 && length > max_norm ? max_norm / length : 1) /
+                                     gradient_scale);
+}
+
+// One thread: the update that the options describe.
 __global__ void __launch_bounds__(1)
     decide_kernel(const double* norm, double max_norm, double gradient_scale, double beta1,
-                  double beta2, int64_t step, int64_t* steps_done, Decision* decision) {
+                  double beta2, int64_t step, Decision* decision) {
   const double length = *norm / gradient_scale;
+  fill(*decision, length, max_norm, gradient_scale, beta1, beta2, step);
   // Infinity minus itself is no number.
-  const bool finite = length - length == 0;
-  if (steps_done != nullptr) {
-    step = *steps_done + 1;
-    if (finite) *steps_done = step;
-  }
-  decision->inverse_bias1 = 1 / (1 - pow(beta1, static_cast<double>(step)));
-  decision->inverse_bias2 = static_cast<float>(1 / (1 - pow(beta2, static_cast<double>(step))));
-  decision->clip = static_cast<float>((max_norm > 0 && length > max_norm ? max_norm / length : 1) /
-                                      gradient_scale);
-  decision->apply = finite ? 1 : 0;
+  decision->apply = length - length == 0 ? 1 : 0;
+}
+
+// One block: the update that the state wants, which it counts. Its threads look at the losses, a
+// few thousand at most, thread 0 decides.
+__global__ void __launch_bounds__(kNormThreads)
+    decide_with_state_kernel(const double* norm, const float* losses, int64_t n, double max_norm,
+                             double beta1, double beta2, ScaleRule rule, UpdateState* state,
+                             Decision* decision) {
+  double bad = 0;
+  for (int64_t i = threadIdx.x; i < n; i += kNormThreads)
+    if (!(losses[i] - losses[i] == 0)) bad += 1;
+  bad = block_sum_f64(bad);
+  if (threadIdx.x != 0) return;
+  UpdateState now = *state;
+  const bool apply = decide(now, *norm, bad == 0, rule);
+  fill(*decision, now.norm, max_norm, now.scale_used, beta1, beta2, now.steps_done);
+  decision->apply = apply ? 1 : 0;
+  *state = now;
 }
 
 struct Segment {
@@ -174,17 +193,24 @@ void gradient_norm(Context& ctx, ConstTensorView gradient, TensorView norm) {
 }
 
 void adamw(Context& ctx, TensorView parameter, ConstTensorView gradient, TensorView m, TensorView v,
-           ConstTensorView norm, const AdamWOptions& o, std::span<const AdamWSegment> segments,
-           TensorView steps_done) {
+           ConstTensorView norm, ConstTensorView losses, const AdamWOptions& o,
+           std::span<const AdamWSegment> segments, TensorView state) {
   constexpr const char* kOp = "adamw";
   require<TypeError>(parameter.dtype() == DType::f32, kOp,
                      ": on a GPU parameters must be f32, got ", parameter.dtype());
   Arena::Scope scratch(ctx.scratch());
   auto* decision = static_cast<Decision*>(
       scratch.take({static_cast<int64_t>(sizeof(Decision))}, DType::u8).data());
-  launch(ctx, kOp, decide_kernel, {}, 1, 0, norm.as<double>(), o.max_norm, o.gradient_scale,
-         o.beta1, o.beta2, o.step, steps_done.empty() ? nullptr : steps_done.as<int64_t>(),
-         decision);
+  if (state.empty()) {
+    launch(ctx, kOp, decide_kernel, {}, 1, 0, norm.as<double>(), o.max_norm, o.gradient_scale,
+           o.beta1, o.beta2, o.step, decision);
+  } else {
+    require<TypeError>(losses.dtype() == DType::f32, kOp, ": on a GPU losses must be f32, got ",
+                       losses.dtype());
+    launch(ctx, kOp, decide_with_state_kernel, {}, kNormThreads, norm_shared_bytes(),
+           norm.as<double>(), losses.as<float>(), losses.numel(), o.max_norm, o.beta1, o.beta2,
+           o.scale_rule, static_cast<UpdateState*>(state.data()), decision);
+  }
   Update a{.p = parameter.as<float>(),
            .gradient = gradient.as<float>(),
            .m = m.as<float>(),

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <span>
 
+#include "kernels/update_state.h"
 #include "runtime/context.h"
 #include "runtime/tensor_view.h"
 
@@ -26,6 +27,7 @@ struct AdamWOptions {
   double max_norm = 0;        // clip the gradient to this norm; 0: do not clip
   double gradient_scale = 1;  // gradient and norm are this times the real ones
   int64_t step = 1;           // number of this update, from 1 (bias correction)
+  ScaleRule scale_rule = {};  // with an UpdateState, which has the two before
 };
 
 // A run of the flat arrays with its own weight decay and learning-rate factor.
@@ -47,22 +49,31 @@ struct AdamWSegment {
 //   parameter, m, v [n]  f32 or f64, on CUDA f32, updated in place;  gradient [n] read only
 //   norm [1] f64         from gradient_norm; when it is not finite nothing is changed
 //   segments             in order, disjoint; elements outside all of them keep their values
-//   steps_done [1] i64   how many updates were made: when given, this one is number steps_done + 1
-//                        in place of options.step, and is counted up when it is made
 // Throws ShapeError or TypeError when something does not fit, ConfigError for an option out of
 // range.
-// Returns false when the update was skipped because the norm is not finite. To know that the host
-// waits for CUDA to find the norm; with steps_done it does not wait, and on CUDA true is returned.
+// Returns false when the update was skipped because the norm is not finite; to know that the host
+// waits for CUDA.
 // Source: Loshchilov & Hutter 2019; torch.optim.AdamW.
 bool adamw(Context& ctx, TensorView parameter, ConstTensorView gradient, TensorView m, TensorView v,
            ConstTensorView norm, const AdamWOptions& options,
-           std::span<const AdamWSegment> segments, TensorView steps_done = {});
+           std::span<const AdamWSegment> segments);
+
+// The same update as decide() of kernels/update_state.h wants it, and the host does not wait.
+//
+//   state   [sizeof(UpdateState)] u8  an UpdateState, updated: its scale is the gradient's, and the
+//                                     update is number steps_done + 1
+//   losses  [any] f32 or f64          of the step, on CUDA f32: it is not made when one is not
+//                                     finite
+void adamw(Context& ctx, TensorView parameter, ConstTensorView gradient, TensorView m, TensorView v,
+           ConstTensorView norm, ConstTensorView losses, const AdamWOptions& options,
+           std::span<const AdamWSegment> segments, TensorView state);
 
 namespace cuda {  // in adamw.cu; adamw.cc calls these after its checks
 void gradient_norm(Context& ctx, ConstTensorView gradient, TensorView norm);
+// state: empty for the update that options describe.
 void adamw(Context& ctx, TensorView parameter, ConstTensorView gradient, TensorView m, TensorView v,
-           ConstTensorView norm, const AdamWOptions& options,
-           std::span<const AdamWSegment> segments, TensorView steps_done);
+           ConstTensorView norm, ConstTensorView losses, const AdamWOptions& options,
+           std::span<const AdamWSegment> segments, TensorView state);
 }  // namespace cuda
 
 }  // namespace scgraft

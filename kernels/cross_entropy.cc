@@ -38,9 +38,10 @@ T cross_entropy_row(const T* logits, int64_t classes, int64_t label, T weight, d
 }  // namespace
 
 void cross_entropy(Context& ctx, ConstTensorView logits, ConstTensorView labels,
-                   ConstTensorView weight, double scale, TensorView loss, TensorView dlogits) {
+                   ConstTensorView weight, double scale, TensorView loss, TensorView dlogits,
+                   ConstTensorView factor) {
   const char* op = "cross_entropy";
-  ctx.require_here(op, logits, labels, weight, loss, dlogits);
+  ctx.require_here(op, logits, labels, weight, loss, dlogits, factor);
   require(logits.rank() == 2, op, ": logits must be [rows, classes], got ", logits.shape());
   const int64_t rows = logits.dim(0);
   const int64_t classes = logits.dim(1);
@@ -48,10 +49,12 @@ void cross_entropy(Context& ctx, ConstTensorView logits, ConstTensorView labels,
   require_optional(op, "weight", weight, {classes}, sum_type(logits.dtype()));
   require_tensor(op, "loss", loss, {rows}, sum_type(logits.dtype()));
   require_optional(op, "dlogits", dlogits, logits.shape(), logits.dtype());
+  require_optional(op, "factor", factor, {1}, DType::f64);
   if constexpr (kBuiltWithCuda) {
     if (ctx.device().is_cuda())
-      return cuda::cross_entropy(ctx, logits, labels, weight, scale, loss, dlogits);
+      return cuda::cross_entropy(ctx, logits, labels, weight, scale, loss, dlogits, factor);
   }
+  if (!factor.empty()) scale *= *factor.as<double>();
   const int32_t* label = labels.as<int32_t>();
   for (int64_t b = 0; b < rows; ++b)
     require(label[b] < classes, op, ": label ", label[b], " of row ", b, " must be below ", classes,

@@ -17,6 +17,7 @@ struct Rows {
   float* loss;
   T* dlogits;  // or null
   double scale;
+  const double* factor;  // or null
   int64_t rows;
   int classes;
 };
@@ -51,7 +52,8 @@ __global__ void __launch_bounds__(kRowThreads) cross_entropy_kernel(Rows<T> a) {
   if (dlogits == nullptr) return;
   // Every lane has read the logit of the label before one of them overwrites it.
   gpu::sync_warp();
-  const auto row_scale = static_cast<float>(a.scale * static_cast<double>(weight));
+  const double scale = a.factor == nullptr ? a.scale : a.scale * *a.factor;
+  const auto row_scale = static_cast<float>(scale * static_cast<double>(weight));
   const float inverse = 1.0f / sum;
   for (int c = lane; c < a.classes; c += gpu::kWarp) {
     const float p = expf(gpu::to_f32(logits[c]) - largest) * inverse;
@@ -62,7 +64,8 @@ __global__ void __launch_bounds__(kRowThreads) cross_entropy_kernel(Rows<T> a) {
 }  // namespace
 
 void cross_entropy(Context& ctx, ConstTensorView logits, ConstTensorView labels,
-                   ConstTensorView weight, double scale, TensorView loss, TensorView dlogits) {
+                   ConstTensorView weight, double scale, TensorView loss, TensorView dlogits,
+                   ConstTensorView factor) {
   visit_storage(logits.dtype(), [&]<class T>(Type<T>) {
     const Rows<T> a{.logits = logits.as<T>(),
                     .labels = labels.as<int32_t>(),
@@ -70,6 +73,7 @@ void cross_entropy(Context& ctx, ConstTensorView logits, ConstTensorView labels,
                     .loss = loss.as<float>(),
                     .dlogits = data_or_null<T>(dlogits),
                     .scale = scale,
+                    .factor = data_or_null<double>(factor),
                     .rows = logits.dim(0),
                     .classes = static_cast<int>(logits.dim(1))};
     launch(ctx, "cross_entropy", cross_entropy_kernel<T>, row_grid(a.rows), kRowThreads, 0, a);

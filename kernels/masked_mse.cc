@@ -8,26 +8,29 @@
 namespace scgraft {
 
 void masked_mse(Context& ctx, ConstTensorView x, ConstTensorView target, ConstTensorView mask,
-                const Packing& packing, double scale, TensorView loss, TensorView dx) {
+                const Packing& packing, double scale, TensorView loss, TensorView dx,
+                ConstTensorView factor) {
   const char* op = "masked_mse";
-  ctx.require_here(op, x, target, mask, loss, dx);
+  ctx.require_here(op, x, target, mask, loss, dx, factor);
   require(x.rank() == 1, op, ": x must be [tokens], got ", x.shape());
   require_packed(op, "x", packing, x.dim(0));
   require_tensor(op, "target", target, x.shape(), sum_type(x.dtype()));
   require_tensor(op, "mask", mask, x.shape(), DType::u8);
   require_tensor(op, "loss", loss, {packing.cells()}, sum_type(x.dtype()));
   require_optional(op, "dx", dx, x.shape(), x.dtype());
+  require_optional(op, "factor", factor, {1}, DType::f64);
   if constexpr (kBuiltWithCuda) {
     if (ctx.device().is_cuda())
-      return cuda::masked_mse(ctx, x, target, mask, packing, scale, loss, dx);
+      return cuda::masked_mse(ctx, x, target, mask, packing, scale, loss, dx, factor);
   }
+  if (!factor.empty()) scale *= *factor.as<double>();
   visit_real(x.dtype(), [&]<class T>(Type<T>) {
     const T* prediction = x.as<T>();
     const T* wanted = target.as<T>();
     const uint8_t* counts = mask.as<uint8_t>();
     T* out = loss.as<T>();
     T* gradient = data_or_null<T>(dx);
-    const T factor = static_cast<T>(2 * scale);
+    const T slope = static_cast<T>(2 * scale);
     parallel_for(ctx, packing.cells(), [&](int64_t b) {
       const int64_t begin = packing.begin(b);
       const int64_t end = packing.end(b);
@@ -38,7 +41,7 @@ void masked_mse(Context& ctx, ConstTensorView x, ConstTensorView target, ConstTe
       });
       if (gradient == nullptr) return;
       for (int64_t t = begin; t < end; ++t)
-        gradient[t] = counts[t] != 0 ? factor * (prediction[t] - wanted[t]) : T(0);
+        gradient[t] = counts[t] != 0 ? slope * (prediction[t] - wanted[t]) : T(0);
     });
   });
 }

@@ -16,16 +16,19 @@ namespace scgraft {
 //   mask      [tokens]  u8, not 0 = counts
 //   loss      [cells]   sum_type() of x, overwritten (not scaled)
 //   dx        [tokens]  type of x, overwritten; empty when not wanted; may be x
+//   factor    [1]       f64, another factor of dx, known on the device only; empty: 1
 // The caller divides by the number of masked tokens of the whole batch (scale = 1 / that number;
 // nothing masked: loss 0, scale 0). A token that does not count may hold anything, NaN included.
 // Throws ShapeError or TypeError when something does not fit.
 // Source: scGPT's masked mean squared error.
 void masked_mse(Context& ctx, ConstTensorView x, ConstTensorView target, ConstTensorView mask,
-                const Packing& packing, double scale, TensorView loss, TensorView dx);
+                const Packing& packing, double scale, TensorView loss, TensorView dx,
+                ConstTensorView factor = {});
 
 namespace cuda {  // in masked_mse.cu; masked_mse.cc calls this after its checks
 void masked_mse(Context& ctx, ConstTensorView x, ConstTensorView target, ConstTensorView mask,
-                const Packing& packing, double scale, TensorView loss, TensorView dx);
+                const Packing& packing, double scale, TensorView loss, TensorView dx,
+                ConstTensorView factor);
 }  // namespace cuda
 
 }  // namespace scgraft

@@ -88,18 +88,54 @@ void TokenBatch::assign(std::span<const CellView> cells) {
   value_offsets_.host[1] = static_cast<int32_t>(unique_values_.host.size());
 }
 
-void TokenBatch::assign(Context& ctx, std::span<const CellView> cells) {
+void TokenBatch::pack(Device device, std::span<const CellView> cells) {
   assign(cells);
-  if (ctx.device().is_cpu()) return;
+  if (device.is_cpu()) return;
   row_cells_.host.clear();
   for (size_t cell = 0; cell < cells.size(); ++cell)
     row_cells_.host.insert(row_cells_.host.end(), cells[cell].genes.size(),
                            static_cast<int32_t>(cell));
   zeros_.host.assign(std::max(unique_genes_.host.size(), unique_values_.host.size()), 0);
-  memory_.send(ctx, ids_, offsets_, cell_offsets_, gene_offsets_, value_offsets_, row_cells_,
-               zeros_, labels_, unique_genes_, gene_index_, gene_use_offsets_, gene_use_tokens_,
-               unique_values_, value_index_, value_use_offsets_, value_use_tokens_, values_,
-               targets_, masked_);
+}
+
+void TokenBatch::assign(Context& ctx, std::span<const CellView> cells) {
+  pack(ctx.device(), cells);
+  with_arrays([&](auto&... arrays) { memory_.send(ctx, arrays...); });
+}
+
+void TokenBatch::prepare(Device device, std::span<const CellView> cells) {
+  pack(device, cells);
+  if (device.is_cpu()) return;
+  with_arrays([&](auto&... arrays) { memory_.stage(device, arrays...); });
+}
+
+void TokenBatch::send(Context& ctx, const Stream& copies) {
+  if (ctx.device().is_cpu()) return;
+  if (!sent_) sent_.emplace(ctx.device());
+  if (used_) copies.wait(*used_);
+  with_arrays([&](auto&... arrays) { memory_.transfer(copies, arrays...); });
+  sent_->record(copies);
+  ctx.stream().wait(*sent_);
+}
+
+void TokenBatch::release(Context& ctx) {
+  if (ctx.device().is_cpu()) return;
+  if (!used_) used_.emplace(ctx.device());
+  used_->record(ctx.stream());
+}
+
+void TokenBatch::reserve(Context& ctx, int64_t cells, int64_t tokens) {
+  if (ctx.device().is_cpu()) return;
+  // Every gene and value of its own is the most there can be; offsets are one more.
+  int64_t nbytes = 0;
+  const auto add = [&](int64_t count, int64_t size) {
+    nbytes += ((count + 2) * size / DeviceArrays::kGap + 1) * DeviceArrays::kGap;
+  };
+  add(cells, size_of(DType::i64));
+  for (const int64_t count : {cells, cells, cells, int64_t{0}, int64_t{0}}) add(count, 4);
+  for (int i = 0; i < 12; ++i) add(tokens, 4);
+  add(tokens, 1);
+  memory_.reserve(ctx.device(), nbytes);
 }
 
 Packing TokenBatch::packed(const PreparedArray<int32_t>& offsets, const PreparedArray<int64_t>* ids,

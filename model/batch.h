@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -30,6 +31,17 @@ class TokenBatch {
   // copy.
   void assign(Context& ctx, std::span<const CellView> cells);
 
+  // assign() in two parts, so that batches of a CUDA device come ahead of the work on them.
+  // Packs the cells; needs no context and may run on another thread.
+  void prepare(Device device, std::span<const CellView> cells);
+  // Copies what was prepared in the order of the stream `copies`, behind the work on the batch that
+  // was here before; the work of the context that is enqueued from now on starts after the copy.
+  void send(Context& ctx, const Stream& copies);
+  // Ends the work of the context on this batch: the next send() waits for what is enqueued by now.
+  void release(Context& ctx);
+  // Memory on the device, for batches of at most so many cells and tokens.
+  void reserve(Context& ctx, int64_t cells, int64_t tokens);
+
   Packing packing() const { return packed(offsets_, &ids_, row_cells_.device); }
   // One row per cell, for what is left of a cell after pooling.
   Packing cell_rows() const;
@@ -58,6 +70,8 @@ class TokenBatch {
   std::span<const int32_t> host_labels() const { return labels_.host; }
 
  private:
+  // assign() on the host, with what kernels want beside it.
+  void pack(Device device, std::span<const CellView> cells);
   static Packing packed(const PreparedArray<int32_t>& offsets, const PreparedArray<int64_t>* ids,
                         ConstTensorView row_cells);
   // As many zeros as the array has rows: their one cell. Empty on the CPU.
@@ -78,7 +92,16 @@ class TokenBatch {
   PreparedArray<int32_t> value_index_, value_use_offsets_, value_use_tokens_;
   PreparedArray<float> values_, targets_;
   PreparedArray<uint8_t> masked_;
+  // All arrays, in the order in which they lie on the device.
+  template <class F>
+  void with_arrays(F f) {
+    f(ids_, offsets_, cell_offsets_, gene_offsets_, value_offsets_, row_cells_, zeros_, labels_,
+      unique_genes_, gene_index_, gene_use_offsets_, gene_use_tokens_, unique_values_, value_index_,
+      value_use_offsets_, value_use_tokens_, values_, targets_, masked_);
+  }
+
   DeviceArrays memory_;
+  std::optional<Event> sent_, used_;
 };
 
 }  // namespace scgraft

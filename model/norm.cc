@@ -8,7 +8,9 @@ namespace scgraft {
 bool LayerNorm::y_determines_xhat() const {
   const ConstTensorView g = std::as_const(gamma->value).view();
   const ConstTensorView b = std::as_const(beta->value).view();
-  const bool keep = g.device().is_cuda() && !trainable();
+  // Values that change would have to be looked at in every step.
+  if (g.device().is_cuda() && trainable()) return false;
+  const bool keep = g.device().is_cuda();
   if (keep && judged_ == g.data()) return invertible_;
   const bool answer = layer_norm_is_invertible(g, b);
   judged_ = keep ? g.data() : nullptr;

@@ -11,6 +11,7 @@
 #include "runtime/checked.h"
 #include "runtime/config.h"
 #include "runtime/gpu/memory_emulated.h"
+#include "runtime/gpu/streams_emulated.h"
 #include "runtime/out_of_memory.h"
 
 namespace scgraft {
@@ -74,6 +75,7 @@ TensorView Arena::take(Shape shape, DType dtype) {
   if constexpr (kCudaEmulated) {
     if (device_.is_cuda()) {
       gpu::allow_access(data, nbytes);
+      gpu::emulated::run_pending_of(data, nbytes);
       // What an earlier scope left there must not look like a result.
       std::memset(data, 0xff, static_cast<size_t>(nbytes));
     }
@@ -90,6 +92,7 @@ void Arena::rewind(const Mark& mark) {
     if (device_.is_cuda())
       for (size_t i = mark.chunk; i < chunks_.size(); ++i) {
         const int64_t kept = i == mark.chunk ? mark.offset : 0;
+        gpu::emulated::run_pending_of(chunks_[i].data + kept, chunks_[i].nbytes - kept);
         gpu::forbid_access(chunks_[i].data + kept, chunks_[i].nbytes - kept);
       }
   }

@@ -45,6 +45,22 @@ Buffer::Buffer(int64_t nbytes, Device device) : nbytes_(nbytes), device_(device)
 Buffer::Buffer(std::shared_ptr<const void> owner, const void* data, int64_t nbytes)
     : owner_(std::move(owner)), data_(const_cast<void*>(data)), nbytes_(nbytes), shared_(true) {}
 
+Buffer Buffer::staging(int64_t nbytes, Device device) {
+  if constexpr (kBuiltWithCuda) {
+    if (device.is_cuda() && nbytes > 0) {
+      gpu::use(device);  // threads begin with the first device
+      std::shared_ptr<const void> owner(gpu::allocate_pinned(nbytes), [](const void* p) {
+        gpu::release_pinned(const_cast<void*>(p));
+      });
+      Buffer buffer(owner, owner.get(), nbytes);
+      buffer.shared_ = false;
+      std::memset(buffer.data_, 0, static_cast<size_t>(nbytes));
+      return buffer;
+    }
+  }
+  return Buffer(nbytes);
+}
+
 Buffer Buffer::share() const {
   Buffer copy(owner_, data_, nbytes_);
   copy.device_ = device_;

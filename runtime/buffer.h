@@ -19,6 +19,10 @@ class Buffer {
   // Bytes inside `owner`, which stays alive as long as this buffer. Read-only for the caller.
   Buffer(std::shared_ptr<const void> owner, const void* data, int64_t nbytes);
 
+  // Memory of the host for copies from and to `device` that the host need not wait for: pinned when
+  // it is a CUDA device, else as any other. Throws Error("E-MEMORY").
+  static Buffer staging(int64_t nbytes, Device device);
+
   // Writable bytes inside another buffer, which they keep alive: parameters that live side by side.
   static Buffer slice(const std::shared_ptr<Buffer>& whole, int64_t offset, int64_t nbytes);
 

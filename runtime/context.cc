@@ -45,10 +45,12 @@ void Context::require_cpu() const {
   throw error;
 }
 
-void copy(Context& ctx, ConstTensorView from, TensorView to) {
+void copy(const Stream& stream, ConstTensorView from, TensorView to) {
   require_copyable(from, to);
-  copy_bytes(from, to, ctx.stream().handle());
+  copy_bytes(from, to, stream.handle());
 }
+
+void copy(Context& ctx, ConstTensorView from, TensorView to) { copy(ctx.stream(), from, to); }
 
 void set_zero(Context& ctx, TensorView view) {
   if (view.nbytes() == 0) return;

@@ -88,8 +88,11 @@ class Context {
 
 // Copies all elements between tensors of one shape and type, on any two devices, in the order of
 // the context's stream: memory of the host may be read when ctx.synchronize() has returned, and may
-// be reused when this call has. Throws ShapeError or TypeError.
+// be reused when this call has; that of Buffer::staging() when the copy has been waited for. Throws
+// ShapeError or TypeError.
 void copy(Context& ctx, ConstTensorView from, TensorView to);
+// The same in the order of another stream.
+void copy(const Stream& stream, ConstTensorView from, TensorView to);
 
 // Sets every bit to zero, in the order of the context's stream.
 void set_zero(Context& ctx, TensorView view);

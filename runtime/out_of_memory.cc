@@ -29,6 +29,13 @@ Error out_of_memory(Device device, int64_t nbytes, int64_t free, int64_t total,
   return error;
 }
 
+Error out_of_pinned_memory(int64_t nbytes) {
+  Error error(cat("out of pinned memory of the host: ", readable_bytes(nbytes), " were asked for"),
+              kCode);
+  error.set_hint("lower --batch-size or --max-genes");
+  return error;
+}
+
 bool is_out_of_memory(const Error& error) { return error.code() == kCode; }
 
 }  // namespace scgraft

@@ -17,6 +17,9 @@ std::string readable_bytes(int64_t nbytes);
 Error out_of_memory(Device device, int64_t nbytes, int64_t free, int64_t total,
                     const std::string& purpose = {});
 
+// The same of memory of the host that devices copy from and to; it is never swapped out.
+Error out_of_pinned_memory(int64_t nbytes);
+
 // Whether an error means that less work at once might fit.
 bool is_out_of_memory(const Error& error);
 

@@ -27,7 +27,7 @@ class Stream {
   }
 
   Device device() const { return device_; }
-  // For launches and copies; null on the CPU and on the emulated device.
+  // For launches and copies; null on the CPU.
   gpu::StreamHandle handle() const { return handle_; }
 
   // Waits until all work is done. Throws DeviceError with what went wrong in it.

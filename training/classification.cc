@@ -39,11 +39,11 @@ ConstTensorView CellClassification::weights_on(Context& ctx) {
   return std::as_const(weights_on_device_).view();
 }
 
-void CellClassification::run(Context& ctx, const TokenBatch& batch, bool training, double scale,
-                             ObjectiveSums& sums) {
+void CellClassification::run(Context& ctx, const TokenBatch& batch, bool training,
+                             const GradientScale& scale, ObjectiveSums& sums) {
   Arena::Scope activations(ctx.activations());
   const int64_t cells = batch.cells();
-  const bool learn = scale > 0;
+  const bool learn = scale.value > 0;
   const EncodeOptions encode{.training = training, .save = learn, .rows = LayerRows::cls};
   const TensorView embedding = activations.take({cells, backbone_.dim()}, DType::f32);
   backbone_.encode(ctx, batch, encode, embedding);
@@ -53,8 +53,8 @@ void CellClassification::run(Context& ctx, const TokenBatch& batch, bool trainin
   const TensorView loss = activations.take({cells}, DType::f32);
   Classifier::Saved saved;
   classifier_.forward(ctx, embedding, rows, logits, learn ? &saved : nullptr);
-  cross_entropy(ctx, logits, batch.labels(), weights_on(ctx), scale, loss,
-                learn ? logits : TensorView());
+  cross_entropy(ctx, logits, batch.labels(), weights_on(ctx), scale.value, loss,
+                learn ? logits : TensorView(), scale.factor);
   sums.add(ctx, loss);
   for (const int32_t label : batch.host_labels())
     if (label >= 0)

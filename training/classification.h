@@ -15,7 +15,7 @@ class CellClassification : public Objective {
 
   std::string_view name() const override { return "classification"; }
   double weight(std::span<const CellView> cells) const override;
-  void run(Context& ctx, const TokenBatch& batch, bool training, double scale,
+  void run(Context& ctx, const TokenBatch& batch, bool training, const GradientScale& scale,
            ObjectiveSums& sums) override;
 
   // Probabilities [cells, classes] of a batch, and the cell embeddings [cells, dim] when wanted;

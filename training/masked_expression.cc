@@ -55,13 +55,13 @@ int64_t MaskedExpression::hide(Context& ctx, const TokenBatch& batch) {
   return next;
 }
 
-void MaskedExpression::run(Context& ctx, const TokenBatch& batch, bool training, double scale,
-                           ObjectiveSums& sums) {
+void MaskedExpression::run(Context& ctx, const TokenBatch& batch, bool training,
+                           const GradientScale& scale, ObjectiveSums& sums) {
   Arena::Scope activations(ctx.activations());
   const int64_t tokens = batch.tokens();
   const int64_t cells = batch.cells();
   const int64_t dim = network_.dim();
-  const bool learn = scale > 0;
+  const bool learn = scale.value > 0;
   const DType type = DType::f32;
   const Packing packing = batch.packing();
   const EncodeOptions encode{.training = training, .save = learn, .rows = LayerRows::all};
@@ -84,8 +84,8 @@ void MaskedExpression::run(Context& ctx, const TokenBatch& batch, bool training,
   const TensorView loss = activations.take({cells}, type),
                    mvc_loss = activations.take({cells}, type);
   const TensorView decoded_flat = decoded.reshape({n});
-  masked_mse(ctx, decoded_flat, hidden_.target.view(), hidden_.mask.view(), rows, scale, loss,
-             learn ? decoded_flat : TensorView());
+  masked_mse(ctx, decoded_flat, hidden_.target.view(), hidden_.mask.view(), rows, scale.value, loss,
+             learn ? decoded_flat : TensorView(), scale.factor);
 
   const TensorView cell = activations.take({cells, dim}, type);
   pool(ctx, Pooling::cls, x, {}, packing, cell);
@@ -93,8 +93,8 @@ void MaskedExpression::run(Context& ctx, const TokenBatch& batch, bool training,
   MvcDecoder::Saved mvc_saved;
   network_.mvc()->forward(ctx, network_.gene_rows(), cell, batch, predicted,
                           learn ? &mvc_saved : nullptr);
-  masked_mse(ctx, predicted, batch.targets(), batch.masked(), packing, scale, mvc_loss,
-             learn ? predicted : TensorView());
+  masked_mse(ctx, predicted, batch.targets(), batch.masked(), packing, scale.value, mvc_loss,
+             learn ? predicted : TensorView(), scale.factor);
   sums.add(ctx, loss, mvc_loss);
   sums.weight += static_cast<double>(n);
   if (!learn) return;

@@ -18,7 +18,7 @@ class MaskedExpression : public Objective {
 
   std::string_view name() const override { return "masked expression"; }
   double weight(std::span<const CellView> cells) const override;
-  void run(Context& ctx, const TokenBatch& batch, bool training, double scale,
+  void run(Context& ctx, const TokenBatch& batch, bool training, const GradientScale& scale,
            ObjectiveSums& sums) override;
 
  private:

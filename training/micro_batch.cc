@@ -13,15 +13,27 @@ int64_t length(const CellView& cell) { return static_cast<int64_t>(cell.genes.si
 
 }  // namespace
 
+CellLengths::CellLengths(std::span<const CellView> cells) {
+  for (const CellView& cell : cells) {
+    longest = std::max(longest, length(cell));
+    all += length(cell);
+  }
+}
+
+size_t chunk_end(std::span<const CellView> cells, size_t begin, int64_t chunk_tokens) {
+  size_t end = begin;
+  int64_t tokens = 0;
+  do {
+    tokens += length(cells[end++]);
+  } while (end < cells.size() && tokens + length(cells[end]) <= chunk_tokens);
+  return end;
+}
+
 void for_each_chunk(Context& ctx, std::span<const CellView> cells, int64_t chunk_tokens,
                     TokenBatch& batch,
                     const std::function<void(const TokenBatch&, size_t, size_t)>& body) {
   for (size_t begin = 0; begin < cells.size();) {
-    size_t end = begin;
-    int64_t tokens = 0;
-    do {
-      tokens += length(cells[end++]);
-    } while (end < cells.size() && tokens + length(cells[end]) <= chunk_tokens);
+    const size_t end = chunk_end(cells, begin, chunk_tokens);
     batch.assign(ctx, cells.subspan(begin, end - begin));
     body(batch, begin, end);
     begin = end;
@@ -30,19 +42,18 @@ void for_each_chunk(Context& ctx, std::span<const CellView> cells, int64_t chunk
 
 void MicroBatch::fit(Context& ctx, std::span<const CellView> cells,
                      const std::function<void()>& work) {
+  fit(ctx, CellLengths(cells), work);
+}
+
+void MicroBatch::fit(Context& ctx, const CellLengths& lengths, const std::function<void()>& work) {
   for (;;) {
     try {
       return work();
     } catch (const Error& error) {
       if (!is_out_of_memory(error)) throw;
-      int64_t longest = 0, all = 0;
-      for (const CellView& cell : cells) {
-        longest = std::max(longest, length(cell));
-        all += length(cell);
-      }
-      const int64_t most = std::min(tokens_, all);
-      if (most <= longest) throw;
-      tokens_ = std::max(longest, most / 2);
+      const int64_t most = std::min(tokens_, lengths.all);
+      if (most <= lengths.longest) throw;
+      tokens_ = std::max(lengths.longest, most / 2);
       ctx.synchronize();
       ctx.activations().trim();
       ctx.scratch().trim();

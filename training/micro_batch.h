@@ -8,8 +8,21 @@
 
 namespace scgraft {
 
-// Cuts cells into runs of at most `chunk_tokens` tokens (at least one cell each) and calls
-// body(batch, begin, end) with the cells' range; the batch is on the device of the context.
+// Tokens of some cells.
+struct CellLengths {
+  int64_t longest = 0;  // of one cell
+  int64_t all = 0;
+
+  CellLengths() = default;
+  explicit CellLengths(std::span<const CellView> cells);
+};
+
+// Where the run of cells ends that begins at `begin` and has at most `chunk_tokens` tokens (at
+// least one cell).
+size_t chunk_end(std::span<const CellView> cells, size_t begin, int64_t chunk_tokens);
+
+// Cuts cells into such runs and calls body(batch, begin, end) with the cells' range; the batch is
+// on the device of the context.
 void for_each_chunk(Context& ctx, std::span<const CellView> cells, int64_t chunk_tokens,
                     TokenBatch& batch,
                     const std::function<void(const TokenBatch&, size_t begin, size_t end)>& body);
@@ -27,6 +40,8 @@ class MicroBatch {
   // memory, calls it again with half the tokens, down to single cells, and logs a warning
   // (W-MICRO-BATCH); then the error goes to the caller.
   void fit(Context& ctx, std::span<const CellView> cells, const std::function<void()>& work);
+  // The same; `lengths` of the cells are looked at when memory was short, so work() may set them.
+  void fit(Context& ctx, const CellLengths& lengths, const std::function<void()>& work);
 
  private:
   int64_t tokens_;

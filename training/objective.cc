@@ -28,11 +28,16 @@ void ObjectiveSums::keep(Context& ctx, ConstTensorView losses) {
   const int64_t n = losses.numel();
   if (kept_.empty() || waiting_ + n > kept_.numel()) {
     settle(ctx);
-    if (kept_.empty() || n > kept_.numel())
-      kept_ = Tensor({std::max(kRoom, n)}, DType::f32, ctx.device());
+    reserve(ctx, n);
   }
   copy(ctx, losses, kept_.view().rows(waiting_, waiting_ + n));
   waiting_ += n;
+}
+
+void ObjectiveSums::reserve(Context& ctx, int64_t losses) {
+  if (ctx.device().is_cpu() || (!kept_.empty() && losses <= kept_.numel())) return;
+  settle(ctx);
+  kept_ = Tensor({std::max(kRoom, losses)}, DType::f32, ctx.device());
 }
 
 void ObjectiveSums::settle(Context& ctx) {
@@ -47,6 +52,25 @@ void ObjectiveSums::settle(Context& ctx) {
 ObjectiveSums::Totals ObjectiveSums::totals(Context& ctx) {
   settle(ctx);
   return {loss, weight};
+}
+
+ConstTensorView ObjectiveSums::unsettled() const {
+  return kept_.empty() ? view_of(&loss, Shape{1}) : kept_.view().rows(0, waiting_);
+}
+
+void ObjectiveSums::send(Context& ctx, Sent& to) const {
+  to.before_ = {loss, weight};
+  to.count_ = waiting_;
+  if (waiting_ == 0) return;
+  if (to.losses_.empty() || to.losses_.numel() < kept_.numel())
+    to.losses_ = Tensor(Buffer::staging(kept_.nbytes(), ctx.device()), kept_.shape(), DType::f32);
+  copy(ctx, kept_.view().rows(0, waiting_), to.losses_.view().rows(0, waiting_));
+}
+
+ObjectiveSums::Totals ObjectiveSums::Sent::totals() const {
+  Totals sum = before_;
+  for (int64_t i = 0; i < count_; ++i) sum.loss += static_cast<double>(losses_.as<float>()[i]);
+  return sum;
 }
 
 void ObjectiveSums::reset() { reset(Totals()); }

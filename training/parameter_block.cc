@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "training/parameter_block.h"
 
+#include <cstddef>
+
 namespace scgraft {
 
 ParameterBlock::ParameterBlock(std::vector<Parameter*> parameters, double weight_decay)
@@ -38,6 +40,9 @@ ParameterBlock::ParameterBlock(std::vector<Parameter*> parameters, double weight
   m_ = Tensor({numel_}, dtype_, device_);
   v_ = Tensor({numel_}, dtype_, device_);
   norm_ = Tensor({1}, DType::f64, device_);
+  const UpdateState fresh;
+  state_ = Tensor({int64_t{sizeof fresh}}, DType::u8, device_);
+  copy(view_of(reinterpret_cast<const uint8_t*>(&fresh), state_.shape()), state_.view());
 }
 
 TensorView ParameterBlock::flat_values() const {
@@ -49,17 +54,31 @@ TensorView ParameterBlock::flat_gradients() const {
 
 void ParameterBlock::zero_gradients(Context& ctx) { set_zero(ctx, flat_gradients()); }
 
-double ParameterBlock::gradient_norm(Context& ctx) {
-  scgraft::gradient_norm(ctx, flat_gradients(), norm_.view());
-  double norm = 0;
-  copy(ctx, std::as_const(norm_).view(), view_of(&norm, Shape{1}));
-  ctx.synchronize();
-  return norm;
+void ParameterBlock::set_loss_scale(const LossScale& scale) {
+  scale_rule_ = scale.rule;
+  copy(view_of(&scale.initial, Shape{1}), state_part(offsetof(UpdateState, scale), DType::f64));
 }
 
-bool ParameterBlock::update(Context& ctx, const AdamWOptions& options) {
-  return adamw(ctx, flat_values(), flat_gradients(), m_.view(), v_.view(), norm_.view(), options,
-               segments_);
+ConstTensorView ParameterBlock::loss_scale() const {
+  return {static_cast<const std::byte*>(state().data()) + offsetof(UpdateState, scale),
+          {1},
+          DType::f64,
+          device_};
+}
+
+void ParameterBlock::resume(Context& ctx) {
+  set_zero(ctx, state_part(offsetof(UpdateState, stopped), DType::i64));
+}
+
+TensorView ParameterBlock::state_part(size_t offset, DType dtype) {
+  return {static_cast<std::byte*>(state_.view().data()) + offset, {1}, dtype, device_};
+}
+
+void ParameterBlock::update(Context& ctx, ConstTensorView losses, AdamWOptions options) {
+  scgraft::gradient_norm(ctx, flat_gradients(), norm_.view());
+  options.scale_rule = scale_rule_;
+  adamw(ctx, flat_values(), flat_gradients(), m_.view(), v_.view(), std::as_const(norm_).view(),
+        losses, options, segments_, state_.view());
 }
 
 std::vector<Tensor> ParameterBlock::snapshot() const {

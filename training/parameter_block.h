@@ -6,6 +6,7 @@
 
 #include "kernels/adamw.h"
 #include "model/parameter.h"
+#include "training/precision.h"
 
 namespace scgraft {
 
@@ -23,11 +24,19 @@ class ParameterBlock {
   const std::vector<Parameter*>& parameters() const { return parameters_; }
 
   void zero_gradients(Context& ctx);
-  // Euclidean norm of the gradient. Waits for a device.
-  double gradient_norm(Context& ctx);
-  // One AdamW update with the norm gradient_norm() found; false when it was skipped because the
-  // norm is not finite.
-  bool update(Context& ctx, const AdamWOptions& options);
+  // From now on the gradient is that of the loss times scale.initial, or what its rule makes of it.
+  void set_loss_scale(const LossScale& scale);
+  // [1] f64 where the parameters are: the factor that the gradient of the next step must have.
+  ConstTensorView loss_scale() const;
+  // One AdamW update with the gradients there are, clipped by their norm, when these and the losses
+  // of the step are finite; else nothing changes, now and in later calls, until resume(). The host
+  // does not wait to know. options: gradient_scale, step and scale_rule are the block's own.
+  //   losses  f32, on the CPU f32 or f64, of any shape
+  void update(Context& ctx, ConstTensorView losses, AdamWOptions options);
+  // Allows updates again after one that was not finite.
+  void resume(Context& ctx);
+  // Bytes of an UpdateState, which is what became of the last update.
+  ConstTensorView state() const { return std::as_const(state_).view(); }
 
   // Copies of the current values, and back: the best parameters of a run.
   std::vector<Tensor> snapshot() const;
@@ -40,9 +49,11 @@ class ParameterBlock {
   DType dtype_ = DType::f32;
   Device device_;
   std::shared_ptr<Buffer> values_, gradients_;
-  Tensor m_, v_, norm_;
+  ScaleRule scale_rule_;
+  Tensor m_, v_, norm_, state_;
   TensorView flat_values() const;
   TensorView flat_gradients() const;
+  TensorView state_part(size_t offset, DType dtype);
 };
 
 }  // namespace scgraft

@@ -8,9 +8,6 @@
 namespace scgraft {
 namespace {
 
-constexpr int kStepsBetweenDoublings = 2000;
-constexpr double kLargest = 0x1p24;
-
 [[noreturn]] void refuse(const std::string& message, const char* hint) {
   ConfigError error(message, "E-PRECISION");
   error.set_hint(hint);
@@ -42,19 +39,6 @@ DType product_dtype(std::string_view precision, Device device) {
   }
   refuse(cat("the precision must be auto, fp32, bf16 or fp16, got \"", precision, "\""),
          "--precision auto");
-}
-
-bool LossScale::lower() {
-  if (!dynamic_ || value_ <= 1) return false;
-  value_ /= 2;
-  good_ = 0;
-  return true;
-}
-
-void LossScale::step_made() {
-  if (!dynamic_ || ++good_ < kStepsBetweenDoublings) return;
-  good_ = 0;
-  if (value_ < kLargest) value_ *= 2;
 }
 
 }  // namespace scgraft

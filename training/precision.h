@@ -2,6 +2,7 @@
 #pragma once
 #include <string_view>
 
+#include "kernels/update_state.h"
 #include "runtime/device.h"
 #include "runtime/dtype.h"
 
@@ -18,27 +19,15 @@ namespace scgraft {
 // before 8.0, which has no instructions for it.
 DType product_dtype(std::string_view precision, Device device);
 
-// Factor on the gradient of the loss. Small f16 gradients would become zero; multiplied by a power
-// of two they do not, and too large a factor shows as a norm that is not finite. So the factor is
-// halved until a step's gradient is finite, and doubled after two thousand steps that were.
-// Source: dynamic loss scaling as in torch.amp.GradScaler.
-class LossScale {
- public:
-  // Constant 1 for every type but f16.
-  explicit LossScale(DType activations) : dynamic_(activations == DType::f16) {
-    if (dynamic_) value_ = 65536;
-  }
-  double value() const { return value_; }
-  // After a gradient that is not finite: true when the step is worth another try with a smaller
-  // factor.
-  bool lower();
-  // After a step with a finite gradient.
-  void step_made();
+// The factor on the gradient of the loss that a run begins with, and how it changes: for f16 65536,
+// halved and doubled as the rule says, for every other type 1 for good.
+struct LossScale {
+  explicit LossScale(DType activations)
+      : initial(activations == DType::f16 ? 65536 : 1),
+        rule{.dynamic = activations == DType::f16} {}
 
- private:
-  bool dynamic_;
-  double value_ = 1;
-  int good_ = 0;
+  double initial;
+  ScaleRule rule;
 };
 
 }  // namespace scgraft

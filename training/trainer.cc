@@ -4,11 +4,14 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <deque>
+#include <exception>
 #include <limits>
 #include <numeric>
 
-#include "runtime/random.h"
+#include "training/batch_loader.h"
 #include "training/precision.h"
+#include "training/sent_steps.h"
 
 namespace scgraft {
 namespace {
@@ -18,17 +21,18 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-std::vector<int64_t> shuffled(int64_t n, uint64_t seed, int64_t epoch) {
-  std::vector<int64_t> order(static_cast<size_t>(n));
-  std::iota(order.begin(), order.end(), 0);
-  RandomStream stream(seed, RandomUse::shuffle, static_cast<uint32_t>(epoch));
-  for (int64_t i = n - 1; i > 0; --i)
-    std::swap(order[static_cast<size_t>(i)], order[stream.below(static_cast<uint64_t>(i) + 1)]);
-  return order;
-}
+// What decides how much memory the chunks of a run need.
+struct LongestCells {
+  std::vector<int64_t> cells;  // as many as fill a chunk or a step
+  int64_t longest = 0;         // tokens of a cell
+  int64_t step = 0;            // tokens of a step with the longest cells
 
-// The longest cells of a source that fill a chunk: no chunk of a run needs much more memory.
-std::vector<int64_t> longest_cells(CellSource& cells, int64_t chunk_tokens) {
+  int64_t tokens_of_chunk(int64_t chunk_tokens) const {
+    return std::max(longest, std::min(step, chunk_tokens));
+  }
+};
+
+LongestCells longest_cells(CellSource& cells, int64_t per_step, int64_t chunk_tokens) {
   std::vector<std::pair<int64_t, int64_t>> by_length;  // negative, so that they sort first
   for_each_group(cells, 0, [&](std::span<const CellView> views, int64_t begin) {
     for (size_t i = 0; i < views.size(); ++i)
@@ -36,32 +40,54 @@ std::vector<int64_t> longest_cells(CellSource& cells, int64_t chunk_tokens) {
                              begin + static_cast<int64_t>(i));
   });
   std::sort(by_length.begin(), by_length.end());
-  std::vector<int64_t> chosen;
-  int64_t tokens = 0;
+  by_length.resize(std::min(by_length.size(), static_cast<size_t>(per_step)));
+  LongestCells found;
+  found.longest = -by_length.front().first;
   for (const auto& [length, cell] : by_length) {
-    tokens -= length;
-    if (!chosen.empty() && tokens > chunk_tokens) break;
-    chosen.push_back(cell);
+    found.step -= length;
+    if (found.cells.empty() || found.step <= chunk_tokens) found.cells.push_back(cell);
   }
-  return chosen;
+  return found;
 }
 
 // Runs the largest chunk there can be before the first step. All memory of a device that steps need
 // is then in hand: it does not run out later when others use the device too, and no step allocates.
-void rehearse(Context& ctx, Objective& objective, CellSource& cells, MicroBatch& micro_batch,
-              TokenBatch& batch) {
+void rehearse(Context& ctx, Objective& objective, CellSource& cells, int64_t per_step,
+              BatchLoader& loader, MicroBatch& micro_batch, ObjectiveSums& sums) {
+  const LongestCells longest = longest_cells(cells, per_step, micro_batch.tokens());
   std::vector<CellView> views;
-  cells.view(longest_cells(cells, micro_batch.tokens()), 0, views);
+  cells.view(longest.cells, 0, views);
   const double weight = objective.weight(views);
   if (!(weight > 0)) return;
   micro_batch.fit(ctx, views, [&] {
-    ObjectiveSums sums;
-    for_each_chunk(ctx, views, micro_batch.tokens(), batch,
+    loader.reserve(per_step, longest.tokens_of_chunk(micro_batch.tokens()));
+    sums.reset();
+    for_each_chunk(ctx, views, micro_batch.tokens(), loader.spare(),
                    [&](const TokenBatch& chunk, size_t, size_t) {
                      objective.run(ctx, chunk, true, 1.0 / weight, sums);
                    });
     ctx.synchronize();
   });
+}
+
+// A step that the device has to do or has done.
+struct Step {
+  int64_t epoch = 0;
+  int64_t index = 0;  // 0-based, of the run
+  int64_t begin = 0;  // its first cell in the order of the epoch
+  int64_t count = 0;  // cells
+  double learning_rate = 0;
+  Clock::time_point start;
+};
+
+[[noreturn]] void throw_not_finite(const Step& step, const SentSteps::Result& result) {
+  const double loss = result.sums.mean();
+  NumericalError error(cat("the ", std::isfinite(result.sums.loss) ? "gradient" : "loss",
+                           " of step ", step.index + 1, " is not finite (loss ", loss,
+                           ", gradient norm ", result.state.norm, ", learning rate ",
+                           step.learning_rate, ")"));
+  error.set_hint("lower train.learning_rate, or look for damaged cells with scgraft inspect");
+  throw error;
 }
 
 }  // namespace
@@ -124,66 +150,108 @@ TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, Param
   std::vector<double> step_seconds;
   double best_loss = std::numeric_limits<double>::infinity();
   const auto start = Clock::now();
-  TokenBatch batch;
   ObjectiveSums sums;
-  std::vector<CellView> views;
-  LossScale loss_scale(options.activations);
+  sums.reserve(ctx, 2 * per_step);  // of each cell two losses at most
+  block.set_loss_scale(LossScale(options.activations));
   MicroBatch micro_batch = training_micro_batch(ctx, options.chunk_tokens);
-  if (ctx.device().is_cuda()) rehearse(ctx, objective, cells, micro_batch, batch);
+  BatchLoader loader(ctx, cells, objective,
+                     {.seed = options.seed, .cells_per_step = per_step, .steps = total},
+                     BatchLoader::mode_for(ctx.device()));
+  if (ctx.device().is_cuda()) rehearse(ctx, objective, cells, per_step, loader, micro_batch, sums);
+
+  // A device works on one step while the host enqueues the next and then looks at what became of
+  // the one. Work of the CPU is done when a call returns.
+  const size_t ahead = ctx.device().is_cuda() ? 1 : 0;
+  SentSteps sent(ctx.device(), static_cast<int64_t>(ahead) + 1);
+  std::deque<Step> under_way;
+  auto last_report = start;
+  const auto enqueue = [&](const Step& step) {
+    ctx.random() = {options.seed, static_cast<uint32_t>(step.index)};
+    CellLengths lengths;
+    micro_batch.fit(ctx, lengths, [&] {
+      loader.seek(step.index, micro_batch.tokens());
+      block.zero_gradients(ctx);
+      sums.reset();
+      BatchLoader::Chunk chunk;
+      do {
+        chunk = loader.next();
+        lengths = chunk.lengths;
+        if (chunk.weight > 0)
+          objective.run(ctx, *chunk.batch, true, {1 / chunk.weight, block.loss_scale()}, sums);
+        loader.release();
+      } while (!chunk.last);
+    });
+    block.update(ctx, sums.unsettled(),
+                 {.learning_rate = step.learning_rate, .max_norm = options.max_grad_norm});
+    sent.send(ctx, block, sums);
+    after_update();
+  };
+  const auto report = [&](const Step& step, const SentSteps::Result& done) {
+    ++result.steps;
+    const auto now = Clock::now();
+    const double seconds =
+        std::chrono::duration<double>(now - std::max(step.start, last_report)).count();
+    last_report = now;
+    step_seconds.push_back(seconds);
+    if (callbacks.on_step)
+      callbacks.on_step({.epoch = step.epoch,
+                         .step = step.index + 1,
+                         .total_steps = total,
+                         .loss = done.sums.mean(),
+                         .learning_rate = step.learning_rate,
+                         .gradient_norm = done.state.norm,
+                         .loss_scale = done.state.scale_used,
+                         .cells = step.count,
+                         .seconds = seconds});
+  };
+
   bool stop = false;
   for (int64_t epoch = 0; epoch < options.epochs && result.steps < total && !stop; ++epoch) {
-    const std::vector<int64_t> order = shuffled(cells.size(), options.seed, epoch);
-    for (int64_t begin = 0; begin < cells.size() && result.steps < total && !stop;
-         begin += per_step) {
-      const auto step_start = Clock::now();
-      const int64_t count = std::min(per_step, cells.size() - begin);
-      cells.view(std::span(order).subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
-                 epoch, views);
-      ctx.random() = {options.seed, static_cast<uint32_t>(result.steps)};
-      const double weight = objective.weight(views);
-      const auto run = [&] {
-        block.zero_gradients(ctx);
-        sums.reset();
-        if (!(weight > 0)) return;
-        for_each_chunk(ctx, views, micro_batch.tokens(), batch,
-                       [&](const TokenBatch& chunk, size_t, size_t) {
-                         objective.run(ctx, chunk, true, loss_scale.value() / weight, sums);
-                       });
-      };
-      double norm = 0;
-      do {
-        micro_batch.fit(ctx, views, run);
-        // The one place of a step where the host waits for a device.
-        norm = block.gradient_norm(ctx) / loss_scale.value();
-        sums.settle(ctx);
-      } while (!std::isfinite(norm) && std::isfinite(sums.loss) && loss_scale.lower());
-      const double rate = schedule.at(result.steps);
-      if (!std::isfinite(sums.loss) || !std::isfinite(norm)) {
-        NumericalError error(cat("the ", std::isfinite(sums.loss) ? "gradient" : "loss",
-                                 " of step ", result.steps + 1, " is not finite (loss ",
-                                 sums.mean(), ", gradient norm ", norm, ", learning rate ", rate,
-                                 ")"));
-        error.set_hint("lower train.learning_rate, or look for damaged cells with scgraft inspect");
-        throw error;
+    int64_t begin = 0;
+    int64_t next = result.steps;
+    for (;;) {
+      const bool more = begin < cells.size() && next < total && !stop;
+      std::exception_ptr failure;
+      if (!more && under_way.empty()) break;
+      if (more) {
+        const Step step = {.epoch = epoch,
+                           .index = next,
+                           .begin = begin,
+                           .count = std::min(per_step, cells.size() - begin),
+                           .learning_rate = schedule.at(next),
+                           .start = Clock::now()};
+        try {
+          enqueue(step);
+          under_way.push_back(step);
+          begin += step.count;
+          ++next;
+        } catch (...) {
+          failure = std::current_exception();  // of this step; the one before it comes first
+        }
       }
-      block.update(ctx, {.learning_rate = rate,
-                         .max_norm = options.max_grad_norm,
-                         .gradient_scale = loss_scale.value(),
-                         .step = result.steps + 1});
-      loss_scale.step_made();
-      after_update();
-      ++result.steps;
-      const double seconds = seconds_since(step_start);
-      step_seconds.push_back(seconds);
-      if (callbacks.on_step)
-        callbacks.on_step({.epoch = epoch,
-                           .step = result.steps,
-                           .total_steps = total,
-                           .loss = sums.mean(),
-                           .learning_rate = rate,
-                           .gradient_norm = norm,
-                           .cells = count,
-                           .seconds = seconds});
+      while (under_way.size() > (more && !failure ? ahead : 0)) {
+        const Step step = under_way.front();
+        under_way.pop_front();
+        const SentSteps::Result done = sent.take();
+        if (done.state.outcome == StepOutcome::repeat) {
+          // With the smaller factor that the device has chosen; what was enqueued behind the step
+          // has changed nothing.
+          begin = step.begin;
+          next = step.index;
+          under_way.clear();
+          sent.drop();
+          block.resume(ctx);
+          failure = nullptr;
+          break;
+        }
+        if (done.state.outcome != StepOutcome::updated) {
+          ctx.synchronize();
+          throw_not_finite(step, done);
+        }
+        report(step, done);
+      }
+      if (failure) std::rethrow_exception(failure);
+      if (!more) continue;
       if (options.max_seconds > 0 && seconds_since(start) >= options.max_seconds) {
         result.reason = StopReason::time_limit;
         stop = true;

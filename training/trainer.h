@@ -11,7 +11,8 @@
 
 namespace scgraft {
 
-// The cells of a run, by number. Views stay valid until the next call.
+// The cells of a run, by number. Views stay valid until the next call. In a training on a CUDA
+// device another thread than that of train() asks for them.
 class CellSource {
  public:
   virtual ~CellSource() = default;
@@ -52,8 +53,9 @@ struct StepReport {
   double loss = 0;  // mean over the step
   double learning_rate = 0;
   double gradient_norm = 0;
-  int64_t cells = 0;   // of this step
-  double seconds = 0;  // of this step
+  double loss_scale = 1;  // factor on the gradient while it was computed
+  int64_t cells = 0;      // of this step
+  double seconds = 0;     // of this step; on a device since the step before it was done
 };
 
 struct TrainerCallbacks {
@@ -85,7 +87,9 @@ ObjectiveSums evaluate(Context& ctx, Objective& objective, CellSource& cells, in
 // Minimises an objective over the parameters of `block` with AdamW. The order of cells is a pure
 // function of (seed, epoch); after the run the parameters are those of the best validation loss.
 // after_update: called after each change of parameters (packed copies are made again).
-// On a CUDA device all memory of the steps is reserved before the first one.
+// On a CUDA device all memory of the steps is reserved before the first one, and the host does not
+// wait between two steps of an epoch: it reports a step while the device works on the next
+// (decision 0019).
 // Throws NumericalError when a loss or a gradient is not finite; the parameters are then those of
 // the last good step.
 TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, ParameterBlock& block,

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <cstring>
+
 #include "benchmarks/kernels/bench.h"
 #include "kernels/adamw.h"
 
@@ -18,12 +20,16 @@ void update(benchmark::State& state) {
   const int64_t n = state.range(0);
   const Tensor gradient = random_tensor({n}, 1), length = tensor_of(std::vector<double>{1});
   Tensor p = random_tensor({n}), m = new_tensor({n}), v = new_tensor({n});
-  Tensor steps_done = new_tensor({1}, DType::i64);
+  const UpdateState none;
+  std::vector<uint8_t> bytes(sizeof none);
+  std::memcpy(bytes.data(), &none, sizeof none);
+  Tensor updates = tensor_of(bytes);
+  const Tensor losses = random_tensor({64}, 2);
   const AdamWSegment all{.begin = 0, .end = n, .weight_decay = 0.01};
   const AdamWOptions options{.max_norm = 1};
   measure(state, ctx, {.bytes = 7 * gradient.nbytes(), .flops = 15 * n}, [&] {
-    adamw(ctx, p.view(), gradient.view(), m.view(), v.view(), length.view(), options, {&all, 1},
-          steps_done.view());
+    adamw(ctx, p.view(), gradient.view(), m.view(), v.view(), length.view(), losses.view(), options,
+          {&all, 1}, updates.view());
   });
 }
 

@@ -187,15 +187,22 @@ void ScgptNetwork::front_forward(Context& ctx, const TokenBatch& batch,
   const std::span<const float> values = batch.host_unique_values();
   const auto n = static_cast<int64_t>(values.size());
   const Packing value_rows = batch.value_rows();
-  const TensorView v = keep.take({n, 1}, type);
   // A few dozen numbers, clamped where the batch was made.
-  Tensor clamped({n, 1}, type);
-  visit_real(type, [&]<class T>(Type<T>) {
-    std::transform(values.begin(), values.end(), clamped.as<T>(), [](float value) {
+  const TensorView v = keep.take({n, 1}, type);
+  const auto clamp = [&]<class T>(T* to) {
+    std::transform(values.begin(), values.end(), to, [](float value) {
       return static_cast<T>(std::min(static_cast<double>(value), kLargestValue));
     });
-  });
-  copy(ctx, clamped.view(), v);
+  };
+  if (ctx.device().is_cpu()) {
+    visit_real(type, [&]<class T>(Type<T>) { clamp(v.as<T>()); });
+  } else {
+    require<TypeError>(type == DType::f32, "scgpt: on a GPU the value encoder is f32, got ", type);
+    clamped_.host.resize(values.size());
+    clamp(clamped_.host.data());
+    clamped_memory_.send(ctx, clamped_);
+    copy(ctx, clamped_.view().reshape({n, 1}), v);
+  }
   const TensorView hidden = keep.take({n, d}, type);
   const TensorView projected = keep.take({n, d}, type);
   const TensorView value = keep.take({n, d}, type);

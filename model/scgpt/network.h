@@ -100,6 +100,8 @@ class ScgptNetwork : public Backbone {
   std::optional<MvcDecoder> mvc_;
   std::optional<Classifier> classifier_;
   Front front_;
+  PreparedArray<float> clamped_;  // values of the batch on their way to the device
+  DeviceArrays clamped_memory_;
   std::vector<EncoderLayer::Saved> saved_;
   int saved_frontier_ = 0;
   DType product_ = DType::f32;

@@ -4,6 +4,7 @@
 #include "runtime/gpu/architectures.h"
 #include "runtime/gpu/cuda_error.h"
 #include "runtime/gpu/driver.h"
+#include "runtime/gpu/host_waits.h"
 
 namespace scgraft::gpu {
 namespace {
@@ -79,6 +80,7 @@ void destroy_stream(Device device, StreamHandle stream) noexcept {
 }
 
 void synchronize(Device device, StreamHandle stream) {
+  count_wait(HostWait::stream);
   use(device);
   require_cuda(cudaStreamSynchronize(stream), "work on ", device);
 }
@@ -103,6 +105,7 @@ void wait(Device device, StreamHandle stream, EventHandle event) {
 }
 
 void synchronize(EventHandle event) {
+  count_wait(HostWait::event);
   require_cuda(cudaEventSynchronize(event), "work before an event");
 }
 

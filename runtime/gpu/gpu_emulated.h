@@ -8,6 +8,7 @@
 
 #include "runtime/dtype.h"
 #include "runtime/gpu/emulator.h"
+#include "runtime/gpu/streams_emulated.h"
 #include "runtime/gpu/types.h"
 
 // The device half of gpu.cuh without a CUDA compiler: plain functions over the emulator, and no
@@ -170,17 +171,18 @@ inline uint32_t atomic_add(uint32_t* p, uint32_t v) {
 }
 inline void fence() { emulated::fence(); }
 
-// Runs kernel(args...) on `grid` blocks of `block` threads and returns when it has ended; at once
-// when the grid is empty. Throws DeviceError when the launch is refused or the emulator found a
-// mistake.
+// Runs kernel(args...) on `grid` blocks of `block` threads, after the copies that the stream holds,
+// and returns when it has ended; at once when the grid is empty. Throws DeviceError when the launch
+// is refused or the emulator found a mistake.
 template <class... P, class... A>
-void launch_kernel(void (*kernel)(P...), Grid grid, int block, int64_t shared_bytes, StreamHandle,
-                   A&&... args) {
+void launch_kernel(void (*kernel)(P...), Grid grid, int block, int64_t shared_bytes,
+                   StreamHandle stream, A&&... args) {
   static_assert(sizeof...(P) == sizeof...(A), "one argument per parameter of the kernel");
   struct Call {
     void (*kernel)(P...);
     std::tuple<std::remove_const_t<P>...> values;
   } call{kernel, {std::forward<A>(args)...}};
+  emulated::run_pending(stream);
   emulated::launch(
       reinterpret_cast<const void*>(kernel), grid, block, shared_bytes,
       [](void* c) {

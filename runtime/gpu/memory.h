@@ -22,10 +22,17 @@ void* allocate(Device device, int64_t nbytes);
 // Waits for work that may still use the memory. `data` comes from allocate.
 void release(Device device, void* data) noexcept;
 
+// Memory of the host that devices copy from and to while the host does other things. nbytes > 0,
+// content undefined. Throws Error("E-MEMORY").
+void* allocate_pinned(int64_t nbytes);
+// Waits for copies that may still use the memory. `data` comes from allocate_pinned.
+void release_pinned(void* data) noexcept;
+
 // Copies between the host and devices, or between two devices; one of the two is a device. Enqueued
-// on `stream`; the host side may be reused when the call returns. A copy to the host has arrived
-// after the stream has been synchronised. Throws DeviceError when memory named as a device's is
-// not.
+// on `stream`. A copy to the host has arrived after the stream, or an event behind it, has been
+// synchronised. The host side may be reused when the call returns; pinned memory not before the
+// copy was waited for, and only with it does the host never wait in this call. Throws DeviceError
+// when memory named as a device's is not.
 void copy(Device to, void* destination, Device from, const void* source, int64_t nbytes,
           StreamHandle stream);
 void fill_zero(Device device, void* data, int64_t nbytes, StreamHandle stream);

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "runtime/gpu/cuda_error.h"
+#include "runtime/gpu/host_waits.h"
 #include "runtime/gpu/memory.h"
 #include "runtime/out_of_memory.h"
 
@@ -83,6 +84,26 @@ void release(Device device, void* data) noexcept {
   (void)cudaFree(data);
 }
 
+void* allocate_pinned(int64_t nbytes) {
+  require(nbytes > 0, "an allocation of pinned memory cannot have ", nbytes, " bytes");
+  void* data = nullptr;
+  // Portable: of every device, whichever is current.
+  const cudaError_t error =
+      cudaHostAlloc(&data, static_cast<size_t>(nbytes), cudaHostAllocPortable);
+  if (error == cudaErrorMemoryAllocation) {
+    (void)cudaGetLastError();
+    throw out_of_pinned_memory(nbytes);
+  }
+  require_cuda(error, "allocation of ", nbytes, " bytes of pinned memory");
+  pinned_ranges().add(data, nbytes);
+  return data;
+}
+
+void release_pinned(void* data) noexcept {
+  pinned_ranges().remove(data);
+  (void)cudaFreeHost(data);
+}
+
 void copy(Device to, void* destination, Device from, const void* source, int64_t nbytes,
           StreamHandle stream) {
   if (nbytes == 0) return;
@@ -93,6 +114,9 @@ void copy(Device to, void* destination, Device from, const void* source, int64_t
                  "copy of ", nbytes, " bytes from ", from, " to ", to);
     return;
   }
+  if ((to.is_cpu() || from.is_cpu()) &&
+      !pinned_ranges().contain(to.is_cpu() ? destination : source, nbytes))
+    count_wait(HostWait::copy);
   const cudaMemcpyKind kind = to.is_cpu()     ? cudaMemcpyDeviceToHost
                               : from.is_cpu() ? cudaMemcpyHostToDevice
                                               : cudaMemcpyDeviceToDevice;

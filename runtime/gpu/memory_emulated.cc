@@ -6,6 +6,8 @@
 #include <map>
 #include <mutex>
 
+#include "runtime/gpu/host_waits.h"
+#include "runtime/gpu/streams_emulated.h"
 #include "runtime/out_of_memory.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -101,6 +103,7 @@ void* allocate(Device device, int64_t nbytes) {
 }
 
 void release(Device device, void* data) noexcept {
+  emulated::finish_all();
   {
     const std::lock_guard lock(heap().mutex);
     const auto found = heap().live.find(static_cast<const std::byte*>(data));
@@ -113,23 +116,47 @@ void release(Device device, void* data) noexcept {
   std::free(data);
 }
 
+void* allocate_pinned(int64_t nbytes) {
+  require(nbytes > 0, "an allocation of pinned memory cannot have ", nbytes, " bytes");
+  void* data = nullptr;
+  if (::posix_memalign(&data, 256, static_cast<size_t>(nbytes)) != 0)
+    throw out_of_pinned_memory(nbytes);
+  pinned_ranges().add(data, nbytes);
+  return data;
+}
+
+void release_pinned(void* data) noexcept {
+  emulated::finish_all();
+  if (!pinned_ranges().remove(data))
+    ++emulated_memory().foreign_releases;
+  else
+    std::free(data);
+}
+
 void copy(Device to, void* destination, Device from, const void* source, int64_t nbytes,
-          StreamHandle) {
+          StreamHandle stream) {
   if (nbytes == 0) return;
   {
     const std::lock_guard lock(heap().mutex);
     heap().require_memory("copy to", to, destination, nbytes);
     heap().require_memory("copy from", from, source, nbytes);
   }
+  if (to.is_cpu() || from.is_cpu()) {
+    if (pinned_ranges().contain(to.is_cpu() ? destination : source, nbytes))
+      return emulated::enqueue_copy(stream, destination, source, nbytes, to.is_cpu());
+    count_wait(HostWait::copy);
+  }
+  emulated::run_pending(stream);
   std::memmove(destination, source, static_cast<size_t>(nbytes));
 }
 
-void fill_zero(Device device, void* data, int64_t nbytes, StreamHandle) {
+void fill_zero(Device device, void* data, int64_t nbytes, StreamHandle stream) {
   if (nbytes == 0) return;
   {
     const std::lock_guard lock(heap().mutex);
     heap().require_memory("fill", device, data, nbytes);
   }
+  emulated::run_pending(stream);
   std::memset(data, 0, static_cast<size_t>(nbytes));
 }
 

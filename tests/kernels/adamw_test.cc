@@ -181,21 +181,52 @@ TEST_P(AdamWTest, ANormThatIsNotFiniteChangesNothing) {
   }
 }
 
-// The counter takes the place of options.step, and an update that was skipped does not count.
-TEST_P(AdamWTest, ACounterOfUpdatesReplacesTheStep) {
+// What the state decides takes the place of the step and of the gradient's scale; an update that
+// was skipped does not count.
+TEST_P(AdamWTest, AStateCountsStepsAndDecidesAboutThem) {
   const AdamWSegment all{.begin = 0, .end = 70};
   const Tensor gradient = random({70}), bad = tensor({70}, std::vector<double>(70, NAN));
+  std::vector<double> large = values_of(gradient.view());
+  for (double& g : large) g *= 4;
+  const Tensor scaled = tensor({70}, large);
+  std::vector<double> losses(3000, 1.0);
+  const Tensor fine = tensor({3000}, losses), none = zeros({0});
+  losses[2999] = INFINITY;
+  const Tensor wrong = tensor({3000}, losses);
   Block want = random_block(70), got = want.clone();
-  Tensor done = longs({6});
+  const UpdateState start{.steps_done = 6, .scale = 8};
+  constexpr int64_t kBytes = sizeof(UpdateState);
+  Tensor state({kBytes}, DType::u8, test_device());
+  copy(view_of(reinterpret_cast<const uint8_t*>(&start), Shape{kBytes}), state.view());
   Tensor norm({1}, DType::f64, test_device());
-  for (const Tensor* g : {&gradient, &bad, &gradient}) {
-    gradient_norm(ctx(), g->view(), norm.view());
-    const bool updated =
-        adamw(ctx(), got.p.view(), g->view(), got.m.view(), got.v.view(),
-              std::as_const(norm).view(), {.max_norm = 1, .step = 1}, {&all, 1}, done.view());
-    EXPECT_TRUE(updated || (g == &bad && ctx().device().is_cpu()));
-  }
-  EXPECT_EQ(values_of(done.view())[0], 8);
+  const auto attempt = [&](const Tensor& g, const Tensor& loss) {
+    gradient_norm(ctx(), g.view(), norm.view());
+    const AdamWOptions options{.max_norm = 1, .scale_rule = {.dynamic = true}};
+    adamw(ctx(), got.p.view(), g.view(), got.m.view(), got.v.view(), std::as_const(norm).view(),
+          loss.view(), options, {&all, 1}, state.view());
+    UpdateState now;
+    copy(std::as_const(state).view(), view_of(reinterpret_cast<uint8_t*>(&now), Shape{kBytes}));
+    return now;
+  };
+  const auto resume = [&](UpdateState now) {
+    now.stopped = 0;
+    copy(view_of(reinterpret_cast<const uint8_t*>(&now), Shape{kBytes}), state.view());
+  };
+  EXPECT_EQ(attempt(scaled, wrong).outcome, StepOutcome::not_finite);
+  EXPECT_EQ(attempt(scaled, fine).outcome, StepOutcome::held);
+  resume(start);
+  UpdateState now = attempt(bad, fine);
+  EXPECT_EQ(now.outcome, StepOutcome::repeat);
+  EXPECT_EQ(now.scale, 4);
+  expect_same(got, want);
+  resume(now);
+  now = attempt(scaled, fine);
+  EXPECT_EQ(now.outcome, StepOutcome::updated);
+  EXPECT_EQ(now.steps_done, 7);
+  EXPECT_NEAR(now.norm, std::sqrt(dot(gradient.view(), gradient.view())), 1e-12 * now.norm);
+  now = attempt(scaled, none);
+  EXPECT_EQ(now.steps_done, 8);
+  EXPECT_EQ(now.good_steps, 2);
   for (int64_t number : {7, 8})
     ASSERT_TRUE(step(ctx(), want, gradient, {.max_norm = 1, .step = number}, {&all, 1}));
   expect_same(got, want);

@@ -33,6 +33,17 @@ TEST_P(CrossEntropyTest, WeightsScaleTheRowOfTheirClass) {
   expect_close(dlogits.view(), {-1.5 / 12, 1.5 / 12, 2.5 / 12, -2.5 / 12}, 4);
 }
 
+TEST_P(CrossEntropyTest, AFactorOnTheDeviceIsOneMoreOfTheGradient) {
+  const Tensor logits = random({5, 7});
+  const Tensor factor = tensor_of({1}, DType::f64, {1024}).to(test_device());
+  const Tensor labels = ints({0, 6, -1, 3, 3});
+  Tensor loss = poisoned({5}), want = poisoned({5, 7}), got = poisoned({5, 7});
+  cross_entropy(ctx(), logits.view(), labels.view(), {}, 0.25 * 1024, loss.view(), want.view());
+  cross_entropy(ctx(), logits.view(), labels.view(), {}, 0.25, loss.view(), got.view(),
+                factor.view());
+  expect_same_bits(got.view(), want.view());
+}
+
 TEST_P(CrossEntropyTest, ARowWithoutALabelCountsNothing) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const Tensor logits = tensor({2, 2}, {nan, nan, 0, 0});

@@ -34,6 +34,18 @@ TEST_P(MaskedMseTest, HandComputed) {
   expect_close(dx.view(), {1, 0, -2, 3});
 }
 
+TEST_P(MaskedMseTest, AFactorOnTheDeviceIsOneMoreOfTheGradient) {
+  const std::vector<int32_t> offsets = {0, 3, 3, 4};
+  const Tensor x = random({4}), target = random({4}), mask = bytes({1, 0, 255, 1});
+  const Tensor factor = tensor_of({1}, DType::f64, {1024}).to(test_device());
+  Tensor loss = poisoned({3}), want = poisoned({4}), got = poisoned({4});
+  masked_mse(ctx(), x.view(), target.view(), mask.view(), packing_over(offsets), 0.3 * 1024,
+             loss.view(), want.view());
+  masked_mse(ctx(), x.view(), target.view(), mask.view(), packing_over(offsets), 0.3, loss.view(),
+             got.view(), factor.view());
+  expect_same_bits(got.view(), want.view());
+}
+
 TEST_P(MaskedMseTest, WhatIsNotMaskedMayBeAnything) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   for (int32_t n : {3, 31, 33, 257}) {

@@ -18,6 +18,14 @@ class ParameterBlockTest : public ::testing::TestWithParam<DType> {
     const Tensor from = tensor_of(tensor.shape(), tensor.dtype(), values);
     std::memcpy(tensor.view().data(), from.view().data(), static_cast<size_t>(from.nbytes()));
   }
+  void update(ParameterBlock& block, const AdamWOptions& options, double loss = 1) {
+    block.update(ctx_, view_of(&std::as_const(loss), Shape{1}), options);
+  }
+  static UpdateState state_of(const ParameterBlock& block) {
+    UpdateState state;
+    std::memcpy(&state, block.state().data(), sizeof state);
+    return state;
+  }
   Context ctx_{Device::cpu(), {.threads = 1}};
   ParameterSet set_;
   Parameter* matrix_;
@@ -44,9 +52,12 @@ TEST_P(ParameterBlockTest, NormIsOverAllGradients) {
   ParameterBlock block({matrix_, vector_}, 0);
   put(matrix_->grad, {1, 2, 0, 0, 0, 2});
   put(vector_->grad, {4, 0, 0});
-  EXPECT_DOUBLE_EQ(block.gradient_norm(ctx_), 5);
+  update(block, {});
+  EXPECT_DOUBLE_EQ(state_of(block).norm, 5);
   block.zero_gradients(ctx_);
-  EXPECT_EQ(block.gradient_norm(ctx_), 0);
+  update(block, {});
+  EXPECT_EQ(state_of(block).norm, 0);
+  EXPECT_EQ(state_of(block).steps_done, 2);
 }
 
 // The first step of AdamW moves every element by the rate against the sign of its gradient; the
@@ -55,8 +66,8 @@ TEST_P(ParameterBlockTest, UpdatesWithWeightDecayOnMatricesOnly) {
   ParameterBlock block({matrix_, vector_}, 0.1);
   put(matrix_->grad, {1, 1, 1, -1, -1, -1});
   put(vector_->grad, {2, -2, 2});
-  block.gradient_norm(ctx_);
-  ASSERT_TRUE(block.update(ctx_, {.learning_rate = 0.01, .max_norm = 0, .step = 1}));
+  update(block, {.learning_rate = 0.01, .max_norm = 0});
+  ASSERT_EQ(state_of(block).outcome, StepOutcome::updated);
   const std::vector<double> before = {1, -2, 3, -4, 5, -6};
   const std::vector<double> after = values_of(matrix_->value.view());
   for (size_t i = 0; i < 6; ++i)
@@ -66,20 +77,49 @@ TEST_P(ParameterBlockTest, UpdatesWithWeightDecayOnMatricesOnly) {
   EXPECT_NEAR(bias[1], -0.25 + 0.01, 1e-6);
 }
 
-TEST_P(ParameterBlockTest, SkipsAnUpdateWithoutAFiniteNorm) {
+// The step after the bad one is good, and was enqueued before anybody knew.
+TEST_P(ParameterBlockTest, ABadStepHoldsLaterOnesUntilTheHostSaysSo) {
+  for (const bool loss : {false, true}) {
+    ParameterBlock block({matrix_, vector_}, 0.1);
+    const std::vector<double> values = values_of(matrix_->value.view());
+    put(vector_->grad, {loss ? 1 : NAN, 0, 0});
+    update(block, {.max_norm = 1}, loss ? INFINITY : 1);
+    EXPECT_EQ(state_of(block).outcome, StepOutcome::not_finite);
+    EXPECT_EQ(std::isfinite(state_of(block).norm), loss);
+    put(vector_->grad, {1, 0, 0});
+    update(block, {.max_norm = 1});
+    EXPECT_EQ(state_of(block).outcome, StepOutcome::held);
+    EXPECT_EQ(state_of(block).steps_done, 0);
+    EXPECT_EQ(values_of(matrix_->value.view()), values);
+    block.resume(ctx_);
+    update(block, {.max_norm = 1});
+    EXPECT_EQ(state_of(block).outcome, StepOutcome::updated);
+    EXPECT_EQ(state_of(block).steps_done, 1);
+    EXPECT_NE(values_of(matrix_->value.view()), values);
+  }
+}
+
+TEST_P(ParameterBlockTest, TheLossScaleIsHalvedByABadStepAndTakenOutOfTheGradient) {
   ParameterBlock block({matrix_, vector_}, 0.1);
-  put(vector_->grad, {NAN, 0, 0});
-  EXPECT_FALSE(std::isfinite(block.gradient_norm(ctx_)));
-  EXPECT_FALSE(block.update(ctx_, {.learning_rate = 0.01, .max_norm = 1, .step = 1}));
-  EXPECT_EQ(values_of(matrix_->value.view()), (std::vector<double>{1, -2, 3, -4, 5, -6}));
+  block.set_loss_scale(LossScale(DType::f16));
+  EXPECT_EQ(values_of(block.loss_scale()), std::vector<double>{65536});
+  put(vector_->grad, {INFINITY, 0, 0});
+  update(block, {});
+  EXPECT_EQ(state_of(block).outcome, StepOutcome::repeat);
+  EXPECT_EQ(values_of(block.loss_scale()), std::vector<double>{32768});
+  block.resume(ctx_);
+  put(vector_->grad, {3 * 32768, 4 * 32768, 0});
+  update(block, {});
+  EXPECT_EQ(state_of(block).outcome, StepOutcome::updated);
+  EXPECT_EQ(state_of(block).norm, 5);
+  EXPECT_EQ(state_of(block).scale_used, 32768);
 }
 
 TEST_P(ParameterBlockTest, RestoresASnapshotBitForBit) {
   ParameterBlock block({matrix_, vector_}, 0.1);
   const std::vector<Tensor> kept = block.snapshot();
   put(matrix_->grad, {1, 2, 3, 4, 5, 6});
-  block.gradient_norm(ctx_);
-  block.update(ctx_, {.learning_rate = 1, .max_norm = 0, .step = 1});
+  update(block, {.learning_rate = 1, .max_norm = 0});
   EXPECT_NE(values_of(matrix_->value.view())[0], 1);
   block.restore(kept);
   expect_same_bits(matrix_->value.view(), kept[0].view());

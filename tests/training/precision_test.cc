@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "training/precision.h"
 
+#include <cmath>
+
 #include "runtime/config.h"
 #include "runtime/gpu/emulator.h"
 #include "tests/testing/op_test.h"
@@ -31,28 +33,59 @@ TEST(Precision, OnADeviceIsWhatItsTensorCoresKnow) {
   }
 }
 
+// Steps with this norm (of the gradient times the factor) and this loss, one after the other.
+void take_steps(UpdateState& state, const ScaleRule& rule, int count, double norm,
+                bool finite_loss = true) {
+  for (int i = 0; i < count; ++i) {
+    decide(state, norm, finite_loss, rule);
+    state.stopped = 0;
+  }
+}
+
 TEST(LossScale, IsOneWhereGradientsDoNotVanish) {
-  LossScale scale(DType::bf16);
-  EXPECT_EQ(scale.value(), 1);
-  EXPECT_FALSE(scale.lower());
-  for (int i = 0; i < 5000; ++i) scale.step_made();
-  EXPECT_EQ(scale.value(), 1);
+  for (const DType type : {DType::f32, DType::bf16}) {
+    const LossScale scale(type);
+    UpdateState state{.scale = scale.initial};
+    take_steps(state, scale.rule, 5000, 1);
+    EXPECT_EQ(state.scale, 1);
+    take_steps(state, scale.rule, 1, INFINITY);
+    EXPECT_EQ(state.outcome, StepOutcome::not_finite);
+    EXPECT_EQ(state.scale, 1);
+  }
 }
 
 TEST(LossScale, HalvesAfterAFaultAndDoublesAfterManyGoodSteps) {
-  LossScale scale(DType::f16);
-  const double first = scale.value();
-  EXPECT_GT(first, 1);
-  EXPECT_TRUE(scale.lower());
-  EXPECT_EQ(scale.value(), first / 2);
-  for (int i = 0; i < 1999; ++i) scale.step_made();
-  EXPECT_EQ(scale.value(), first / 2);
-  scale.step_made();
-  EXPECT_EQ(scale.value(), first);
-  int times = 0;
-  while (scale.lower()) ++times;
-  EXPECT_EQ(scale.value(), 1) << "a gradient that is not finite at scale 1 is an error";
-  EXPECT_EQ(times, 16);
+  const LossScale scale(DType::f16);
+  UpdateState state{.scale = scale.initial};
+  EXPECT_EQ(state.scale, 65536);
+  take_steps(state, scale.rule, 2, INFINITY);
+  EXPECT_EQ(state.outcome, StepOutcome::repeat);
+  EXPECT_EQ(state.scale, 16384);
+  take_steps(state, scale.rule, 1999, 1);
+  EXPECT_EQ(state.scale, 16384);
+  take_steps(state, scale.rule, 1, 1);
+  EXPECT_EQ(state.scale, 32768);
+  EXPECT_EQ(state.scale_used, 16384);
+  EXPECT_EQ(state.steps_done, 2000);
+  take_steps(state, scale.rule, 1999, 1);
+  take_steps(state, scale.rule, 1, NAN);  // counting begins anew
+  take_steps(state, scale.rule, 1999, 1);
+  EXPECT_EQ(state.scale, 16384);
+  take_steps(state, scale.rule, 2000 * 40, 1);
+  EXPECT_EQ(state.scale, 0x1p24);
+}
+
+TEST(LossScale, EndsAtOneAndIsNotToBlameForALoss) {
+  const LossScale scale(DType::f16);
+  UpdateState state{.scale = scale.initial};
+  take_steps(state, scale.rule, 1, 1, false);
+  EXPECT_EQ(state.outcome, StepOutcome::not_finite);
+  EXPECT_EQ(state.scale, 65536);
+  take_steps(state, scale.rule, 16, INFINITY);
+  EXPECT_EQ(state.scale, 1);
+  EXPECT_EQ(state.outcome, StepOutcome::repeat);
+  take_steps(state, scale.rule, 1, INFINITY);
+  EXPECT_EQ(state.outcome, StepOutcome::not_finite);
 }
 
 }  // namespace

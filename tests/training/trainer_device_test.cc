@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Training runs on a CUDA device against the same runs on the CPU.
+#include <map>
+
 #include "adapters/adapter.h"
+#include "runtime/gpu/host_waits.h"
+#include "runtime/gpu/memory.h"
+#include "runtime/gpu/streams_emulated.h"
 #include "tests/training/tiny_cells.h"
 #include "training/cell_sources.h"
 #include "training/classification.h"
@@ -123,6 +128,13 @@ TEST_F(TrainerOnDevice, TheSameSeedGivesTheSameBits) {
   const TrainedRun once = train_lora(Device::cuda()), again = train_lora(Device::cuda());
   EXPECT_EQ(again.losses, once.losses);
   expect_same_values(again.values, once.values);
+  if constexpr (kCudaEmulated) {
+    gpu::emulated_copy_time() = gpu::CopyTime::early;
+    const TrainedRun early = train_lora(Device::cuda());
+    gpu::emulated_copy_time() = gpu::CopyTime::late;
+    EXPECT_EQ(early.losses, once.losses);
+    expect_same_values(early.values, once.values);
+  }
 }
 
 TEST_F(TrainerOnDevice, PredictsAndEmbedsAsTheCpu) {
@@ -145,6 +157,192 @@ TEST_F(TrainerOnDevice, PredictsAndEmbedsAsTheCpu) {
   constexpr int64_t kTerms = 150;
   expect_close(probabilities[1].view(), std::as_const(probabilities[0]).view(), kTerms);
   expect_close(embeddings[1].view(), std::as_const(embeddings[0]).view(), kTerms);
+}
+
+// A run of LoRA with more steps in an epoch, and what a wrapped objective does to them.
+struct LongRun {
+  explicit LongRun(Device device) : ctx(device, {.threads = 1}) {
+    net.move_to(device);
+    AdapterOptions lora;
+    lora.type = "lora";
+    lora.rank = 2;
+    lora.targets = {"q", "v"};
+    adapter = make_adapter(lora, net, 5);
+    adapter->attach(net);
+    parameters = net.classifier()->parameters();
+    for (Parameter* p : adapter->parameters()) parameters.push_back(p);
+    options = {.epochs = 2,
+               .batch_size = 4,
+               .chunk_tokens = 40,
+               .schedule = ScheduleKind::constant,
+               .learning_rate = 1e-3,
+               .warmup_ratio = 0};
+  }
+
+  // Makes gradients of chosen attempts at a step too large for f32.
+  class Overflowing : public Objective {
+   public:
+    explicit Overflowing(Objective& inner) : inner_(inner) {}
+    std::string_view name() const override { return inner_.name(); }
+    double weight(std::span<const CellView> cells) const override { return inner_.weight(cells); }
+    void run(Context& ctx, const TokenBatch& batch, bool training, const GradientScale& scale,
+             ObjectiveSums& sums) override {
+      const uint32_t step = ctx.random().step;
+      if (sums.weight == 0) ++attempts[step];  // its first chunk
+      const bool overflow = training && step == bad_step && attempts[step] <= bad_attempts;
+      const double factor = overflow ? 1e300 : 1;
+      inner_.run(ctx, batch, training, {scale.value * factor, scale.factor}, sums);
+    }
+    std::map<uint32_t, int> attempts;
+    uint32_t bad_step = 0;
+    int bad_attempts = 0;
+
+   private:
+    Objective& inner_;
+  };
+
+  // Cells that cannot be had after so many views.
+  class FailingCells : public LabelledCells {
+   public:
+    using LabelledCells::LabelledCells;
+    void view(std::span<const int64_t> cells, int64_t epoch,
+              std::vector<CellView>& views) override {
+      if (views_until_error-- == 0) throw DataError("cell 7 is damaged");
+      LabelledCells::view(cells, epoch, views);
+    }
+    int64_t views_until_error = -1;  // never
+  };
+
+  void go() {
+    ParameterBlock block(parameters, 0.01);
+    net.parameters_updated();
+    callbacks.on_step = [this](const StepReport& r) {
+      reports.push_back(r);
+      if constexpr (kBuiltWithCuda) {
+        waits.push_back(gpu::host_waits());
+        memory.push_back(gpu::allocated(ctx.device()));
+      }
+      if (on_step) on_step();
+    };
+    train(
+        ctx, objective, cells, block, options, [this] { net.parameters_updated(); }, callbacks);
+  }
+  std::vector<Tensor> values() const {
+    std::vector<Tensor> out;
+    for (const Parameter* p : parameters) out.push_back(on_host(p->value.view()));
+    return out;
+  }
+  std::vector<double> losses() const {
+    std::vector<double> out;
+    for (const StepReport& r : reports) out.push_back(r.loss);
+    return out;
+  }
+
+  Context ctx;
+  TokenStore store = tiny_store(kCells);
+  std::vector<int64_t> all = numbers(kCells);
+  std::vector<int32_t> labels = tiny_labels(kCells);
+  ScgptNetwork net = tiny_net();
+  std::unique_ptr<Adapter> adapter;
+  std::vector<Parameter*> parameters;
+  CellClassification classification{net, *net.classifier(), {}};
+  Overflowing objective{classification};
+  FailingCells cells{store, all, labels};
+  TrainerOptions options;
+  TrainerCallbacks callbacks;
+  std::function<void()> on_step;
+  std::vector<StepReport> reports;
+  std::vector<gpu::HostWaits> waits;
+  std::vector<int64_t> memory;
+};
+
+constexpr size_t kStepsPerEpoch = 6;
+
+// Between the reports of two steps of an epoch the host has enqueued one more step.
+TEST_F(TrainerOnDevice, TheHostDoesNotWaitForAStreamInAStep) {
+  LongRun run(Device::cuda());
+  run.go();
+  ASSERT_EQ(run.waits.size(), 2 * kStepsPerEpoch);
+  for (size_t i = 1; i < run.waits.size(); ++i) {
+    // The last step of an epoch is waited for, but not by its stream; the first one of the next
+    // begins after that.
+    EXPECT_EQ(run.waits[i].streams, run.waits[i - 1].streams) << i;
+    EXPECT_EQ(run.waits[i].copies, run.waits[i - 1].copies) << i;
+  }
+  EXPECT_EQ(run.memory.front(), run.memory.back());
+}
+
+// The host's work on step n + 1 is done before it looks at step n.
+TEST_F(TrainerOnDevice, AStepIsReportedWhileTheNextIsUnderWay) {
+  LongRun run(Device::cuda());
+  std::vector<size_t> begun;
+  run.on_step = [&] { begun.push_back(run.objective.attempts.size()); };
+  run.options.epochs = 1;
+  run.go();
+  EXPECT_EQ(begun, (std::vector<size_t>{2, 3, 4, 5, 6, 6}));
+}
+
+// In f32 a power of two changes no bit of an update, so that the runs can be compared.
+TEST_F(TrainerOnDevice, AnOverflowHalvesTheLossScaleAndRepeatsTheStep) {
+  LongRun plain(Device::cuda());
+  plain.go();
+  for (const uint32_t bad_step : {3u, 5u, 7u}) {
+    SCOPED_TRACE(bad_step);
+    LongRun run(Device::cuda());
+    run.options.activations = DType::f16;
+    run.objective.bad_step = bad_step;
+    run.objective.bad_attempts = 2;
+    run.go();
+    EXPECT_EQ(run.losses(), plain.losses());
+    expect_same_values(run.values(), plain.values());
+    for (const StepReport& r : run.reports) {
+      EXPECT_EQ(r.step, &r - run.reports.data() + 1);
+      EXPECT_EQ(r.loss_scale, r.step > bad_step ? 16384 : 65536) << r.step;
+    }
+  }
+}
+
+TEST_F(TrainerOnDevice, AGradientThatIsNotFiniteLeavesTheParametersBeforeItsStep) {
+  LongRun two(Device::cuda()), run(Device::cuda());
+  two.options.max_steps = 2;
+  two.go();
+  run.objective.bad_step = 2;
+  run.objective.bad_attempts = 1;
+  try {
+    run.go();
+    ADD_FAILURE() << "nothing was thrown";
+  } catch (const NumericalError& error) {
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("the gradient of step 3 is not finite"));
+    EXPECT_EQ(error.exit_code(), ExitCode::numerical);
+  }
+  EXPECT_EQ(run.losses(), two.losses());
+  expect_same_values(run.values(), two.values());
+}
+
+// The steps before the one whose cells are damaged are reported, also one that is repeated.
+TEST_F(TrainerOnDevice, AnErrorOfTheLoaderComesAfterTheStepsBeforeIt) {
+  for (const int bad_attempts : {0, 1}) {
+    LongRun run(Device::cuda());
+    run.options.activations = DType::f16;
+    run.objective.bad_step = 2;
+    run.objective.bad_attempts = bad_attempts;
+    constexpr int64_t kOfTheRehearsal = 2;
+    run.cells.views_until_error = kOfTheRehearsal + 3;
+    if (bad_attempts > 0) {
+      EXPECT_NO_THROW(run.go()) << "the cells were damaged once";
+      EXPECT_EQ(run.reports.size(), 2 * kStepsPerEpoch);
+    } else {
+      EXPECT_THROW(run.go(), DataError);
+      EXPECT_EQ(run.reports.size(), 3U);
+    }
+  }
+}
+
+TEST_F(TrainerOnDevice, AStopRequestEndsTheRunWithAllItsSteps) {
+  LongRun run(Device::cuda());
+  run.callbacks.stop_requested = [&] { return run.objective.attempts.size() >= 3; };
+  run.go();
+  EXPECT_EQ(run.reports.size(), 3U);
 }
 
 TEST_F(TrainerOnDevice, NoStepAllocatesMemory) {
