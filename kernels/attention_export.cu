@@ -635,7 +635,8 @@ struct Call {
 
   Call(const char* op, Context& ctx, const AttentionPass& pass)
       : p(attention_problem(op, ctx, pass.queries, pass.keys, pass.heads,
-                            pass.q.dim(1) / pass.heads, Dropout{}, ctx.random(), {pass.q, pass.k})),
+                            pass.q.dim(1) / pass.heads, Dropout{}, ctx.random(), {}, {},
+                            {pass.q, pass.k})),
         sizes(pass.queries, pass.keys, pass.heads),
         q(pass.q.as<T>()),
         k(pass.k.as<T>()),

@@ -6,8 +6,8 @@
 
 namespace scgraft {
 
-// Attention weights for people to look at, from what a forward pass of attention() without dropout
-// read and saved. For query i and key j of a cell, and one head,
+// Attention weights for people to look at, from what a forward pass of attention() without dropout,
+// mask or prefix read and saved. For query i and key j of a cell, and one head,
 //
 //   s_ij = q_i . k_j / sqrt(head_dim)        p_ij = exp(s_ij - L_i)
 //
