@@ -99,8 +99,8 @@ __device__ RowPair<T> walked_rows(const AttentionProblem& p, const AttentionBloc
   return key_rows(p, b, x.k, x.v, x.prefix_k, x.prefix_v, walked);
 }
 
-// The end of the walk, and the first tile from `walked` on that has something to do with one of the
-// rows [own, own + count) of the block.
+// The end of the walk, and the first tile from `walked` on that has something to do with a row of
+// the block.
 template <bool kKeysOwn>
 __device__ int walk_end(const AttentionBlock& b) {
   return kKeysOwn ? b.queries : b.keys;

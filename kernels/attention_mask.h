@@ -21,8 +21,9 @@ namespace scgraft {
 //                                      has as all of it.
 //   causal                             query i sees keys j <= i
 //
-// known and causal number queries and keys alike: both need the same packing. k and v of keys that
-// nobody sees are multiplied by 0 in places, so they must be finite.
+// key_bits and known lie on the device of the call. known and causal number queries and keys alike:
+// both need the same packing. k and v of keys that nobody sees are multiplied by 0 in places, so
+// they must be finite.
 struct AttentionMask {
   ConstTensorView key_bits = {};
   ConstTensorView known = {};

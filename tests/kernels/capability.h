@@ -2,6 +2,7 @@
 #pragma once
 #include <vector>
 
+#include "runtime/config.h"
 #include "runtime/gpu/emulator.h"
 
 namespace scgraft {
