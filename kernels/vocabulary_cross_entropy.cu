@@ -39,7 +39,8 @@ __global__ void __launch_bounds__(kRowThreads)
   const int begin = gpu::lane() * kPiece;
   float before = -std::numeric_limits<float>::infinity(), sum_before = 0;
   float at_target = std::numeric_limits<float>::quiet_NaN();  // of a target that is no word
-  if (chunk.first > 0) {
+  // Only the lane that writes them reads them; the others get the largest by warp_max().
+  if (chunk.first > 0 && gpu::lane() == 0) {
     before = state[row];
     sum_before = state[chunk.rows + row];
     at_target = loss[row];
