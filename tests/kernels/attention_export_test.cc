@@ -9,6 +9,7 @@
 #include "kernels/attention.h"
 #include "kernels/require_tensor.h"
 #include "runtime/gpu/emulator.h"
+#include "tests/kernels/capability.h"
 #include "tests/kernels/packed_cells.h"
 
 namespace scgraft {
@@ -155,20 +156,6 @@ class Weights {
   std::vector<double> q_, k_;
   std::vector<std::vector<double>> rows_;
   std::vector<size_t> first_;
-};
-
-// Kernels of a device are chosen by its compute capability; the emulated one can be told.
-class Capability {
- public:
-  explicit Capability(int capability) {
-    if constexpr (kCudaEmulated) gpu::emulator_options().become(capability);
-  }
-  ~Capability() {
-    if constexpr (kCudaEmulated)
-      gpu::emulator_options().become(gpu::EmulatorOptions().compute_capability);
-  }
-  Capability(const Capability&) = delete;
-  Capability& operator=(const Capability&) = delete;
 };
 
 class AttentionExportTest : public OpTest {
