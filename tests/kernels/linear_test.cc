@@ -954,8 +954,11 @@ TEST_P(LinearTensorCoreTest, ResultsOfSixteenBitRowsMayBeF32) {
     const Tensor x = random({rows, in}), dy = random({rows, out}), w = random({out, in}),
                  bias = f32({out});
     Tensor y = poisoned({rows, out}), wide(Shape{rows, out}, DType::f32, test_device());
-    linear(ctx(), x.view(), packed(w), bias.view(), {}, nullptr, y.view());
-    linear(ctx(), x.view(), packed(w), bias.view(), {}, nullptr, wide.view());
+    // The library's 16-bit result is rounded once before an f32 bias is added.
+    const bool own = GetParam().linear == LinearBackend::own;
+    const ConstTensorView added = own ? bias.view() : ConstTensorView();
+    linear(ctx(), x.view(), packed(w), added, {}, nullptr, y.view());
+    linear(ctx(), x.view(), packed(w), added, {}, nullptr, wide.view());
     expect_same_bits(tensor_of({rows, out}, dtype(), values_of(wide.view())).view(), y.view());
     const PackedWeight back = packed(w, PackedFor::backward_input);
     Tensor dx = poisoned({rows, in}), wide_dx(Shape{rows, in}, DType::f32, test_device());
