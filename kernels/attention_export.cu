@@ -396,8 +396,6 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
       }
     }
   };
-  float total[kMapTile / 8][4] = {};
-  each([&](int n, int e, const float* at) { total[n][e] = *at; });
   load(0, 0, 0);
   int stage = 0;
   for (int64_t cell = 0; cell < p.keys.cells; ++cell) {
@@ -433,13 +431,9 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
           sum[2 * n + e / 4][e % 4] += weight_of(s[e / 4][e % 4], scale_log2, shift[e % 4 / 2]);
       }
     }
-    UNROLL
-    for (int n = 0; n < kMapTile / 8; ++n) {
-      UNROLL
-      for (int e = 0; e < 4; ++e) total[n][e] += sum[n][e];
-    }
+    // Kept in registers for all cells, the map would spill on 9.0.
+    each([&](int n, int e, float* at) { *at += sum[n][e]; });
   }
-  each([&](int n, int e, float* at) { *at = total[n][e]; });
 }
 
 // ---- the largest weights ------------------------------------------------------------------------
