@@ -654,6 +654,8 @@ void launch(const void* kernel, Grid grid, int block, int64_t shared_bytes, Body
   std::vector<std::unique_ptr<Worker>> workers;
   for (int64_t i = 0; i < n_workers; ++i) workers.push_back(pool().take());
 
+  std::vector<int64_t> gaps(static_cast<size_t>(n_workers), 0);  // bytes, by worker
+
   // Blocks are dealt in turn, so that which worker runs which block does not depend on time.
   const auto work = [&](int64_t w) {
     Worker& worker = *workers[static_cast<size_t>(w)];
@@ -667,12 +669,9 @@ void launch(const void* kernel, Grid grid, int block, int64_t shared_bytes, Body
                            static_cast<unsigned>(b / grid.x % grid.y),
                            static_cast<unsigned>(b / grid.x / grid.y)};
         if (!worker.run_block(index)) launch.stop = true;
-        const int64_t used = shared_bytes - worker.gap_bytes();
-        if (used > max_shared) {
-          worker.finding = cat("launch: ", used, " bytes of shared memory; at most ", max_shared,
-                               " are possible");
-          launch.stop = true;
-        }
+        // Blocks that return at once know of no gaps.
+        int64_t& known_gaps = gaps[static_cast<size_t>(w)];
+        known_gaps = std::max(known_gaps, worker.gap_bytes());
       }
     } catch (const std::exception& e) {
       worker.finding = e.what();
@@ -684,7 +683,8 @@ void launch(const void* kernel, Grid grid, int block, int64_t shared_bytes, Body
   for (int64_t w = 1; w < n_workers; ++w) threads.emplace_back(work, w);
   work(0);
   for (std::thread& thread : threads) thread.join();
-  log_launch(kernel, block, shared_bytes - workers.front()->gap_bytes());
+  const int64_t used = shared_bytes - *std::max_element(gaps.begin(), gaps.end());
+  log_launch(kernel, block, used);
 
   EmulatorReport report;
   std::map<std::string, EmulatorReport::Ldmatrix> sites;
@@ -701,6 +701,9 @@ void launch(const void* kernel, Grid grid, int block, int64_t shared_bytes, Body
     sum.site = name;
     report.ldmatrix.push_back(sum);
   }
+  if (report.finding.empty() && used > max_shared)
+    report.finding =
+        cat("launch: ", used, " bytes of shared memory; at most ", max_shared, " are possible");
   const std::string finding = report.finding;
   static std::mutex report_mutex;
   {
