@@ -13,6 +13,7 @@
 #include "kernels/dropout_rows.h"
 #include "kernels/linear_simd.h"
 #include "kernels/linear_weight_impl.h"
+#include "kernels/relu_dropout.h"
 #include "kernels/require_tensor.h"
 #include "kernels/rows.h"
 #include "runtime/cpu.h"
@@ -35,6 +36,12 @@ void check_epilogue(const char* op, Context& ctx, const LinearEpilogue& e, Tenso
   require_optional(op, "pre", e.pre, y.shape(), y.dtype());
   require<ConfigError>(e.gelu || e.pre.empty(), op, ": without gelu nothing is kept for it");
   require(e.pre.empty() || e.pre.data() != y.data(), op, ": pre must not be y");
+  require<ConfigError>(!e.relu || (!e.gelu && e.residual.empty()), op,
+                       ": neither gelu nor a residual go with relu");
+  require<ConfigError>(e.relu || (e.bits.empty() && !e.dropout.active()), op,
+                       ": bits and dropout are those of relu");
+  ctx.require_here(op, e.bits);
+  require_optional(op, "bits", e.bits, Shape{y.dim(0), (y.dim(1) + 7) / 8}, DType::u8);
 }
 
 // Parameters and results have the type of the rows; on a GPU f32 goes with rows of any type.
@@ -312,9 +319,10 @@ void run(const char* op, Context& ctx, ConstTensorView x, const PackedWeight& we
                            accumulate, z.as<T, 2>());
     });
     if (finish) finish_definition(ctx, z, epilogue, y);
-    return;
+  } else {
+    run_panels(ctx, x, w, bias, terms, drops, backward, accumulate, epilogue, y);
   }
-  run_panels(ctx, x, w, bias, terms, drops, backward, accumulate, epilogue, y);
+  if (epilogue.relu) relu_dropout(ctx, y, epilogue.dropout, packing, y, epilogue.bits);
 }
 
 void check_gradient(const char* op, Context& ctx, ConstTensorView x, ConstTensorView dy,

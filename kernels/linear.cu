@@ -6,6 +6,7 @@
 #include "kernels/linear_f32.cuh"
 #include "kernels/linear_mma.cuh"
 #include "kernels/linear_operands.cuh"
+#include "kernels/relu_dropout.h"
 #include "kernels/require_tensor.h"
 #include "runtime/gpu/driver.h"
 #include "runtime/gpu/library_products.h"
@@ -199,7 +200,7 @@ bool multiply_by_library(Call& call, gpu::LibraryProducts& library, const Operan
                          const Operand<T>& w, int64_t k, bool backward, Epilogue<T>& e) {
   const DType result = e.y_is_f32 ? DType::f32 : DTypeOf<T>::value;
   const bool adds_bias = e.bias != nullptr && e.bias_is_f32 == e.y_is_f32;
-  const bool ends = e.terms == 0 && !e.gelu && (e.bias == nullptr || adds_bias);
+  const bool ends = e.terms == 0 && !e.gelu && !e.relu && (e.bias == nullptr || adds_bias);
   if (!ends && e.residual == e.y) {
     const TensorView kept = call.scratch.take(Shape{e.rows, e.n}, result);
     copy(call.ctx, ConstTensorView(e.y, kept.shape(), result, call.ctx.device()), kept);
@@ -253,9 +254,14 @@ void run_product(Call& call, ConstTensorView x, const PackedWeight& weight, Cons
                 .bias_is_f32 = !bias.empty() && bias.dtype() == DType::f32,
                 .accumulate = accumulate,
                 .gelu = epilogue.gelu,
+                .relu = epilogue.relu && !std::is_same_v<T, float>,
+                .bits = epilogue.bits.empty() ? nullptr : epilogue.bits.as<uint8_t>(),
                 .vectors = rows_fit_vectors(y.dim(1), static_cast<const void*>(y.data()),
                                             static_cast<const void*>(epilogue.pre.data()),
                                             epilogue.residual.data())};
+  if (e.relu)
+    e.dropout =
+        RowDropout(call.op, call.ctx, epilogue.dropout, packing, y.dim(0)).on_device(call.ctx);
   for (const LowRank& term : terms) {
     if (term.a.dim(0) == 0) continue;
     const DeviceDropout drop =
@@ -302,6 +308,8 @@ void run(const char* op, Context& ctx, ConstTensorView x, const PackedWeight& we
     require_tensor_cores<T>(call);
     run_product<T>(call, x, weight, bias, terms, packing, accumulate, y, epilogue);
   });
+  if (epilogue.relu && product == DType::f32)
+    cuda::relu_dropout(ctx, y, epilogue.dropout, packing, y, epilogue.bits);
 }
 
 // Partial sums of one launch; batches that need more are summed in several launches.

@@ -27,7 +27,8 @@ struct LowRank {
 // What becomes of a product before it is stored, in this order:
 //
 //   z = x W^T + bias + low-rank terms
-//   y = gelu(z), or z, + residual
+//   y = gelu(z), or z, + residual         or, instead,
+//   y = drop(max(z, 0))
 //
 //   residual  [rows, out]  type of x, or empty; may be y
 //   pre       [rows, out]  type of x, or empty; gets z, which the gradient of gelu needs:
@@ -37,10 +38,20 @@ struct LowRank {
 // backward pass may keep it or call linear() again without gelu: the bits are the same, and the
 // gradient is that of the function that was computed. Source: torch.nn.GELU (exact form); He et al.
 // 2016 for the residual.
+//
+//   relu  what relu_dropout() makes of z, bit for bit, with this dropout and the packing of the
+//         call. Neither gelu nor a residual go with it
+//   bits  [rows, (out + 7) / 8]  u8, or empty; as relu_dropout() leaves them
+//
+// On a CUDA device the tensor-core kernels do this to the sums they hold; elsewhere it is a pass
+// over y.
 struct LinearEpilogue {
   bool gelu = false;
   TensorView pre = {};
   ConstTensorView residual = {};
+  bool relu = false;
+  Dropout dropout = {};
+  TensorView bits = {};
 };
 
 // y = epilogue(x W^T + bias + low-rank terms); the first three make up z above.

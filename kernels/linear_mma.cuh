@@ -339,6 +339,22 @@ __device__ __forceinline__ void store_results(const Epilogue<T>& e, int64_t row,
       UNROLL
       for (int i = 0; i < 8; ++i) v[i] = gelu(v[i]);
     }
+    if (e.relu) {
+      // As relu_dropout_kernel, of the z that would have been stored.
+      UNROLL
+      for (int i = 0; i < 8; ++i) {
+        v[i] = i < count ? gpu::to_f32(gpu::from_f32<Y>(v[i])) : 0.0f;
+        v[i] = v[i] <= 0 ? 0.0f : v[i];
+      }
+      if (e.dropout.active)
+        drop_piece(e.dropout, row_place(e.dropout, row), static_cast<int>(col), v);
+      if (e.bits != nullptr) {
+        uint32_t passes = 0;
+        UNROLL
+        for (int i = 0; i < 8; ++i) passes |= static_cast<uint32_t>(v[i] > 0) << i;
+        e.bits[row * ((e.n + 7) / 8) + col / 8] = static_cast<uint8_t>(passes);
+      }
+    }
     if (e.residual != nullptr) {
       float other[8];
       load_piece<kVectors>(static_cast<const Y*>(e.residual) + at, 0, count, other);

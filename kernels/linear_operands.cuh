@@ -40,9 +40,11 @@ struct LowRankShare {
 // More terms than anybody attaches to one layer; they travel in the parameters of a launch.
 inline constexpr int kMostTerms = 8;
 
-// z = [y +] acc + shares + bias, where acc is the product;  y = z, or gelu(z), + residual.
+// z = [y +] acc + shares + bias, where acc is the product;  y = z, or gelu(z), + residual, or
+// y = drop(relu(z)).
 //   y [rows, n] of T or f32, dense;  bias [n] of T or f32, or null
 //   pre, residual  as y, or null; pre gets z
+//   bits [rows, (n + 7) / 8]  of relu, or null
 template <class T>
 struct Epilogue {
   void* y = nullptr;
@@ -55,6 +57,9 @@ struct Epilogue {
   bool bias_is_f32 = false;
   bool accumulate = false;
   bool gelu = false;
+  bool relu = false;
+  DeviceDropout dropout = {};  // of relu
+  uint8_t* bits = nullptr;
   bool vectors = false;  // rows of y, pre and residual begin at 16-byte boundaries
   int terms = 0;
   LowRankShare<T> term[kMostTerms] = {};

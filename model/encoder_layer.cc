@@ -68,11 +68,12 @@ void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packi
   const bool keep_hidden = saved != nullptr && ffn_out.trainable();
   const TensorView hidden =
       (keep_hidden ? ctx.activations() : ctx.scratch()).take({n, ffn_in.out()}, type);
-  ffn_in.forward(ctx, h, rows, training, hidden);
   TensorView bits;
   if (saved != nullptr) bits = ctx.activations().take({n, (ffn_in.out() + 7) / 8}, DType::u8);
-  relu_dropout(ctx, hidden, active(dropout, training, index, DropoutSlot::ffn_hidden), &rows,
-               hidden, bits);
+  ffn_in.forward(ctx, h, rows, training, hidden,
+                 {.relu = true,
+                  .dropout = active(dropout, training, index, DropoutSlot::ffn_hidden),
+                  .bits = bits});
   ffn_out.forward(ctx, hidden, rows, training, branch);
   norm2.forward(ctx, h, branch, active(dropout, training, index, DropoutSlot::ffn_residual), &rows,
                 y, saved != nullptr ? &saved->norm2 : nullptr);

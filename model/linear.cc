@@ -35,12 +35,12 @@ PackedWeight& Linear::packed(Context& ctx, PackedFor use) {
 }
 
 void Linear::forward(Context& ctx, ConstTensorView x, const Packing& packing, bool training,
-                     TensorView y) {
+                     TensorView y, const LinearEpilogue& epilogue) {
   ConstTensorView bias;
   if (bias_ != nullptr) bias = std::as_const(bias_->value).view().rows(begin_, end_);
   std::span<const LowRank> terms;
   if (site_ != nullptr) terms = site_->terms(training);
-  linear(ctx, x, packed(ctx, PackedFor::forward), bias, terms, &packing, y);
+  linear(ctx, x, packed(ctx, PackedFor::forward), bias, terms, &packing, y, epilogue);
 }
 
 void Linear::backward(Context& ctx, ConstTensorView x, ConstTensorView dy, const Packing& packing,

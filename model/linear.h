@@ -38,8 +38,8 @@ class Linear {
   }
 
   // y [rows, out] overwritten; x [rows, in]. training: adapter dropout is active.
-  void forward(Context& ctx, ConstTensorView x, const Packing& packing, bool training,
-               TensorView y);
+  void forward(Context& ctx, ConstTensorView x, const Packing& packing, bool training, TensorView y,
+               const LinearEpilogue& epilogue = {});
   // Accumulates parameter gradients (+=); dx [rows, in] is overwritten, or added to when
   // `accumulate`; an empty dx is not wanted. Frozen parameters cost nothing.
   void backward(Context& ctx, ConstTensorView x, ConstTensorView dy, const Packing& packing,

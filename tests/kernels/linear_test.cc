@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "kernels/activation.h"
+#include "kernels/relu_dropout.h"
 #include "runtime/gpu/driver.h"
 #include "runtime/gpu/emulator.h"
 #include "runtime/gpu/libraries.h"
@@ -585,6 +586,49 @@ void check_epilogues(OpTest& t, const std::function<PackedWeight(const Tensor&)>
   }
 }
 
+// relu in the epilogue is relu_dropout() of the z of the same call without it, bit for bit, whether
+// bits are wanted or not; `wide`: y is f32.
+void check_relu_epilogues(OpTest& t, const std::function<PackedWeight(const Tensor&)>& pack,
+                          bool wide = false) {
+  for (const EpilogueSizes& s : kEpilogueSizes)
+    for (const float p : {0.0f, 0.3f}) {
+      SCOPED_TRACE(cat(s.rows, " rows, ", s.in, " to ", s.out, ", dropout ", p));
+      const PackedCells cells = awkward_cells(s.rows);
+      const Packing packing = cells.packing();
+      const Tensor x = t.random({s.rows, s.in}), bias = t.random({s.out}), a = t.random({2, s.in}),
+                   b = t.random({s.out, 2});
+      const Tensor weight = t.random({s.out, s.in});
+      const PackedWeight w = pack(weight);
+      const LowRank term{a.view(), b.view(), 0.5, {.p = 0.25f, .site = 1030}};
+      const Dropout dropout{.p = p, .site = 1031};
+      const auto made = [&] { return t.poisoned({s.rows, s.out}, wide ? DType::f32 : t.dtype()); };
+      const auto bytes = [&] {
+        const int64_t per_row = (s.out + 7) / 8;
+        const Tensor flat =
+            t.bytes(std::vector<uint8_t>(static_cast<size_t>(s.rows * per_row), 77));
+        Tensor room(Shape{s.rows, per_row}, DType::u8, test_device());
+        copy(flat.view().reshape(room.shape()), room.view());
+        return room;
+      };
+      Tensor want = made(), y = made(), without_bits = made();
+      Tensor want_bits = bytes(), bits = bytes();
+      linear(t.ctx(), x.view(), w, bias.view(), {&term, 1}, &packing, want.view());
+      relu_dropout(t.ctx(), want.view(), dropout, &packing, want.view(), want_bits.view());
+      linear(t.ctx(), x.view(), w, bias.view(), {&term, 1}, &packing, y.view(),
+             {.relu = true, .dropout = dropout, .bits = bits.view()});
+      expect_same_bits(y.view(), want.view());
+      expect_same_bits(bits.view(), want_bits.view());
+      linear(t.ctx(), x.view(), w, bias.view(), {&term, 1}, &packing, without_bits.view(),
+             {.relu = true, .dropout = dropout});
+      expect_same_bits(without_bits.view(), want.view());
+      EXPECT_EQ(t.ctx().scratch().used(), 0);
+    }
+}
+
+TEST_P(LinearTest, ReluInTheEpilogueIsReluDropout) {
+  check_relu_epilogues(*this, [&](const Tensor& w) { return packed(w); });
+}
+
 TEST_P(LinearTest, AnEpilogueIsGeluThenTheResidual) {
   const Tensor x = tensor({2, 2}, {1, 0, -1, 2});
   const Tensor w = tensor({2, 2}, {1, 0, 0, 3});
@@ -674,6 +718,13 @@ TEST_P(LinearTest, ErrorsOfEpiloguesNameWhatTheyWanted) {
                [&] { run({.gelu = true, .pre = pre.view()}); });
   expect_error("linear: without gelu nothing is kept for it", [&] { run({.pre = y.view()}); });
   expect_error("linear: pre must not be y", [&] { run({.gelu = true, .pre = y.view()}); });
+  expect_error("linear: neither gelu nor a residual go with relu",
+               [&] { run({.gelu = true, .relu = true}); });
+  expect_error("linear: bits and dropout are those of relu",
+               [&] { run({.dropout = {.p = 0.1f}}); });
+  Tensor bits(Shape{2, 2}, DType::u8, test_device());
+  expect_error("linear: bits must be [2, 1], got [2, 2]",
+               [&] { run({.relu = true, .bits = bits.view()}); });
 }
 
 // What 16-bit rows are multiplied by: the tensor cores of compute capability 8.0 and, in f16,
@@ -870,6 +921,12 @@ TEST_P(LinearTensorCoreTest, TheSizeOfTilesDoesNotShow) {
 
 TEST_P(LinearTensorCoreTest, EpiloguesAreThePlainOperations) {
   check_epilogues(*this, [&](const Tensor& w) { return packed(w); });
+}
+
+TEST_P(LinearTensorCoreTest, ReluInTheEpilogueIsReluDropout) {
+  check_relu_epilogues(*this, [&](const Tensor& w) { return packed(w); });
+  check_relu_epilogues(
+      *this, [&](const Tensor& w) { return packed(w); }, true);
 }
 
 TEST_P(LinearTensorCoreTest, ABiasMayBeF32) {
