@@ -32,9 +32,11 @@ scgraft_find(CLI11 libcli11-dev)
 scgraft_find(Eigen3 libeigen3-dev)
 scgraft_find(OpenSSL libssl-dev)
 scgraft_find(ZLIB zlib1g-dev)
-# The C API only; the package's own CMake module wants a compiler for C.
+# The C API only; the package's own CMake module wants a compiler for C. The archive before the
+# shared library: the latter loads an HTTP client and thirty libraries more for a driver (ROS3) that
+# nothing here calls.
 find_path(HDF5_C_INCLUDE hdf5.h PATH_SUFFIXES hdf5/serial)
-find_library(HDF5_C_LIBRARY NAMES hdf5_serial hdf5)
+find_library(HDF5_C_LIBRARY NAMES libhdf5_serial.a libhdf5.a hdf5_serial hdf5)
 mark_as_advanced(HDF5_C_INCLUDE HDF5_C_LIBRARY)
 if(NOT HDF5_C_INCLUDE OR NOT HDF5_C_LIBRARY)
   message(FATAL_ERROR "HDF5 was not found. Install it: apt-get install libhdf5-dev   "
@@ -43,6 +45,12 @@ endif()
 add_library(scgraft::hdf5 INTERFACE IMPORTED GLOBAL)
 target_include_directories(scgraft::hdf5 SYSTEM INTERFACE ${HDF5_C_INCLUDE})
 target_link_libraries(scgraft::hdf5 INTERFACE ${HDF5_C_LIBRARY})
+if(HDF5_C_LIBRARY MATCHES "\\.a$")
+  # What it compresses with: Debian's libhdf5-dev depends on both.
+  find_library(HDF5_SZ_LIBRARY sz REQUIRED)
+  mark_as_advanced(HDF5_SZ_LIBRARY)
+  target_link_libraries(scgraft::hdf5 INTERFACE ${HDF5_SZ_LIBRARY} ZLIB::ZLIB ${CMAKE_DL_LIBS})
+endif()
 scgraft_find_library(zip zip.h zip libzip-dev)
 scgraft_find_library(dnnl oneapi/dnnl/dnnl.h dnnl libdnnl-dev)
 if(SCGRAFT_BUILD_TESTS)

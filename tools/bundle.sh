@@ -49,7 +49,7 @@ bundle_libraries() {
     packages[${package%%:*}]=1
   done
   # What is compiled in.
-  for name in libcli11-dev nlohmann-json3-dev libeigen3-dev libgtest-dev libbenchmark-dev; do
+  for name in libhdf5-dev libcli11-dev nlohmann-json3-dev libeigen3-dev libgtest-dev libbenchmark-dev; do
     packages[$name]=1
   done
   for package in "${!packages[@]}"; do
