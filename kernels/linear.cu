@@ -6,6 +6,7 @@
 #include "kernels/linear_f32.cuh"
 #include "kernels/linear_mma.cuh"
 #include "kernels/linear_operands.cuh"
+#include "kernels/linear_panel.cuh"
 #include "kernels/relu_dropout.h"
 #include "kernels/require_tensor.h"
 #include "runtime/gpu/driver.h"
@@ -192,6 +193,37 @@ void launch_product(Call& call, const Operand<T>& x, const Operand<T>& w, int64_
   }
 }
 
+// Bytes of shared memory of a panel and what goes with it.
+int64_t panel_bytes(int64_t panel, int64_t in, int64_t rank) {
+  constexpr int kStages = PanelTile<bf16, 64>::kStages;
+  return 2 *
+         (panel * round_up(in, kPanelStep) + kStages * kPanelCols * kMmaDepth + panel * (rank + 8));
+}
+
+// Rows of the panel that a forward product takes; 0: none.
+template <class T>
+int panel_of(const Call& call, LowRankPath path, const Operand<T>& x, int64_t in, int64_t rank) {
+  if (rank == 0 || path == LowRankPath::split) return 0;
+  if (path == LowRankPath::panel64) return 64;
+  if (path == LowRankPath::panel128) return 128;
+  return panel_rows(x.rows, in, rank, DTypeOf<T>::value, gpu::compute_capability(call.ctx.device()),
+                    gpu::shared_memory_limit(call.ctx.device()));
+}
+
+template <class T, int kRows>
+void launch_panel(Call& call, const Operand<T>& x, const Operand<T>& w, int64_t k,
+                  const PanelTerms<T>& terms, const Epilogue<T>& e) {
+  using Tile = PanelTile<T, kRows>;
+  // Where there are too few panels, several blocks load the same one and share its columns.
+  const int64_t panels = ceil_div(e.rows, kRows);
+  const int64_t tiles = ceil_div(e.n, kPanelCols);
+  if (panels == 0 || tiles == 0) return;
+  const int64_t wanted = std::clamp<int64_t>(ceil_div(kEnoughTiles, panels), 1, tiles);
+  const int64_t splits = ceil_div(tiles, ceil_div(tiles, wanted));
+  launch(call.ctx, call.op, linear_panel_kernel<T, kRows>, {.x = panels * splits}, Tile::kThreads,
+         Tile::shared_bytes(k, terms.rank), x, w, k, terms, e, splits);
+}
+
 // The product by cuBLASLt, with as much of the rest as it does: a bias of the type of y, the old y,
 // and a residual when nothing comes between. What is left over stays in `e`, to be added to y by a
 // product of no depth; y is rounded in between. Returns whether nothing is left.
@@ -239,8 +271,9 @@ bool multiply_by_library(Call& call, gpu::LibraryProducts& library, const Operan
 template <class T>
 void run_product(Call& call, ConstTensorView x, const PackedWeight& weight, ConstTensorView bias,
                  std::span<const LowRank> terms, const Packing* packing, bool accumulate,
-                 TensorView y, const LinearEpilogue& epilogue) {
+                 TensorView y, const LinearEpilogue& epilogue, LowRankPath path) {
   const bool backward = weight.use() == PackedFor::backward_input;
+  gpu::LibraryProducts* library = call.ctx.library_products();
   const ConstTensorView matrix = weight.matrix();
   const Operand<T> w{matrix.as<T>(), matrix.dim(0), matrix.dim(1)};
   const Operand<T> rows = operand<T>(call, x);
@@ -262,13 +295,26 @@ void run_product(Call& call, ConstTensorView x, const PackedWeight& weight, Cons
   if (e.relu)
     e.dropout =
         RowDropout(call.op, call.ctx, epilogue.dropout, packing, y.dim(0)).on_device(call.ctx);
+  PanelTerms<T> panel_terms;
+  for (const LowRank& term : terms) panel_terms.rank += round_up(term.a.dim(0), kRankStep<T>);
+  const int panel = backward || library != nullptr || std::is_same_v<T, float>
+                        ? 0
+                        : panel_of(call, path, rows, weight.in(), panel_terms.rank);
+  int column = 0;
   for (const LowRank& term : terms) {
     if (term.a.dim(0) == 0) continue;
     const DeviceDropout drop =
         RowDropout(call.op, call.ctx, term.dropout, packing, x.dim(0)).on_device(call.ctx);
     const Operand<T> first = first_factor<T>(call, term, backward);
+    PanelTerm<T>& panel_term = panel_terms.term[e.terms];
     LowRankShare<T>& share = e.term[e.terms++];
-    share.u = project(call, rows, first, backward ? DeviceDropout{} : drop);
+    if (panel > 0) {
+      panel_term = {first, drop, column};
+      column += static_cast<int>(first.rows);
+      share.u = {nullptr, rows.rows, first.rows};
+    } else {
+      share.u = project(call, rows, first, backward ? DeviceDropout{} : drop);
+    }
     // f32 wants [rank, n], 16 bits [n, rank]; a is [rank, n] backward, b is [n, rank] forward.
     constexpr bool kRankFirst = std::is_same_v<T, float>;
     share.second = operand<T>(
@@ -278,7 +324,10 @@ void run_product(Call& call, ConstTensorView x, const PackedWeight& weight, Cons
     if (backward) share.drop = drop;
   }
   int64_t depth = weight.in();
-  gpu::LibraryProducts* library = call.ctx.library_products();
+  if constexpr (!std::is_same_v<T, float>) {
+    if (panel == 64) return launch_panel<T, 64>(call, rows, w, depth, panel_terms, e);
+    if (panel == 128) return launch_panel<T, 128>(call, rows, w, depth, panel_terms, e);
+  }
   if (library != nullptr && e.rows > 0) {
     if (multiply_by_library<T>(call, *library, rows, w, depth, backward, e)) return;
     depth = 0;
@@ -297,7 +346,8 @@ void run_product(Call& call, ConstTensorView x, const PackedWeight& weight, Cons
 
 void run(const char* op, Context& ctx, ConstTensorView x, const PackedWeight& weight,
          ConstTensorView bias, std::span<const LowRank> terms, const Packing* packing,
-         bool accumulate, TensorView y, const LinearEpilogue& epilogue = {}) {
+         bool accumulate, TensorView y, const LinearEpilogue& epilogue = {},
+         LowRankPath path = LowRankPath::chosen) {
   const DType product = weight.matrix().dtype();
   require<TypeError>(x.dtype() == product || x.dtype() == DType::f32, op, ": rows are ", x.dtype(),
                      ", the weight is packed as ", product, "; pack it as ", x.dtype());
@@ -306,7 +356,7 @@ void run(const char* op, Context& ctx, ConstTensorView x, const PackedWeight& we
   Call call(ctx, op);
   visit_storage(product, [&]<class T>(Type<T>) {
     require_tensor_cores<T>(call);
-    run_product<T>(call, x, weight, bias, terms, packing, accumulate, y, epilogue);
+    run_product<T>(call, x, weight, bias, terms, packing, accumulate, y, epilogue, path);
   });
   if (epilogue.relu && product == DType::f32)
     cuda::relu_dropout(ctx, y, epilogue.dropout, packing, y, epilogue.bits);
@@ -380,14 +430,33 @@ void outer_by_cell(Call& call, const Operand<T>& g, const Operand<T>& x, const D
 
 }  // namespace
 
+// A panel with its three slices of w and u takes
+//
+//   2 (panel round_up(in, 64) + 3 * 128 * 32 + panel (rank + 8)) bytes
+//
+// At in 512 and rank 16 that is 91 KiB for 64 rows and 158 KiB for 128: the first fits every device
+// from 8.0 on (99 KiB and more), the second 8.0 and 9.0 (163 and 227 KiB). With 64 rows 99 KiB go
+// up to in 576 and rank 16, or in 512 and rank 64; 163 KiB to in 1088 and 227 KiB to 1600, rank 16.
+// A panel of 64 rows asks the second-level cache for w as often per operation as tiles of 128 x 128
+// do for both operands (64 operations per byte), so it costs nothing that the other path does not
+// pay, and saves one reading of x. A panel of 128 rows halves that, once there are enough of them
+// to keep a device busy.
+int panel_rows(int64_t rows, int64_t in, int64_t rank, DType type, int capability,
+               int64_t shared_limit) {
+  if (type == DType::f32 || capability < 80 || in == 0 || rank == 0 || rank > kMostPanelRank)
+    return 0;
+  if (ceil_div(rows, 128) >= kEnoughTiles && panel_bytes(128, in, rank) <= shared_limit) return 128;
+  return panel_bytes(64, in, rank) <= shared_limit ? 64 : 0;
+}
+
 void copy_weight(Context& ctx, ConstTensorView weight, TensorView to) {
   copy_operand(ctx, "linear", weight, false, to);
 }
 
 void linear(Context& ctx, ConstTensorView x, const PackedWeight& weight, ConstTensorView bias,
             std::span<const LowRank> terms, const Packing* packing, TensorView y,
-            const LinearEpilogue& epilogue) {
-  run("linear", ctx, x, weight, bias, terms, packing, false, y, epilogue);
+            const LinearEpilogue& epilogue, LowRankPath path) {
+  run("linear", ctx, x, weight, bias, terms, packing, false, y, epilogue, path);
 }
 
 void linear_backward_input(Context& ctx, ConstTensorView dy, const PackedWeight& weight,

@@ -65,7 +65,8 @@ struct LinearEpilogue {
 //
 // Work is cut in fixed panels of kPanelRows rows: a row's result does not depend on which other
 // rows are there. On a CUDA device sums are f32 and results are rounded once; where the product is
-// bf16 or f16, f32 rows and the factors of terms are rounded to that type, and so is drop(x) A^T.
+// bf16 or f16, f32 rows and the factors of terms are rounded to that type, and so is drop(x) A^T,
+// which is formed in the kernel of the product, from the same panel of x, where that fits.
 // The gradient by the residual is dy.
 // On a CUDA device with LinearBackend::cublaslt the library forms the product, with the bias, and
 // with the residual when there is no gelu; what is left is added afterwards, and the result is
@@ -116,9 +117,25 @@ void linear_backward_weight(Context& ctx, ConstTensorView x, ConstTensorView dy,
                             const Packing& packing, TensorView dweight, TensorView dbias);
 
 namespace cuda {  // in linear.cu; linear.cc calls these after its checks
+// How a 16-bit product with low-rank terms is cut; the result has the same bits in each way.
+enum class LowRankPath {
+  chosen,   // what panel_rows() says; without terms, backward and beside cublaslt always split
+  split,    // a kernel for drop(x) A^T, then one for the product: x is read twice
+  panel64,  // one kernel with panels of so many rows, which must fit
+  panel128,
+};
+
+// Rows of a panel of the one kernel for product and low-rank terms, 64 or 128; 0: split is taken.
+//   rows, in      of x
+//   rank          of all terms together, each filled up to a multiple of 16
+//   capability    75 for 7.5 and so on
+//   shared_limit  bytes of shared memory that a block of the device may have
+int panel_rows(int64_t rows, int64_t in, int64_t rank, DType type, int capability,
+               int64_t shared_limit);
+
 void linear(Context& ctx, ConstTensorView x, const PackedWeight& weight, ConstTensorView bias,
             std::span<const LowRank> terms, const Packing* packing, TensorView y,
-            const LinearEpilogue& epilogue);
+            const LinearEpilogue& epilogue, LowRankPath path = LowRankPath::chosen);
 void linear_backward_input(Context& ctx, ConstTensorView dy, const PackedWeight& weight,
                            std::span<const LowRank> terms, const Packing* packing, bool accumulate,
                            TensorView dx);

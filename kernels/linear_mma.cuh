@@ -92,16 +92,17 @@ struct MmaLoads {
   }
 };
 
-// A tile of kRows x kCols results. Warps form a grid of kWarpRows x 2 or 1 x 4, so that each owns
-// 32 rows or 16, and kWarpCols columns.
+// A tile of kRows x kCols results. Warps form a grid of kWarpsDown x kWarpsAcross, so that each
+// owns 32 rows or 16, and kWarpCols columns.
 //
 //   kRowsAlongK  the row operand is stored [row, k], else [k, row]
 //   kColsAlongK  the column operand is stored [col, k], else [k, col]
-template <class T, int kRows, int kCols, bool kRowsAlongK, bool kColsAlongK, bool kTuring>
+template <class T, int kRows, int kCols, bool kRowsAlongK, bool kColsAlongK, bool kTuring,
+          int kAcross = kRows >= 32 ? 2 : 4>
 struct MmaTile {
   static constexpr int kBlocks = kRows >= 32 ? 2 : 1;  // of 16 rows per warp
   static constexpr int kWarpsDown = kRows / (16 * kBlocks);
-  static constexpr int kWarpsAcross = kRows >= 32 ? 2 : 4;
+  static constexpr int kWarpsAcross = kAcross;
   static constexpr int kWarps = kWarpsDown * kWarpsAcross;
   static constexpr int kThreads = kWarps * gpu::kWarp;
   static constexpr int kWarpCols = kCols / kWarpsAcross;
@@ -174,18 +175,27 @@ struct MmaTile {
 
   __device__ __forceinline__ static void multiply_slice(T* rows, T* cols, Sums& acc) {
     const int lane = gpu::lane();
+    multiply_slice(
+        [&](int m, int k, uint32_t(&a)[4]) {
+          const int row = warp_row() + 16 * m;
+          if constexpr (kRowsAlongK)
+            gpu::ldmatrix_x4(a, RowSlice::at(rows, row + (lane & 15), k / 8 + (lane >> 4)));
+          else
+            gpu::ldmatrix_x4_trans(a, RowSlice::at(rows, k + (lane & 7) + 8 * (lane >> 4),
+                                                   row / 8 + ((lane >> 3) & 1)));
+        },
+        cols, acc);
+  }
+
+  // load_rows(m, k, a) loads the fragment of rows 16 m.. of this warp and k.. of the slice.
+  template <class LoadRows>
+  __device__ __forceinline__ static void multiply_slice(LoadRows&& load_rows, T* cols, Sums& acc) {
+    const int lane = gpu::lane();
     UNROLL
     for (int k = 0; k < kMmaDepth; k += 16) {
       uint32_t a[kBlocks][4];
       UNROLL
-      for (int m = 0; m < kBlocks; ++m) {
-        const int row = warp_row() + 16 * m;
-        if constexpr (kRowsAlongK)
-          gpu::ldmatrix_x4(a[m], RowSlice::at(rows, row + (lane & 15), k / 8 + (lane >> 4)));
-        else
-          gpu::ldmatrix_x4_trans(a[m], RowSlice::at(rows, k + (lane & 7) + 8 * (lane >> 4),
-                                                    row / 8 + ((lane >> 3) & 1)));
-      }
+      for (int m = 0; m < kBlocks; ++m) load_rows(m, k, a[m]);
       UNROLL
       for (int n = 0; n < kFragments; n += 2) {
         const int col = warp_col() + 8 * n;
@@ -244,12 +254,46 @@ __device__ __forceinline__ void store_pair(float* to, float first, float second)
   gpu::store_vec(to, gpu::U2{std::bit_cast<uint32_t>(first), std::bit_cast<uint32_t>(second)});
 }
 
-// acc += scale * keep(u second^T) for the rows and columns of this warp. The share has sums of its
-// own, so that second = 0 leaves acc as it was, bit for bit.
-template <class Tile, class T, bool kTuring>
-__device__ __forceinline__ void add_share(const LowRankShare<T>& term, int64_t row0, int64_t col0,
-                                          int64_t rows, int64_t n, uint8_t* kept,
+// acc += scale * (u second^T) for the rows and columns of this warp, from col0 on. The share has
+// sums of its own, so that second = 0 leaves acc as it was, bit for bit.
+//   load_u(m, k, a)     loads the fragment of rows 16 m.. of this warp and ranks k..
+//   keep(m, f, share)   zeroes what a dropout of the share drops
+template <class Tile, class T, bool kTuring, class LoadU, class KeepShare>
+__device__ __forceinline__ void add_share(const LowRankShare<T>& term, int64_t col0, int64_t n,
+                                          LoadU&& load_u, KeepShare&& keep,
                                           typename Tile::Sums& acc) {
+  const int group = gpu::lane() / 4;
+  const int pair = gpu::lane() % 4 * 2;
+  UNROLL
+  for (int m = 0; m < Tile::kBlocks; ++m) {
+    uint32_t first[4];
+    load_u(m, 0, first);
+    UNROLL
+    for (int f = 0; f < Tile::kFragments; ++f) {
+      // Columns behind the end repeat the last one: their results are not stored.
+      const int64_t col = col0 + 8 * f + group < n ? col0 + 8 * f + group : n - 1;
+      float share[4] = {0, 0, 0, 0};
+      uint32_t b[2] = {load_pair(term.second, col, pair), load_pair(term.second, col, pair + 8)};
+      multiply_fragments<T, kTuring>(share, first, b);
+      for (int64_t k = 16; k < term.u.cols; k += 16) {
+        uint32_t a[4];
+        load_u(m, k, a);
+        b[0] = load_pair(term.second, col, k + pair);
+        b[1] = load_pair(term.second, col, k + pair + 8);
+        multiply_fragments<T, kTuring>(share, a, b);
+      }
+      keep(m, f, share);
+      UNROLL
+      for (int i = 0; i < 4; ++i) acc[m][f][i] += term.scale * share[i];
+    }
+  }
+}
+
+// The same with u in memory, and with the dropout of the term.
+template <class Tile, class T, bool kTuring>
+__device__ __forceinline__ void add_share_of_rows(const LowRankShare<T>& term, int64_t row0,
+                                                  int64_t col0, int64_t rows, int64_t n,
+                                                  uint8_t* kept, typename Tile::Sums& acc) {
   const int group = gpu::lane() / 4;
   const int pair = gpu::lane() % 4 * 2;
   if (term.drop.active) {
@@ -268,55 +312,33 @@ __device__ __forceinline__ void add_share(const LowRankShare<T>& term, int64_t r
     }
     gpu::sync_warp();
   }
-  // Rows and columns behind the end repeat the last one: their results are not stored.
+  // Rows behind the end repeat the last one: their results are not stored.
   const auto row_at = [&](int64_t row) { return row < rows ? row : rows - 1; };
-  const auto col_at = [&](int64_t col) { return col < n ? col : n - 1; };
-  UNROLL
-  for (int m = 0; m < Tile::kBlocks; ++m) {
-    const int64_t upper = row_at(row0 + 16 * m + group);
-    const int64_t lower = row_at(row0 + 16 * m + group + 8);
-    const auto load_u = [&](int64_t k, uint32_t(&a)[4]) {
-      a[0] = load_pair(term.u, upper, k + pair);
-      a[1] = load_pair(term.u, lower, k + pair);
-      a[2] = load_pair(term.u, upper, k + pair + 8);
-      a[3] = load_pair(term.u, lower, k + pair + 8);
-    };
-    uint32_t first[4];
-    load_u(0, first);
-    UNROLL
-    for (int f = 0; f < Tile::kFragments; ++f) {
-      const int64_t col = col_at(col0 + 8 * f + group);
-      float share[4] = {0, 0, 0, 0};
-      uint32_t b[2] = {load_pair(term.second, col, pair), load_pair(term.second, col, pair + 8)};
-      multiply_fragments<T, kTuring>(share, first, b);
-      for (int64_t k = 16; k < term.u.cols; k += 16) {
-        uint32_t a[4];
-        load_u(k, a);
-        b[0] = load_pair(term.second, col, k + pair);
-        b[1] = load_pair(term.second, col, k + pair + 8);
-        multiply_fragments<T, kTuring>(share, a, b);
-      }
-      if (term.drop.active) {
+  add_share<Tile, T, kTuring>(
+      term, col0, n,
+      [&](int m, int64_t k, uint32_t(&a)[4]) {
+        const int64_t upper = row_at(row0 + 16 * m + group);
+        const int64_t lower = row_at(row0 + 16 * m + group + 8);
+        a[0] = load_pair(term.u, upper, k + pair);
+        a[1] = load_pair(term.u, lower, k + pair);
+        a[2] = load_pair(term.u, upper, k + pair + 8);
+        a[3] = load_pair(term.u, lower, k + pair + 8);
+      },
+      [&](int m, int f, float(&share)[4]) {
+        if (!term.drop.active) return;
         UNROLL
         for (int i = 0; i < 4; ++i) {
           const uint32_t flags = kept[(16 * m + group + 8 * (i / 2)) * Tile::kFragments + f];
           if ((flags >> (pair + i % 2) & 1u) == 0) share[i] = 0;
         }
-      }
-      UNROLL
-      for (int i = 0; i < 4; ++i) acc[m][f][i] += term.scale * share[i];
-    }
-  }
+      },
+      acc);
 }
 
-// Eight results of one row: the rest of the sum, rounded once and stored.
+// Eight results of one row, whose sums are in v: the rest of the sum, rounded once and stored.
 template <class T>
 __device__ __forceinline__ void store_results(const Epilogue<T>& e, int64_t row, int64_t col,
-                                              const float* sums) {
-  float v[8];
-  const auto low = gpu::load_vec<gpu::F4>(sums), high = gpu::load_vec<gpu::F4>(sums + 4);
-  v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
-  v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
+                                              float (&v)[8]) {
   const int64_t at = row * e.n + col;
   const auto finish = [&]<class Y, bool kVectors>(Y* y, std::bool_constant<kVectors>) {
     const int count = e.n - col < 8 ? static_cast<int>(e.n - col) : 8;
@@ -407,7 +429,8 @@ __global__ void __launch_bounds__(LinearTile<T, kRows, kCols, kOutIn, kTuring>::
   const int64_t warp_row0 = row0 + Tile::warp_row();
   const int64_t warp_col0 = col0 + Tile::warp_col();
   for (int t = 0; t < e.terms; ++t)
-    add_share<Tile, T, kTuring>(e.term[t], warp_row0, warp_col0, e.rows, e.n, tile.kept, acc);
+    add_share_of_rows<Tile, T, kTuring>(e.term[t], warp_row0, warp_col0, e.rows, e.n, tile.kept,
+                                        acc);
 
   const int group = gpu::lane() / 4;
   const int pair = gpu::lane() % 4 * 2;
@@ -425,9 +448,12 @@ __global__ void __launch_bounds__(LinearTile<T, kRows, kCols, kOutIn, kTuring>::
     for (int i = gpu::lane(); i < 16 * kLanesPerRow; i += gpu::kWarp) {
       const int64_t row = warp_row0 + 16 * m + i / kLanesPerRow;
       const int64_t col = warp_col0 + i % kLanesPerRow * 8;
-      if (row < e.rows && col < e.n)
-        store_results(e, row, col,
-                      tile.stage + i / kLanesPerRow * Tile::kStageStride + i % kLanesPerRow * 8);
+      if (row < e.rows && col < e.n) {
+        float v[8];
+        load_piece<true>(tile.stage + i / kLanesPerRow * Tile::kStageStride + i % kLanesPerRow * 8,
+                         0, 8, v);
+        store_results(e, row, col, v);
+      }
     }
   }
 }
@@ -435,13 +461,55 @@ __global__ void __launch_bounds__(LinearTile<T, kRows, kCols, kOutIn, kTuring>::
 inline constexpr int kProjectWarps = 4;
 inline constexpr int kProjectThreads = kProjectWarps * gpu::kWarp;
 
+// acc += x first^T for 16 rows of x and ranks [col0, col0 + kFragments * 8) of a narrow `first`
+// [rank, k], in steps of 32 k, of which kSteps are loaded at a time.
+//   load_row(h, col)   the chunk of features [col, col + 8) of row gpu::lane() / 4 + 8 h; zeros
+//                      where there is none
+//
+// Lanes load whole chunks of both operands: which k a register of a fragment stands for may be
+// chosen freely as long as it is the same for both, and so the eight features of a chunk, which
+// share a Philox block, stay with one lane.
+template <class T, int kFragments, int kSteps, bool kTuring, class LoadRow>
+__device__ __forceinline__ void project_fragments(const Operand<T>& first, int64_t col0,
+                                                  int64_t depth, LoadRow&& load_row,
+                                                  float (&acc)[kFragments][4]) {
+  const int group = gpu::lane() / 4;
+  const int quarter = gpu::lane() % 4;
+  for (int64_t k = 0; k < depth; k += 32 * kSteps) {
+    gpu::U4 a[kSteps][2], b[kSteps][kFragments];
+    UNROLL
+    for (int s = 0; s < kSteps; ++s) {
+      const int64_t col = k + 32 * s + 8 * quarter;
+      UNROLL
+      for (int h = 0; h < 2; ++h) a[s][h] = load_row(h, col);
+      UNROLL
+      for (int f = 0; f < kFragments; ++f) {
+        const int64_t n = col0 + 8 * f + group;
+        b[s][f] = n < first.rows && col < first.cols
+                      ? gpu::load_vec<gpu::U4>(first.data + n * first.cols + col)
+                      : gpu::U4{0, 0, 0, 0};
+      }
+    }
+    UNROLL
+    for (int s = 0; s < kSteps; ++s) {
+      if (k + 32 * s >= depth) break;
+      const uint32_t low[4] = {a[s][0].x, a[s][1].x, a[s][0].y, a[s][1].y};
+      const uint32_t high[4] = {a[s][0].z, a[s][1].z, a[s][0].w, a[s][1].w};
+      UNROLL
+      for (int f = 0; f < kFragments; ++f) {
+        const uint32_t b_low[2] = {b[s][f].x, b[s][f].y}, b_high[2] = {b[s][f].z, b[s][f].w};
+        multiply_fragments<T, kTuring>(acc[f], low, b_low);
+        multiply_fragments<T, kTuring>(acc[f], high, b_high);
+      }
+    }
+  }
+}
+
 // u = keep(x) first^T for a narrow `first` [rank, k], rounded to T. What is kept is not scaled.
 //   u [rows, rank]; rank a multiple of 16, columns of `first` and x a multiple of 8
 //
-// A warp owns 16 rows and kFragments * 8 columns. Lanes load whole chunks of both operands: which k
-// a register of a fragment stands for may be chosen freely as long as it is the same for both, and
-// so the eight features of a chunk, which share a Philox block, stay with one lane. Bytes: x once
-// (per kFragments * 8 columns), `first` from the first-level cache. Bound by memory.
+// A warp owns 16 rows and kFragments * 8 columns. Bytes: x once (per kFragments * 8 columns),
+// `first` from the first-level cache. Bound by memory.
 template <class T, int kFragments, bool kTuring>
 __global__ void __launch_bounds__(kProjectThreads)
     project_mma_kernel(Operand<T> x, Operand<T> first, DeviceDropout drop, T* u) {
@@ -458,30 +526,17 @@ __global__ void __launch_bounds__(kProjectThreads)
     if (row[h] < x.rows) place[h] = row_place(drop, row[h]);
 
   float acc[kFragments][4] = {};
-  for (int64_t k = 0; k < x.cols; k += 32) {
-    const int64_t col = k + 8 * quarter;
-    gpu::U4 a[2];
-    UNROLL
-    for (int h = 0; h < 2; ++h) {
-      a[h] = gpu::U4{0, 0, 0, 0};
-      if (row[h] < x.rows && col < x.cols) {
-        a[h] = gpu::load_vec<gpu::U4>(x.data + row[h] * x.cols + col);
-        if (drop.active) drop_eight(drop, place[h], col, a[h]);
-      }
-    }
-    const uint32_t low[4] = {a[0].x, a[1].x, a[0].y, a[1].y};
-    const uint32_t high[4] = {a[0].z, a[1].z, a[0].w, a[1].w};
-    UNROLL
-    for (int f = 0; f < kFragments; ++f) {
-      const int64_t n = col0 + 8 * f + group;
-      gpu::U4 b{0, 0, 0, 0};
-      if (n < rank && col < first.cols)
-        b = gpu::load_vec<gpu::U4>(first.data + n * first.cols + col);
-      const uint32_t b_low[2] = {b.x, b.y}, b_high[2] = {b.z, b.w};
-      multiply_fragments<T, kTuring>(acc[f], low, b_low);
-      multiply_fragments<T, kTuring>(acc[f], high, b_high);
-    }
-  }
+  project_fragments<T, kFragments, 1, kTuring>(
+      first, col0, x.cols,
+      [&](int h, int64_t col) {
+        gpu::U4 chunk{0, 0, 0, 0};
+        if (row[h] < x.rows && col < x.cols) {
+          chunk = gpu::load_vec<gpu::U4>(x.data + row[h] * x.cols + col);
+          if (drop.active) drop_eight(drop, place[h], col, chunk);
+        }
+        return chunk;
+      },
+      acc);
   UNROLL
   for (int f = 0; f < kFragments; ++f) {
     const int64_t n = col0 + 8 * f + 2 * quarter;

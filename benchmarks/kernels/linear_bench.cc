@@ -70,6 +70,27 @@ void backward_input_by(benchmark::State& state, LinearBackend backend) {
 void forward(benchmark::State& state) { forward_by(state, LinearBackend::own); }
 void backward_input(benchmark::State& state) { backward_input_by(state, LinearBackend::own); }
 
+// A 16-bit product with a low-rank term as two kernels, or as one that keeps a panel of rows. Both
+// declare the cost of the operation; two kernels move x once more and u = x A^T.
+void forward_on(benchmark::State& state, cuda::LowRankPath path) {
+  if (bench_on() == BenchOn::cpu) return state.SkipWithError("panels are for CUDA devices");
+  if constexpr (kBuiltWithCuda) {
+    try {
+      Case c(state);
+      const PackedWeight weight = c.packed(state, PackedFor::forward);
+      measure(state, c.ctx, c.cost(state), [&] {
+        cuda::linear(c.ctx, std::as_const(c.x).view(), weight, {}, c.terms(), nullptr, c.y.view(),
+                     {}, path);
+      });
+    } catch (const DeviceError& error) {  // 99 KiB of shared memory do not hold 128 rows of 512
+      state.SkipWithError(error.what());
+    }
+  }
+}
+void forward_split(benchmark::State& state) { forward_on(state, cuda::LowRankPath::split); }
+void forward_panel64(benchmark::State& state) { forward_on(state, cuda::LowRankPath::panel64); }
+void forward_panel128(benchmark::State& state) { forward_on(state, cuda::LowRankPath::panel128); }
+
 // The peer: the library's product, and a kernel for the low-rank term after it.
 template <class Measure>
 void by_library(benchmark::State& state, const Measure& measure_by) {
@@ -165,6 +186,17 @@ void weight_sizes(benchmark::internal::Benchmark* b) {
                      tiny = {{70, 64, 72, 0}};
   in_types(b, {"rows", "in", "out", "rank"}, by_device(cpu, gpu, tiny));
 }
+void panel_sizes(benchmark::internal::Benchmark* b) {
+  static const Sizes none, gpu = {{76800, 512, 512, 8}, {76800, 512, 1536, 8}},
+                           tiny = {{70, 64, 72, 8}};
+  b->ArgNames({"bf16", "rows", "in", "out", "rank"})
+      ->UseManualTime()
+      ->Unit(benchmark::kMicrosecond);
+  for (std::vector<int64_t> size : by_device(none, gpu, tiny)) {
+    size.insert(size.begin(), 1);
+    b->Args(size);
+  }
+}
 void library_sizes(benchmark::internal::Benchmark* b) {
   static const Sizes none;
   in_types(b, {"rows", "in", "out", "rank"}, by_device(none, products(), products()));
@@ -176,6 +208,9 @@ void epilogue_sizes(benchmark::internal::Benchmark* b) {
   in_types(b, {"rows", "gelu", "fused"}, sizes);
 }
 BENCHMARK(forward)->Name("linear/forward")->Apply(product_sizes);
+BENCHMARK(forward_split)->Name("linear/forward_split")->Apply(panel_sizes);
+BENCHMARK(forward_panel64)->Name("linear/forward_panel64")->Apply(panel_sizes);
+BENCHMARK(forward_panel128)->Name("linear/forward_panel128")->Apply(panel_sizes);
 BENCHMARK(forward_cublaslt)->Name("linear/forward_cublaslt")->Apply(library_sizes);
 BENCHMARK(backward_input_cublaslt)->Name("linear/backward_input_cublaslt")->Apply(library_sizes);
 BENCHMARK(epilogue)->Name("linear/epilogue")->Apply(epilogue_sizes);

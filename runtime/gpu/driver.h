@@ -23,10 +23,12 @@ std::string why_no_device();
 void use(Device device);
 // As in facts(), asked once per device.
 int compute_capability(Device device);
+int64_t shared_memory_limit(Device device);
 struct DeviceFacts {
   std::string name;          // of the product
   int capability = 0;        // 75 for 7.5 and so on
   bool has_kernels = false;  // this program was compiled for it
+  int64_t shared_limit = 0;  // bytes of shared memory that a block may have
 };
 DeviceFacts facts(int index);
 // What kernels of this program were compiled for: "75 80 90a".

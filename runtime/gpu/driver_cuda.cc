@@ -27,6 +27,15 @@ const Devices& devices() {
   return found;
 }
 
+const DeviceFacts& known_facts(Device device) {
+  static const std::vector<DeviceFacts> known = [] {
+    std::vector<DeviceFacts> found;
+    for (int index = 0; index < device_count(); ++index) found.push_back(facts(index));
+    return found;
+  }();
+  return known[static_cast<size_t>(device.index())];
+}
+
 }  // namespace
 
 int device_count() { return devices().count; }
@@ -44,17 +53,12 @@ DeviceFacts facts(int index) {
   const int capability = 10 * properties.major + properties.minor;
   return {.name = properties.name,
           .capability = capability,
-          .has_kernels = runs_on(SCGRAFT_CUDA_ARCHITECTURES, capability)};
+          .has_kernels = runs_on(SCGRAFT_CUDA_ARCHITECTURES, capability),
+          .shared_limit = static_cast<int64_t>(properties.sharedMemPerBlockOptin)};
 }
 
-int compute_capability(Device device) {
-  static const std::vector<int> capabilities = [] {
-    std::vector<int> found;
-    for (int index = 0; index < device_count(); ++index) found.push_back(facts(index).capability);
-    return found;
-  }();
-  return capabilities[static_cast<size_t>(device.index())];
-}
+int compute_capability(Device device) { return known_facts(device).capability; }
+int64_t shared_memory_limit(Device device) { return known_facts(device).shared_limit; }
 
 std::string architectures() { return readable_architectures(SCGRAFT_CUDA_ARCHITECTURES); }
 

@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 
@@ -824,6 +825,7 @@ TEST_P(LinearTensorCoreTest, AgreesWithTheDefinitionInF64) {
                               {65, 72, 130, 17},
                               {140, 257, 40, 33},
                               {257, 40, 65, 70},
+                              {70, 512, 136, 9},
                               {5, 521, 7, 8}})
     for (float p : {0.0f, 0.25f}) {
       SCOPED_TRACE(
@@ -916,6 +918,123 @@ TEST_P(LinearTensorCoreTest, TheSizeOfTilesDoesNotShow) {
     linear_backward_input(ctx(), x.view().rows(begin, begin + 3), back, {}, nullptr, false,
                           some.view());
     expect_same_bits(some.view(), std::as_const(dx).view().rows(begin, begin + 3));
+  }
+}
+
+// The one kernel of product and low-rank terms, with panels of 64 and of 128 rows, against the two
+// kernels: several terms with dropouts of their own, every epilogue, results of both types. Its
+// blocks, warps and lanes run in other orders, and ldmatrix meets no bank twice.
+TEST_P(LinearTensorCoreTest, APanelHasTheBitsOfTheSplitProduct) {
+  if (GetParam().name.ends_with("turing")) GTEST_SKIP() << "there are panels from 8.0 on";
+  if (GetParam().linear != LinearBackend::own) GTEST_SKIP() << "the library has no panels";
+  if constexpr (kBuiltWithCuda) {
+    struct Sizes {
+      int64_t rows, in, out;
+      std::vector<int64_t> ranks;
+    };
+    const Sizes all[] = {{0, 40, 8, {4}},      {1, 1, 1, {1}},
+                         {3, 40, 33, {4}},     {64, 64, 128, {8}},
+                         {65, 72, 130, {17}},  {130, 257, 264, {8, 0, 3, 20}},
+                         {129, 96, 392, {64}}, {70, 512, 136, {8, 8}}};
+    struct Ending {
+      bool wide, gelu, relu;
+    };
+    const Ending endings[] = {{true, false, false},
+                              {false, true, false},
+                              {false, false, true},
+                              {true, false, true},
+                              {false, false, false}};
+    struct Results {
+      Tensor y, pre, bits;
+    };
+    // Every ending for one shape, one for the others.
+    const size_t every = 4;
+    for (size_t shape = 0; shape < std::size(all); ++shape)
+      for (const float p : {0.0f, 0.25f}) {
+        const Sizes& s = all[shape];
+        const PackedCells cells = awkward_cells(s.rows);
+        const Packing packing = cells.packing();
+        const Tensor x = random({s.rows, s.in}), w = random({s.out, s.in}), bias = random({s.out}),
+                     residual = random({s.rows, s.out});
+        const PackedWeight weight = packed(w);
+        std::vector<Tensor> factors;
+        std::vector<LowRank> terms;
+        int64_t rank = 0;
+        for (const int64_t r : s.ranks) {
+          const ConstTensorView a = factors.emplace_back(random({r, s.in})).view();
+          const ConstTensorView b = factors.emplace_back(random({s.out, r})).view();
+          const auto t = static_cast<uint32_t>(terms.size());
+          terms.push_back({a, b, 0.5 - t, {.p = p / static_cast<float>(t + 1), .site = 1030 + t}});
+          rank += (r + 15) / 16 * 16;
+        }
+        for (size_t i = 0; i < std::size(endings); ++i) {
+          if (shape != every && i != shape % std::size(endings)) continue;
+          const Ending& ending = endings[i];
+          const DType type = ending.wide ? DType::f32 : dtype();
+          const auto run = [&](cuda::LowRankPath path) {
+            const int64_t per_row = (s.out + 7) / 8;
+            Results r{poisoned({s.rows, s.out}, type), poisoned({s.rows, s.out}, type),
+                      bytes(std::vector<uint8_t>(static_cast<size_t>(s.rows * per_row), 77))};
+            LinearEpilogue e;
+            if (ending.gelu) e = {.gelu = true, .pre = r.pre.view(), .residual = residual.view()};
+            if (ending.relu)
+              e = {.relu = true,
+                   .dropout = {.p = p, .site = 1040},
+                   .bits = r.bits.view().reshape({s.rows, per_row})};
+            cuda::linear(ctx(), x.view(), weight, bias.view(), terms, &packing, r.y.view(), e,
+                         path);
+            EXPECT_EQ(ctx().scratch().used(), 0);
+            return r;
+          };
+          const Results want = run(cuda::LowRankPath::split);
+          for (const int panel : {64, 128}) {
+            SCOPED_TRACE(cat("panel ", panel, ", rows ", s.rows, ", in ", s.in, ", out ", s.out,
+                             ", terms ", terms.size(), ", p ", p, ", y ", type, ", gelu ",
+                             ending.gelu, ", relu ", ending.relu));
+            if constexpr (kCudaEmulated) {
+              gpu::EmulatorOptions& options = gpu::emulator_options();
+              options.max_shared = 163 * 1024;
+              options.order = panel == 64 ? gpu::Order::reverse : gpu::Order::random;
+            }
+            const int64_t shared = gpu::shared_memory_limit(ctx().device());
+            if (cuda::panel_rows(1 << 20, s.in, rank, dtype(), 80, shared) < panel) continue;
+            const Results got =
+                run(panel == 64 ? cuda::LowRankPath::panel64 : cuda::LowRankPath::panel128);
+            if constexpr (kCudaEmulated) {
+              EXPECT_EQ(gpu::emulator_options().last_report.extra_phases(), 0);
+              gpu::emulator_options().order = gpu::Order::forward;
+            }
+            expect_same_bits(got.y.view(), want.y.view());
+            expect_same_bits(got.pre.view(), want.pre.view());
+            expect_same_bits(got.bits.view(), want.bits.view());
+          }
+        }
+      }
+  }
+}
+
+// The widest rows that fit 99 KiB, and one column more.
+TEST_P(LinearTensorCoreTest, APanelIsTakenWhereItFits) {
+  if constexpr (!kCudaEmulated) {
+    GTEST_SKIP() << "only the emulated device says what ran";
+  } else {
+    const bool panels =
+        !GetParam().name.ends_with("turing") && GetParam().linear == LinearBackend::own;
+    const auto ran_a_panel = [&](int64_t in, int64_t rank) {
+      const Tensor x = random({5, in}), a = random({rank, in}), b = random({9, rank});
+      const LowRank term{a.view(), b.view(), 1, {}};
+      Tensor y = poisoned({5, 9});
+      linear(ctx(), x.view(), packed(random({9, in})), {}, {&term, 1}, nullptr, y.view());
+      const auto& sites = gpu::emulator_options().last_report.ldmatrix;
+      return std::any_of(sites.begin(), sites.end(), [](const auto& site) {
+        return site.site.find("linear_panel.cuh") != std::string::npos;
+      });
+    };
+    EXPECT_EQ(ran_a_panel(576, 16), panels);
+    EXPECT_FALSE(ran_a_panel(577, 16));
+    EXPECT_FALSE(ran_a_panel(576, 17));
+    EXPECT_EQ(ran_a_panel(512, 64), panels);
+    EXPECT_FALSE(ran_a_panel(40, 65));
   }
 }
 
@@ -1078,6 +1197,27 @@ TEST_P(LinearTensorCoreTest, ErrorsNameTheTypesTheyWanted) {
     choose(75);
     expect_error("compute capability 7.5 and does not multiply bf16",
                  [&] { linear(ctx(), x.view(), packed(w), {}, {}, nullptr, y.view()); });
+  }
+}
+
+TEST(PanelRowsTest, AreWhatTypeDeviceAndSharedMemoryAllow) {
+  if constexpr (kBuiltWithCuda) {
+    constexpr int64_t kMany = 76800, kOf86 = 99 << 10, kOf80 = 163 << 10, kOf90 = 227 << 10;
+    EXPECT_EQ(cuda::panel_rows(kMany, 512, 16, DType::bf16, 86, kOf86), 64);
+    EXPECT_EQ(cuda::panel_rows(kMany, 256, 16, DType::f16, 86, kOf86), 128);
+    EXPECT_EQ(cuda::panel_rows(kMany, 512, 16, DType::bf16, 80, kOf80), 128);
+    EXPECT_EQ(cuda::panel_rows(kMany, 512, 48, DType::bf16, 80, kOf80), 64);
+    EXPECT_EQ(cuda::panel_rows(600, 512, 16, DType::bf16, 80, kOf80), 64);
+    EXPECT_EQ(cuda::panel_rows(kMany, 1088, 16, DType::bf16, 80, kOf80), 64);
+    EXPECT_EQ(cuda::panel_rows(kMany, 1089, 16, DType::bf16, 80, kOf80), 0);
+    EXPECT_EQ(cuda::panel_rows(kMany, 1600, 16, DType::f16, 90, kOf90), 64);
+    EXPECT_EQ(cuda::panel_rows(kMany, 1601, 16, DType::f16, 90, kOf90), 0);
+    EXPECT_EQ(cuda::panel_rows(kMany, 512, 64, DType::f16, 89, kOf86), 64);
+    EXPECT_EQ(cuda::panel_rows(kMany, 64, 80, DType::f16, 89, kOf86), 0);
+    EXPECT_EQ(cuda::panel_rows(kMany, 64, 16, DType::f16, 75, 64 << 10), 0);
+    EXPECT_EQ(cuda::panel_rows(kMany, 64, 16, DType::f32, 86, kOf86), 0);
+    EXPECT_EQ(cuda::panel_rows(kMany, 512, 0, DType::bf16, 86, kOf86), 0);
+    EXPECT_EQ(cuda::panel_rows(kMany, 0, 16, DType::bf16, 86, kOf86), 0);
   }
 }
 
