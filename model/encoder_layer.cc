@@ -58,12 +58,16 @@ void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packi
 
   const TensorView branch = scratch.take({n, dim}, type);
   out.forward(ctx, o, rows, training, branch);
-  if (taps != nullptr && !taps->attention_out.empty()) copy(ctx, branch, taps->attention_out);
+  const auto tell = [&](ConstTensorView view, TensorView EncoderLayer::Taps::* tap) {
+    if (taps != nullptr && !(taps->*tap).empty()) copy(ctx, view, taps->*tap);
+  };
+  tell(o, &Taps::attention);
+  tell(branch, &Taps::attention_out);
   const TensorView h = keep.take({n, dim}, type);
   norm1.forward(ctx, x_rows, branch,
                 active(dropout, training, index, DropoutSlot::attention_residual), &rows, h,
                 saved != nullptr ? &saved->norm1 : nullptr);
-  if (taps != nullptr && !taps->norm1.empty()) copy(ctx, h, taps->norm1);
+  tell(h, &Taps::norm1);
 
   const bool keep_hidden = saved != nullptr && ffn_out.trainable();
   const TensorView hidden =
@@ -74,6 +78,7 @@ void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packi
                  {.relu = true,
                   .dropout = active(dropout, training, index, DropoutSlot::ffn_hidden),
                   .bits = bits});
+  tell(hidden, &Taps::hidden);
   ffn_out.forward(ctx, hidden, rows, training, branch);
   norm2.forward(ctx, h, branch, active(dropout, training, index, DropoutSlot::ffn_residual), &rows,
                 y, saved != nullptr ? &saved->norm2 : nullptr);

@@ -48,8 +48,10 @@ struct EncoderLayer {
   };
   // Named activations for `trace`; empty views are not filled.
   struct Taps {
-    TensorView attention_out;  // [rows, dim] after the out projection
-    TensorView norm1;          // [rows, dim]
+    TensorView attention = {};      // [rows, dim] heads side by side, before the out projection
+    TensorView attention_out = {};  // [rows, dim] after it
+    TensorView norm1 = {};          // [rows, dim]
+    TensorView hidden = {};         // [rows, ffn] after relu
   };
 
   bool trainable() const;

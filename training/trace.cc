@@ -204,7 +204,7 @@ void Tracer::run(const std::optional<std::string>& gradient) {
   const Packing packing = batch_.packing();
 
   const Tap tap = [&](const std::string& name, ConstTensorView view) {
-    out_[name] = padded(case_, view, dim);
+    out_[name] = padded(case_, view, view.dim(1));
   };
   const EncodeOptions encode{.save = learn, .tap = &tap};
   const TensorView x = take({tokens, dim});
