@@ -58,7 +58,7 @@ void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packi
 
   const TensorView branch = scratch.take({n, dim}, type);
   out.forward(ctx, o, rows, training, branch);
-  const auto tell = [&](ConstTensorView view, TensorView EncoderLayer::Taps::* tap) {
+  const auto tell = [&](ConstTensorView view, TensorView EncoderLayer::Taps::*tap) {
     if (taps != nullptr && !(taps->*tap).empty()) copy(ctx, view, taps->*tap);
   };
   tell(o, &Taps::attention);
