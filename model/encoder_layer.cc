@@ -54,7 +54,7 @@ void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packi
   const TensorView o = keep.take({n, dim}, type);
   const TensorView lse = keep.take({n, heads}, sum_type(type));
   attention(ctx, queries, keys, values, rows, packing, heads,
-            active(dropout, training, index, DropoutSlot::attention), o, lse);
+            active(attention_dropout, training, index, DropoutSlot::attention), o, lse);
 
   const TensorView branch = scratch.take({n, dim}, type);
   out.forward(ctx, o, rows, training, branch);
@@ -143,7 +143,8 @@ void EncoderLayer::backward(Context& ctx, const Saved& saved, const Packing& pac
   if (want_k) dk = scratch.take({tokens, dim}, type);
   if (want_v) dv = scratch.take({tokens, dim}, type);
   attention_backward(ctx, saved.q, saved.k, saved.v, saved.o, saved.lse, dout, rows, packing, heads,
-                     active(dropout, training, index, DropoutSlot::attention), dq, dk, dv);
+                     active(attention_dropout, training, index, DropoutSlot::attention), dq, dk,
+                     dv);
 
   // The residual's gradient (dy) starts dx; with CLS rows it is scattered to the first tokens.
   if (which == LayerRows::all) {

@@ -33,7 +33,8 @@ struct EncoderLayer {
   LayerNorm norm1, norm2;
   int64_t heads = 1;
   int index = 0;
-  float dropout = 0;
+  float dropout = 0;            // of both branches and of the hidden rows
+  float attention_dropout = 0;  // of the attention's probabilities
 
   // What the backward pass reads; views into the activation arena.
   struct Saved {

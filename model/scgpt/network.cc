@@ -54,7 +54,7 @@ ScgptNetwork::ScgptNetwork(const ScgptConfig& config, Heads heads, const Paramet
     EncoderLayer layer;
     layer.index = i;
     layer.heads = config_.heads;
-    layer.dropout = static_cast<float>(config_.dropout);
+    layer.dropout = layer.attention_dropout = static_cast<float>(config_.dropout);
     Parameter& weight = make.parameter(name + "self_attn.in_proj_weight", {3 * d, d});
     Parameter& bias = make.parameter(name + "self_attn.in_proj_bias", {3 * d});
     layer.q = Linear(&weight, &bias, 0, d);
