@@ -6,7 +6,7 @@
 
 #include "kernels/activation.h"
 #include "kernels/add.h"
-#include "kernels/cast.h"
+#include "model/tables.h"
 
 namespace scgraft {
 namespace {
@@ -17,25 +17,6 @@ EncoderStack::Names layer_names() {
   return {.layers = "transformer_encoder.layers.",
           .projections = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
                           "self_attn.out_proj", "linear1", "linear2"}};
-}
-
-// The view in another type, in memory of the pass; itself when it has that type.
-ConstTensorView in_type(Context& ctx, ConstTensorView view, DType type) {
-  if (view.dtype() == type) return view;
-  const TensorView other = ctx.activations().take(view.shape(), type);
-  cast(ctx, view, other);
-  return other;
-}
-
-// embedding_sum_backward() into a table whose type may be another than that of dy.
-void table_gradient(Context& ctx, ConstTensorView dy, const RowUses& uses, Dropout dropout,
-                    const Packing& packing, TensorView dtable) {
-  if (dy.dtype() == dtable.dtype())
-    return embedding_sum_backward(ctx, dy, uses, dropout, packing, dtable);
-  Arena::Scope scratch(ctx.scratch());
-  const TensorView rounded = scratch.take(dtable.shape(), dy.dtype());
-  embedding_sum_backward(ctx, dy, uses, dropout, packing, rounded);
-  cast(ctx, rounded, dtable);
 }
 
 }  // namespace
@@ -109,11 +90,6 @@ Dropout ScgptNetwork::value_dropout(bool training) const {
           .site = dropout_site(encoder_.size(), DropoutSlot::attention)};
 }
 
-DType ScgptNetwork::activation_type(const Context& ctx) const {
-  const DType stored = embedding_->value.dtype();
-  return ctx.device().is_cuda() && stored == DType::f32 ? product_ : stored;
-}
-
 void ScgptNetwork::front_forward(Context& ctx, const TokenBatch& batch,
                                  const EncodeOptions& options, bool save, TensorView x) {
   const int64_t d = config_.dim;
@@ -182,7 +158,7 @@ void ScgptNetwork::front_forward(Context& ctx, const TokenBatch& batch,
 void ScgptNetwork::encode(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
                           TensorView out) {
   const int64_t d = config_.dim;
-  const DType type = activation_type(ctx);
+  const DType type = activation_type(ctx, embedding_->value.dtype(), product_);
   const Packing packing = batch.packing();
   const Packing rows = options.rows == LayerRows::cls ? batch.cell_rows() : packing;
   require(out.shape() == (Shape{rows.tokens(), d}), "scgpt: the result must be ",

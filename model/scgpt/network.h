@@ -79,9 +79,6 @@ class ScgptNetwork : public Backbone {
   std::vector<Linear*> linears();
   std::vector<LayerNorm*> norms();
   Dropout value_dropout(bool training) const;
-  // Of what passes between layers: the products' type on a CUDA device, else that of the
-  // parameters.
-  DType activation_type(const Context& ctx) const;
 
   ScgptConfig config_;
   ParameterSet parameters_;
