@@ -35,13 +35,13 @@ CheckpointSource::CheckpointSource(const Checkpoint& file, DType dtype,
   }
 }
 
-const TensorInfo& CheckpointSource::info(const std::string& name) const {
+const std::string& CheckpointSource::name_in_file(const std::string& name) const {
   const auto found = names_.find(name);
-  return file_.info(found == names_.end() ? name : found->second);
+  return found == names_.end() ? name : found->second;
 }
 
 int64_t CheckpointSource::rows(const std::string& name) const {
-  const TensorInfo& found = info(name);
+  const TensorInfo& found = file_.info(name_in_file(name));
   return found.dims.empty() ? 0 : found.dims[0];
 }
 

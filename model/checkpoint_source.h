@@ -21,9 +21,9 @@ class CheckpointSource {
                    const std::function<std::string(const std::string&)>& canonical);
 
   bool has(const std::string& name) const { return names_.contains(name); }
-  // Throws ModelError when the tensor is missing.
-  const TensorInfo& info(const std::string& name) const;
-  // Length of its first dimension, 0 for a scalar. Throws as info() does.
+  // What the file calls it; the name itself when it has no such tensor.
+  const std::string& name_in_file(const std::string& name) const;
+  // Length of its first dimension, 0 for a scalar. Throws ModelError when it is missing.
   int64_t rows(const std::string& name) const;
 
   // As a ParameterSource: shares the mapped file where types agree. Empty when the file has no such
