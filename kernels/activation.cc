@@ -61,8 +61,8 @@ void map(const T* a, const T* b, T* y, int64_t n, F&& f) {
 }
 
 // The library's exp is not vectorised. Nothing in a step applies the sigmoid to more than one value
-// per token, so it stays; relu and leaky_relu, which see whole rows, become vector code, and the
-// fast path of gelu is kernels/activation_simd.cc.
+// per token, or tanh to more than one row per cell, so they stay; relu and leaky_relu, which see
+// whole rows, become vector code, and the fast path of gelu is kernels/activation_simd.cc.
 template <class T>
 void forward(Activation kind, const T* x, T* y, int64_t n) {
   switch (kind) {
@@ -72,6 +72,9 @@ void forward(Activation kind, const T* x, T* y, int64_t n) {
       return map(x, y, n, [](T v) { return leaky_relu(v); });
     case Activation::sigmoid:
       for (int64_t i = 0; i < n; ++i) y[i] = sigmoid(x[i]);
+      return;
+    case Activation::tanh:
+      for (int64_t i = 0; i < n; ++i) y[i] = std::tanh(x[i]);
       return;
     case Activation::gelu:
       for (int64_t i = 0; i < n; ++i) y[i] = x[i] * normal_below(x[i]);
@@ -87,6 +90,8 @@ void backward(Activation kind, const T* kept, const T* dy, T* dx, int64_t n) {
       return map(kept, dy, dx, n, [](T out, T grad) { return out < 0 ? T(kLeak) * grad : grad; });
     case Activation::sigmoid:
       return map(kept, dy, dx, n, [](T out, T grad) { return grad * (out * (1 - out)); });
+    case Activation::tanh:
+      return map(kept, dy, dx, n, [](T out, T grad) { return grad * (1 - out * out); });
     case Activation::gelu:
       for (int64_t i = 0; i < n; ++i)
         dx[i] = dy[i] * (normal_below(kept[i]) + kept[i] * normal_density(kept[i]));

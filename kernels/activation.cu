@@ -19,6 +19,8 @@ __device__ __forceinline__ float apply(float x) {
     return x < 0 ? kLeak * x : x;
   } else if constexpr (kKind == Activation::gelu) {
     return gelu(x);
+  } else if constexpr (kKind == Activation::tanh) {
+    return tanhf(x);
   } else {
     const float e = expf(-fabsf(x));
     return (x < 0 ? e : 1.0f) / (1.0f + e);
@@ -34,6 +36,8 @@ __device__ __forceinline__ float apply_backward(float kept, float dy) {
     return kept < 0 ? kLeak * dy : dy;
   else if constexpr (kKind == Activation::gelu)
     return dy * gelu_slope(kept);
+  else if constexpr (kKind == Activation::tanh)
+    return dy * (1.0f - kept * kept);
   else
     return dy * (kept * (1.0f - kept));
 }
@@ -77,6 +81,8 @@ void visit_kind(Activation kind, F&& f) {
       return f(Kind<Activation::leaky_relu>{});
     case Activation::sigmoid:
       return f(Kind<Activation::sigmoid>{});
+    case Activation::tanh:
+      return f(Kind<Activation::tanh>{});
     case Activation::gelu:
       return f(Kind<Activation::gelu>{});
   }

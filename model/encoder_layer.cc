@@ -54,16 +54,20 @@ void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packi
   const TensorView o = keep.take({n, dim}, type);
   const TensorView lse = keep.take({n, heads}, sum_type(type));
   attention(ctx, queries, keys, values, rows, packing, heads,
-            active(dropout, training, index, DropoutSlot::attention), o, lse);
+            active(attention_dropout, training, index, DropoutSlot::attention), o, lse);
 
   const TensorView branch = scratch.take({n, dim}, type);
   out.forward(ctx, o, rows, training, branch);
-  if (taps != nullptr && !taps->attention_out.empty()) copy(ctx, branch, taps->attention_out);
+  const auto tell = [&](ConstTensorView view, TensorView EncoderLayer::Taps::*tap) {
+    if (taps != nullptr && !(taps->*tap).empty()) copy(ctx, view, taps->*tap);
+  };
+  tell(o, &Taps::attention);
+  tell(branch, &Taps::attention_out);
   const TensorView h = keep.take({n, dim}, type);
   norm1.forward(ctx, x_rows, branch,
                 active(dropout, training, index, DropoutSlot::attention_residual), &rows, h,
                 saved != nullptr ? &saved->norm1 : nullptr);
-  if (taps != nullptr && !taps->norm1.empty()) copy(ctx, h, taps->norm1);
+  tell(h, &Taps::norm1);
 
   const bool keep_hidden = saved != nullptr && ffn_out.trainable();
   const TensorView hidden =
@@ -74,6 +78,7 @@ void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packi
                  {.relu = true,
                   .dropout = active(dropout, training, index, DropoutSlot::ffn_hidden),
                   .bits = bits});
+  tell(hidden, &Taps::hidden);
   ffn_out.forward(ctx, hidden, rows, training, branch);
   norm2.forward(ctx, h, branch, active(dropout, training, index, DropoutSlot::ffn_residual), &rows,
                 y, saved != nullptr ? &saved->norm2 : nullptr);
@@ -138,7 +143,8 @@ void EncoderLayer::backward(Context& ctx, const Saved& saved, const Packing& pac
   if (want_k) dk = scratch.take({tokens, dim}, type);
   if (want_v) dv = scratch.take({tokens, dim}, type);
   attention_backward(ctx, saved.q, saved.k, saved.v, saved.o, saved.lse, dout, rows, packing, heads,
-                     active(dropout, training, index, DropoutSlot::attention), dq, dk, dv);
+                     active(attention_dropout, training, index, DropoutSlot::attention), dq, dk,
+                     dv);
 
   // The residual's gradient (dy) starts dx; with CLS rows it is scattered to the first tokens.
   if (which == LayerRows::all) {

@@ -33,7 +33,8 @@ struct EncoderLayer {
   LayerNorm norm1, norm2;
   int64_t heads = 1;
   int index = 0;
-  float dropout = 0;
+  float dropout = 0;            // of both branches and of the hidden rows
+  float attention_dropout = 0;  // of the attention's probabilities
 
   // What the backward pass reads; views into the activation arena.
   struct Saved {
@@ -48,8 +49,10 @@ struct EncoderLayer {
   };
   // Named activations for `trace`; empty views are not filled.
   struct Taps {
-    TensorView attention_out;  // [rows, dim] after the out projection
-    TensorView norm1;          // [rows, dim]
+    TensorView attention = {};      // [rows, dim] heads side by side, before the out projection
+    TensorView attention_out = {};  // [rows, dim] after it
+    TensorView norm1 = {};          // [rows, dim]
+    TensorView hidden = {};         // [rows, ffn] after relu
   };
 
   bool trainable() const;

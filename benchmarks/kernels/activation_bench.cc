@@ -6,8 +6,8 @@ namespace scgraft {
 namespace {
 
 constexpr Activation kKinds[] = {Activation::relu, Activation::leaky_relu, Activation::sigmoid,
-                                 Activation::gelu};
-constexpr const char* kNames[] = {"relu", "leaky_relu", "sigmoid", "gelu"};
+                                 Activation::tanh, Activation::gelu};
+constexpr const char* kNames[] = {"relu", "leaky_relu", "sigmoid", "tanh", "gelu"};
 
 void forward(benchmark::State& state) {
   Context ctx(bench_device());
@@ -35,7 +35,7 @@ void backward(benchmark::State& state) {
 void sizes(benchmark::internal::Benchmark* b) {
   std::vector<std::vector<int64_t>> lists;
   for (const int64_t tokens : token_counts())
-    for (const int64_t kind : {0, 1, 2, 3}) lists.push_back({tokens, kind});
+    for (const int64_t kind : {0, 1, 2, 3, 4}) lists.push_back({tokens, kind});
   in_types(b, {"tokens", "kind"}, lists);
 }
 BENCHMARK(forward)->Name("activation/forward")->Apply(sizes);

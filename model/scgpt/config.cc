@@ -3,54 +3,29 @@
 
 #include <nlohmann/json.hpp>
 
+#include "model/model_sizes.h"
 #include "runtime/error.h"
 
 namespace scgraft {
-namespace {
 
 using nlohmann::json;
 
-[[noreturn]] void fail(const std::string& file, const std::string& message) {
-  ModelError error(message, "E-MODEL-CONFIG");
-  error.set_where(file);
-  throw error;
-}
-
-void read(const json& args, const char* key, int64_t& to, const std::string& file) {
-  if (!args.contains(key) || args[key].is_null()) return;
-  if (!args[key].is_number_integer())
-    fail(file, cat(file, ": \"", key, "\" must be a whole number, got ", args[key].dump()));
-  to = args[key].get<int64_t>();
-}
-void read(const json& args, const char* key, double& to, const std::string& file) {
-  if (!args.contains(key) || args[key].is_null()) return;
-  if (!args[key].is_number())
-    fail(file, cat(file, ": \"", key, "\" must be a number, got ", args[key].dump()));
-  to = args[key].get<double>();
-}
-void expect_style(const json& args, const char* key, const char* want, const std::string& file) {
-  if (args.contains(key) && args[key].is_string() && args[key].get<std::string>() != want)
-    fail(file, cat(file, ": \"", key, "\" is ", args[key].dump(), "; this version runs ", want));
-}
-
-}  // namespace
-
 ScgptConfig ScgptConfig::from_args(const json& args, const std::string& file) {
-  if (!args.is_object()) fail(file, cat(file, ": expected a JSON object of model sizes"));
+  const ModelSizes sizes(args, file);
   ScgptConfig c;
-  read(args, "embsize", c.dim, file);
-  read(args, "nheads", c.heads, file);
-  read(args, "nlayers", c.layers, file);
-  read(args, "d_hid", c.ffn, file);
-  read(args, "n_layers_cls", c.cls_layers, file);
-  read(args, "dropout", c.dropout, file);
-  read(args, "n_bins", c.n_bins, file);
-  read(args, "pad_value", c.pad_value, file);
-  read(args, "mask_value", c.mask_value, file);
-  read(args, "max_seq_len", c.max_seq_len, file);
+  sizes.read("embsize", c.dim);
+  sizes.read("nheads", c.heads);
+  sizes.read("nlayers", c.layers);
+  sizes.read("d_hid", c.ffn);
+  sizes.read("n_layers_cls", c.cls_layers);
+  sizes.read("dropout", c.dropout);
+  sizes.read("n_bins", c.n_bins);
+  sizes.read("pad_value", c.pad_value);
+  sizes.read("mask_value", c.mask_value);
+  sizes.read("max_seq_len", c.max_seq_len);
   if (args.contains("pad_token") && args["pad_token"].is_string())
     c.pad_token = args["pad_token"].get<std::string>();
-  expect_style(args, "input_emb_style", "continuous", file);
+  sizes.expect("input_emb_style", "continuous");
   return c;
 }
 
@@ -89,20 +64,17 @@ ScgptConfig ScgptConfig::preset(const std::string& name) {
 }
 
 void ScgptConfig::check(const std::string& file) const {
-  auto positive = [&](int64_t v, const char* what, int64_t most) {
-    if (v < 1 || v > most) fail(file, cat(file, ": ", what, " is ", v, "; it must be 1 to ", most));
-  };
-  positive(vocab, "the vocabulary size", 1 << 24);
-  positive(dim, "embsize", 1 << 15);
-  positive(heads, "nheads", 1 << 10);
-  positive(layers, "nlayers", 1 << 10);
-  positive(ffn, "d_hid", 1 << 17);
-  positive(cls_layers, "n_layers_cls", 64);
-  positive(n_bins, "n_bins", 1 << 15);
-  if (dim % heads != 0)
-    fail(file, cat(file, ": embsize ", dim, " is not a multiple of nheads ", heads));
-  if (!(dropout >= 0 && dropout < 1))
-    fail(file, cat(file, ": dropout is ", dropout, "; it must be at least 0 and below 1"));
+  const json none = json::object();
+  const ModelSizes sizes(none, file);
+  sizes.positive("the vocabulary size", vocab, 1 << 24);
+  sizes.positive("embsize", dim, 1 << 15);
+  sizes.positive("nheads", heads, 1 << 10);
+  sizes.positive("nlayers", layers, 1 << 10);
+  sizes.positive("d_hid", ffn, 1 << 17);
+  sizes.positive("n_layers_cls", cls_layers, 64);
+  sizes.positive("n_bins", n_bins, 1 << 15);
+  if (dim % heads != 0) sizes.fail(cat("embsize ", dim, " is not a multiple of nheads ", heads));
+  sizes.probability("dropout", dropout);
 }
 
 }  // namespace scgraft

@@ -2,12 +2,11 @@
 #include "model/scgpt/load.h"
 
 #include <filesystem>
-#include <map>
-#include <set>
 
 #include "io/checkpoint.h"
 #include "io/json.h"
 #include "io/safetensors.h"
+#include "model/checkpoint_source.h"
 
 namespace scgraft {
 namespace {
@@ -18,17 +17,6 @@ bool without_use(const std::string& name) { return name == "flag_encoder.weight"
 void replace(std::string& text, const std::string& from, const std::string& to) {
   const size_t at = text.find(from);
   if (at != std::string::npos) text.replace(at, from.size(), to);
-}
-
-std::string first_five(const std::set<std::string>& names) {
-  std::string text;
-  int n = 0;
-  for (const std::string& name : names) {
-    if (++n > 5) break;
-    text += (n > 1 ? ", " : "") + name;
-  }
-  if (names.size() > 5) text += cat(" and ", names.size() - 5, " more");
-  return text;
 }
 
 [[noreturn]] void fail(const std::string& file, const std::string& message, const char* code,
@@ -67,19 +55,12 @@ ScgptModel load_scgpt(const std::string& folder, const ScgptLoadOptions& options
   model.vocabulary.append_specials();
   const Checkpoint file = open_checkpoint(folder);
 
-  // Canonical name -> name in the file. Adapter files of scPEFT hold both in_proj and Wqkv names
-  // for one tensor; either serves.
-  std::map<std::string, std::string> names;
-  for (const TensorInfo& info : file.tensors()) {
-    const std::string name = canonical_scgpt_name(info.name);
-    if (!names.contains(name) || info.name == name) names[name] = info.name;
-  }
-  auto has = [&](const std::string& name) { return names.contains(name); };
-  if (!has("encoder.embedding.weight"))
+  // Adapter files of scPEFT hold both in_proj and Wqkv names for one tensor; either serves.
+  CheckpointSource tensors(file, options.dtype, canonical_scgpt_name);
+  if (!tensors.has("encoder.embedding.weight"))
     fail(file.file(), "encoder.embedding.weight is missing; this is no scGPT checkpoint",
          "E-TENSOR-MISSING");
-  const TensorInfo& embedding = file.info(names.at("encoder.embedding.weight"));
-  model.config.vocab = embedding.dims.empty() ? 0 : embedding.dims[0];
+  model.config.vocab = tensors.rows("encoder.embedding.weight");
   model.config.check(args_file);
   if (model.vocabulary.size() > model.config.vocab)
     fail(vocab_file,
@@ -88,60 +69,39 @@ ScgptModel load_scgpt(const std::string& folder, const ScgptLoadOptions& options
          "E-VOCAB-SIZE", "use the vocab.json that belongs to this checkpoint");
 
   ScgptNetwork::Heads heads;
-  heads.decoder = options.pretraining_heads && has("decoder.fc.0.weight");
-  heads.mvc = options.pretraining_heads && has("mvc_decoder.gene2query.weight");
-  const bool file_head = has("cls_decoder.out_layer.weight");
+  heads.decoder = options.pretraining_heads && tensors.has("decoder.fc.0.weight");
+  heads.mvc = options.pretraining_heads && tensors.has("mvc_decoder.gene2query.weight");
   heads.classes = options.new_head_classes;
-  if (heads.classes == 0 && file_head) {
-    const TensorInfo& head = file.info(names.at("cls_decoder.out_layer.weight"));
-    heads.classes = head.dims.empty() ? 0 : head.dims[0];
-  }
+  if (heads.classes == 0 && tensors.has("cls_decoder.out_layer.weight"))
+    heads.classes = tensors.rows("cls_decoder.out_layer.weight");
 
-  std::set<std::string> used, missing;
-  std::string misshaped;
   const ParameterSource fresh = scgpt_initialiser(options.seed, options.dtype);
   const ParameterSource source = [&](const std::string& name, const Shape& shape) {
     if (options.new_head_classes > 0 && name.starts_with("cls_decoder.")) return fresh(name, shape);
-    if (!has(name)) {
-      missing.insert(name);
-      return Tensor({0}, options.dtype);
-    }
-    used.insert(name);
-    const Tensor& tensor = file.tensor(names.at(name));
-    if (tensor.shape() != shape && misshaped.empty())
-      misshaped = cat(name, " is ", tensor.shape(), ", args.json asks for ", shape);
-    return tensor.dtype() == options.dtype ? tensor.share() : tensor.converted(options.dtype);
+    return tensors.take(name, shape);
   };
-  // Shapes are compared before anything computes with them: a network with a missing tensor is
-  // never returned.
+  // A network with a missing tensor is never returned, and may not even come together.
   std::unique_ptr<ScgptNetwork> network;
   try {
     network = std::make_unique<ScgptNetwork>(model.config, heads, source);
   } catch (const ShapeError&) {
-    if (missing.empty() && misshaped.empty()) throw;
+    tensors.check("args.json");
+    throw;
   }
-  if (!missing.empty())
-    fail(file.file(),
-         cat(missing.size(), " tensors of the network are missing: ", first_five(missing)),
-         "E-TENSOR-MISSING", "compare args.json with the file: scgraft inspect " + folder);
-  if (!misshaped.empty())
-    fail(file.file(), misshaped, "E-TENSOR-SHAPE",
-         "use the args.json that belongs to this checkpoint");
+  tensors.check("args.json");
 
-  std::set<std::string> left;
-  for (const auto& [name, original] : names) {
-    if (used.contains(name)) continue;
+  std::vector<std::string> extra;
+  for (const std::string& original : tensors.left()) {
+    const std::string name = canonical_scgpt_name(original);
     const bool dropped_head = (options.new_head_classes > 0 && name.starts_with("cls_decoder.")) ||
                               (!options.pretraining_heads &&
                                (name.starts_with("decoder.") || name.starts_with("mvc_decoder.")));
     if (without_use(name) || dropped_head)
       model.ignored.push_back(original);
     else if (!options.claims || !options.claims(original))
-      left.insert(original);
+      extra.push_back(original);
   }
-  if (!left.empty())
-    fail(file.file(), cat(left.size(), " tensors are not part of this network: ", first_five(left)),
-         "E-TENSOR-EXTRA", "scgraft inspect " + folder + " lists them");
+  tensors.refuse(extra);
   model.network = std::move(network);
   model.fingerprint = file.fingerprint();
   return model;

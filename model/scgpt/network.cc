@@ -6,101 +6,66 @@
 
 #include "kernels/activation.h"
 #include "kernels/add.h"
-#include "kernels/cast.h"
+#include "model/tables.h"
 
 namespace scgraft {
 namespace {
 
 constexpr double kLargestValue = 512;  // the value encoder clamps above, not below
-constexpr const char* kSiteNames[] = {"attn.q",   "attn.k", "attn.v",
-                                      "attn.out", "ffn.in", "ffn.out"};
-constexpr const char* kModulePaths[] = {"self_attn.q_proj", "self_attn.k_proj",
-                                        "self_attn.v_proj", "self_attn.out_proj",
-                                        "linear1",          "linear2"};
-
-// The view in another type, in memory of the pass; itself when it has that type.
-ConstTensorView in_type(Context& ctx, ConstTensorView view, DType type) {
-  if (view.dtype() == type) return view;
-  const TensorView other = ctx.activations().take(view.shape(), type);
-  cast(ctx, view, other);
-  return other;
-}
-
-// embedding_sum_backward() into a table whose type may be another than that of dy.
-void table_gradient(Context& ctx, ConstTensorView dy, const RowUses& uses, Dropout dropout,
-                    const Packing& packing, TensorView dtable) {
-  if (dy.dtype() == dtable.dtype())
-    return embedding_sum_backward(ctx, dy, uses, dropout, packing, dtable);
-  Arena::Scope scratch(ctx.scratch());
-  const TensorView rounded = scratch.take(dtable.shape(), dy.dtype());
-  embedding_sum_backward(ctx, dy, uses, dropout, packing, rounded);
-  cast(ctx, rounded, dtable);
+// What non-flash checkpoints call the projections of a layer.
+EncoderStack::Names layer_names() {
+  return {.layers = "transformer_encoder.layers.",
+          .projections = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+                          "self_attn.out_proj", "linear1", "linear2"}};
 }
 
 }  // namespace
 
-Parameter& ScgptNetwork::make(const ParameterSource& source, const std::string& name,
-                              const Shape& shape) {
-  return parameters_.add(name, source(name, shape));
-}
-
-Linear ScgptNetwork::make_linear(const ParameterSource& source, const std::string& name, int64_t in,
-                                 int64_t out, bool bias) {
-  Parameter& weight = make(source, name + ".weight", {out, in});
-  return {&weight, bias ? &make(source, name + ".bias", {out}) : nullptr};
-}
-
-LayerNorm ScgptNetwork::make_norm(const ParameterSource& source, const std::string& name) {
-  LayerNorm norm;
-  norm.gamma = &make(source, name + ".weight", {config_.dim});
-  norm.beta = &make(source, name + ".bias", {config_.dim});
-  return norm;
-}
-
 ScgptNetwork::ScgptNetwork(const ScgptConfig& config, Heads heads, const ParameterSource& source)
-    : config_(config) {
+    : config_(config), encoder_(layer_names()) {
   const int64_t d = config_.dim;
-  embedding_ = &make(source, "encoder.embedding.weight", {config_.vocab, d});
-  gene_norm_ = make_norm(source, "encoder.enc_norm");
-  value1_ = make_linear(source, "value_encoder.linear1", 1, d);
-  value2_ = make_linear(source, "value_encoder.linear2", d, d);
-  value_norm_ = make_norm(source, "value_encoder.norm");
+  const ParameterMaker make(parameters_, source);
+  embedding_ = &make.parameter("encoder.embedding.weight", {config_.vocab, d});
+  gene_norm_ = make.norm("encoder.enc_norm", d);
+  value1_ = make.linear("value_encoder.linear1", 1, d);
+  value2_ = make.linear("value_encoder.linear2", d, d);
+  value_norm_ = make.norm("value_encoder.norm", d);
   for (int i = 0; i < config_.layers; ++i) {
     const std::string name = cat("transformer_encoder.layers.", i, ".");
     EncoderLayer layer;
     layer.index = i;
     layer.heads = config_.heads;
-    layer.dropout = static_cast<float>(config_.dropout);
-    Parameter& weight = make(source, name + "self_attn.in_proj_weight", {3 * d, d});
-    Parameter& bias = make(source, name + "self_attn.in_proj_bias", {3 * d});
+    layer.dropout = layer.attention_dropout = static_cast<float>(config_.dropout);
+    Parameter& weight = make.parameter(name + "self_attn.in_proj_weight", {3 * d, d});
+    Parameter& bias = make.parameter(name + "self_attn.in_proj_bias", {3 * d});
     layer.q = Linear(&weight, &bias, 0, d);
     layer.k = Linear(&weight, &bias, d, 2 * d);
     layer.v = Linear(&weight, &bias, 2 * d, 3 * d);
-    layer.out = make_linear(source, name + "self_attn.out_proj", d, d);
-    layer.ffn_in = make_linear(source, name + "linear1", d, config_.ffn);
-    layer.ffn_out = make_linear(source, name + "linear2", config_.ffn, d);
-    layer.norm1 = make_norm(source, name + "norm1");
-    layer.norm2 = make_norm(source, name + "norm2");
-    layers_.push_back(std::move(layer));
+    layer.out = make.linear(name + "self_attn.out_proj", d, d);
+    layer.ffn_in = make.linear(name + "linear1", d, config_.ffn);
+    layer.ffn_out = make.linear(name + "linear2", config_.ffn, d);
+    layer.norm1 = make.norm(name + "norm1", d);
+    layer.norm2 = make.norm(name + "norm2", d);
+    encoder_.layers.push_back(std::move(layer));
   }
   if (heads.decoder) {
     decoder_.emplace();
-    decoder_->fc0 = make_linear(source, "decoder.fc.0", d, d);
-    decoder_->fc2 = make_linear(source, "decoder.fc.2", d, d);
-    decoder_->fc4 = make_linear(source, "decoder.fc.4", d, 1);
+    decoder_->fc0 = make.linear("decoder.fc.0", d, d);
+    decoder_->fc2 = make.linear("decoder.fc.2", d, d);
+    decoder_->fc4 = make.linear("decoder.fc.4", d, 1);
   }
   if (heads.mvc) {
     mvc_.emplace();
-    mvc_->gene2query = make_linear(source, "mvc_decoder.gene2query", d, d);
-    mvc_->w = make_linear(source, "mvc_decoder.W", d, d, false);
+    mvc_->gene2query = make.linear("mvc_decoder.gene2query", d, d);
+    mvc_->w = make.linear("mvc_decoder.W", d, d, false);
   }
   if (heads.classes > 0) {
     classifier_.emplace();
     for (int64_t j = 0; j + 1 < config_.cls_layers; ++j) {
-      classifier_->hidden.push_back(make_linear(source, cat("cls_decoder._decoder.", 3 * j), d, d));
-      classifier_->norms.push_back(make_norm(source, cat("cls_decoder._decoder.", 3 * j + 2)));
+      classifier_->hidden.push_back(make.linear(cat("cls_decoder._decoder.", 3 * j), d, d));
+      classifier_->norms.push_back(make.norm(cat("cls_decoder._decoder.", 3 * j + 2), d));
     }
-    classifier_->out = make_linear(source, "cls_decoder.out_layer", d, heads.classes);
+    classifier_->out = make.linear("cls_decoder.out_layer", d, heads.classes);
   }
 }
 
@@ -113,34 +78,6 @@ std::vector<Parameter*> ScgptNetwork::encoder_parameters() {
   return all;
 }
 
-std::vector<std::string> ScgptNetwork::linear_sites() const {
-  std::vector<std::string> names;
-  for (size_t i = 0; i < layers_.size(); ++i)
-    for (const char* site : kSiteNames) names.push_back(cat("layers.", i, ".", site));
-  return names;
-}
-
-Linear& ScgptNetwork::linear_site(const std::string& name) {
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    EncoderLayer& l = layers_[i];
-    Linear* linears[] = {&l.q, &l.k, &l.v, &l.out, &l.ffn_in, &l.ffn_out};
-    for (size_t s = 0; s < std::size(linears); ++s)
-      if (name == cat("layers.", i, ".", kSiteNames[s])) return *linears[s];
-  }
-  throw ConfigError(
-      cat("no place \"", name, "\" to attach an adapter; this backbone has layers.0 ... layers.",
-          layers_.size() - 1, " with attn.q, attn.k, attn.v, attn.out, ffn.in, ffn.out"),
-      "E-SITE");
-}
-
-std::string ScgptNetwork::module_path(const std::string& site) const {
-  for (size_t i = 0; i < layers_.size(); ++i)
-    for (size_t s = 0; s < std::size(kSiteNames); ++s)
-      if (site == cat("layers.", i, ".", kSiteNames[s]))
-        return cat("transformer_encoder.layers.", i, ".", kModulePaths[s]);
-  throw ConfigError(cat("no place \"", site, "\" in an scGPT network"), "E-SITE");
-}
-
 bool ScgptNetwork::gene_encoder_trainable() const {
   return embedding_->trainable() || gene_norm_.trainable();
 }
@@ -148,21 +85,9 @@ bool ScgptNetwork::value_encoder_trainable() const {
   return value1_.trainable() || value2_.trainable() || value_norm_.trainable();
 }
 
-int ScgptNetwork::frontier() const {
-  if (gene_encoder_trainable() || value_encoder_trainable()) return -1;
-  for (size_t i = 0; i < layers_.size(); ++i)
-    if (layers_[i].trainable()) return static_cast<int>(i);
-  return static_cast<int>(layers_.size());
-}
-
 Dropout ScgptNetwork::value_dropout(bool training) const {
   return {.p = training ? static_cast<float>(config_.dropout) : 0.0f,
-          .site = dropout_site(static_cast<int>(layers_.size()), DropoutSlot::attention)};
-}
-
-DType ScgptNetwork::activation_type(const Context& ctx) const {
-  const DType stored = embedding_->value.dtype();
-  return ctx.device().is_cuda() && stored == DType::f32 ? product_ : stored;
+          .site = dropout_site(encoder_.size(), DropoutSlot::attention)};
 }
 
 void ScgptNetwork::front_forward(Context& ctx, const TokenBatch& batch,
@@ -233,54 +158,16 @@ void ScgptNetwork::front_forward(Context& ctx, const TokenBatch& batch,
 void ScgptNetwork::encode(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
                           TensorView out) {
   const int64_t d = config_.dim;
-  const DType type = activation_type(ctx);
+  const DType type = activation_type(ctx, embedding_->value.dtype(), product_);
   const Packing packing = batch.packing();
   const Packing rows = options.rows == LayerRows::cls ? batch.cell_rows() : packing;
   require(out.shape() == (Shape{rows.tokens(), d}), "scgpt: the result must be ",
           Shape{rows.tokens(), d}, ", got ", out.shape());
-  const int first_saved = options.save ? frontier() : static_cast<int>(layers_.size());
-  saved_frontier_ = first_saved;
-  saved_.assign(layers_.size(), {});
-
-  // Below the frontier nothing is kept: two buffers take turns.
-  TensorView x = ctx.activations().take({packing.tokens(), d}, type);
-  TensorView spare;
+  const bool front = gene_encoder_trainable() || value_encoder_trainable();
+  const int frontier = front ? -1 : encoder_.frontier();
+  const TensorView x = ctx.activations().take({packing.tokens(), d}, type);
   front_forward(ctx, batch, options, options.save, x);
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    const int layer = static_cast<int>(i);
-    const bool last = i + 1 == layers_.size();
-    const bool save = layer >= first_saved;
-    const Packing& produced = last ? rows : packing;
-    TensorView y = out;
-    if (!last || type != out.dtype()) {
-      if (layer + 1 >= first_saved || spare.shape() != (Shape{produced.tokens(), d}))
-        y = ctx.activations().take({produced.tokens(), d}, type);
-      else
-        y = spare;
-    }
-    EncoderLayer::Taps taps;
-    Arena::Scope tap_memory(ctx.scratch());
-    const auto tell = [&](const char* what, ConstTensorView view) {
-      Arena::Scope activations(ctx.activations());
-      (*options.tap)(cat("layer", i, what), in_type(ctx, view, out.dtype()));
-    };
-    if (options.tap != nullptr) {
-      tell("_in", x);
-      taps.attention_out = tap_memory.take({produced.tokens(), d}, type);
-      taps.norm1 = tap_memory.take({produced.tokens(), d}, type);
-    }
-    layers_[i].forward(ctx, x, packing, last ? options.rows : LayerRows::all, produced,
-                       options.training, y, save ? &saved_[i] : nullptr,
-                       options.tap != nullptr ? &taps : nullptr);
-    if (options.tap != nullptr) {
-      tell("_attn_out", taps.attention_out);
-      tell("_norm1", taps.norm1);
-      tell("_out", y);
-    }
-    spare = x;
-    x = y;
-  }
-  if (x.data() != out.data()) cast(ctx, x, out);
+  encoder_.forward(ctx, x, packing, rows, options, options.save ? frontier : encoder_.size(), out);
 }
 
 void ScgptNetwork::add_gene_gradient(Context& ctx, ConstTensorView dgene) {
@@ -294,29 +181,8 @@ void ScgptNetwork::encode_backward(Context& ctx, const TokenBatch& batch,
   const Packing packing = batch.packing();
   const Packing rows = options.rows == LayerRows::cls ? batch.cell_rows() : packing;
   Arena::Scope gradients(ctx.activations());
-  const DType type = activation_type(ctx);
-  TensorView dy = dout;
-  if (type != dout.dtype() && saved_frontier_ < layer_count()) {
-    dy = gradients.take(dout.shape(), type);
-    cast(ctx, dout, dy);
-  }
-  TensorView spare;
-  for (int i = layer_count() - 1; i >= std::max(saved_frontier_, 0); --i) {
-    const bool last = i + 1 == layer_count();
-    TensorView dx;
-    if (i > saved_frontier_) {
-      if (spare.empty())
-        dx = gradients.take({packing.tokens(), config_.dim}, type);
-      else
-        dx = spare;
-    }
-    layers_[static_cast<size_t>(i)].backward(ctx, saved_[static_cast<size_t>(i)], packing,
-                                             last ? options.rows : LayerRows::all,
-                                             last ? rows : packing, options.training, dy, dx);
-    spare = dy.shape() == dx.shape() ? dy : TensorView();
-    dy = dx;
-  }
-  if (saved_frontier_ < 0) front_backward(ctx, batch, options, dy);
+  const TensorView dx = encoder_.backward(ctx, packing, rows, options, dout);
+  if (!dx.empty()) front_backward(ctx, batch, options, dx);
 }
 
 void ScgptNetwork::front_backward(Context& ctx, const TokenBatch& batch,
@@ -349,8 +215,7 @@ void ScgptNetwork::front_backward(Context& ctx, const TokenBatch& batch,
 
 std::vector<Linear*> ScgptNetwork::linears() {
   std::vector<Linear*> all = {&value1_, &value2_};
-  for (EncoderLayer& l : layers_)
-    for (Linear* linear : {&l.q, &l.k, &l.v, &l.out, &l.ffn_in, &l.ffn_out}) all.push_back(linear);
+  for (Linear* linear : encoder_.linears()) all.push_back(linear);
   if (decoder_)
     for (Linear* linear : {&decoder_->fc0, &decoder_->fc2, &decoder_->fc4}) all.push_back(linear);
   if (mvc_)
@@ -364,8 +229,7 @@ std::vector<Linear*> ScgptNetwork::linears() {
 
 std::vector<LayerNorm*> ScgptNetwork::norms() {
   std::vector<LayerNorm*> all = {&gene_norm_, &value_norm_};
-  for (EncoderLayer& l : layers_)
-    for (LayerNorm* norm : {&l.norm1, &l.norm2}) all.push_back(norm);
+  for (LayerNorm* norm : encoder_.norms()) all.push_back(norm);
   if (classifier_)
     for (LayerNorm& norm : classifier_->norms) all.push_back(&norm);
   return all;
@@ -385,9 +249,7 @@ void ScgptNetwork::parameters_updated() {
 
 void ScgptNetwork::set_precision(DType product) {
   product_ = product;
-  for (EncoderLayer& l : layers_)
-    for (Linear* linear : {&l.q, &l.k, &l.v, &l.out, &l.ffn_in, &l.ffn_out})
-      linear->set_precision(product);
+  encoder_.set_precision(product);
 }
 
 ParameterSource scgpt_initialiser(uint64_t seed, DType dtype) {

@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-#include <functional>
 #include <memory>
 #include <optional>
 
 #include "model/backbone.h"
+#include "model/encoder_stack.h"
+#include "model/parameter_source.h"
 #include "model/scgpt/config.h"
 #include "model/scgpt/heads.h"
 
 namespace scgraft {
-
-// Gives the value of a parameter: from a checkpoint, or freshly initialised.
-using ParameterSource = std::function<Tensor(const std::string& name, const Shape& shape)>;
 
 // The scGPT transformer with continuous value encoder:
 //
@@ -45,12 +43,14 @@ class ScgptNetwork : public Backbone {
 
   std::string_view kind() const override { return "scgpt"; }
   int64_t dim() const override { return config_.dim; }
-  int layer_count() const override { return static_cast<int>(layers_.size()); }
+  int layer_count() const override { return encoder_.size(); }
   ParameterSet& parameters() override { return parameters_; }
   std::vector<Parameter*> encoder_parameters() override;
-  std::vector<std::string> linear_sites() const override;
-  Linear& linear_site(const std::string& name) override;
-  std::string module_path(const std::string& site) const override;
+  std::vector<std::string> linear_sites() const override { return encoder_.linear_sites(); }
+  Linear& linear_site(const std::string& name) override { return encoder_.linear_site(name); }
+  std::string module_path(const std::string& site) const override {
+    return encoder_.module_path(site);
+  }
   void encode(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
               TensorView out) override;
   void encode_backward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
@@ -71,10 +71,6 @@ class ScgptNetwork : public Backbone {
     LayerNorm::Saved value_norm;
   };
 
-  Parameter& make(const ParameterSource& source, const std::string& name, const Shape& shape);
-  Linear make_linear(const ParameterSource& source, const std::string& name, int64_t in,
-                     int64_t out, bool bias = true);
-  LayerNorm make_norm(const ParameterSource& source, const std::string& name);
   void front_forward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options, bool save,
                      TensorView x);
   void front_backward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
@@ -82,12 +78,7 @@ class ScgptNetwork : public Backbone {
   bool value_encoder_trainable() const;
   std::vector<Linear*> linears();
   std::vector<LayerNorm*> norms();
-  // Lowest layer whose input or parameters want a gradient; -1: the front end does.
-  int frontier() const;
   Dropout value_dropout(bool training) const;
-  // Of what passes between layers: the products' type on a CUDA device, else that of the
-  // parameters.
-  DType activation_type(const Context& ctx) const;
 
   ScgptConfig config_;
   ParameterSet parameters_;
@@ -95,15 +86,13 @@ class ScgptNetwork : public Backbone {
   LayerNorm gene_norm_;
   Linear value1_, value2_;
   LayerNorm value_norm_;
-  std::vector<EncoderLayer> layers_;
+  EncoderStack encoder_;
   std::optional<ExpressionDecoder> decoder_;
   std::optional<MvcDecoder> mvc_;
   std::optional<Classifier> classifier_;
   Front front_;
   PreparedArray<float> clamped_;  // values of the batch on their way to the device
   DeviceArrays clamped_memory_;
-  std::vector<EncoderLayer::Saved> saved_;
-  int saved_frontier_ = 0;
   DType product_ = DType::f32;
 };
 

@@ -10,7 +10,7 @@ namespace scgraft {
 namespace {
 
 constexpr Activation kAll[] = {Activation::relu, Activation::leaky_relu, Activation::sigmoid,
-                               Activation::gelu};
+                               Activation::tanh, Activation::gelu};
 
 // What activation_backward() takes f' from.
 const Tensor& kept(Activation kind, const Tensor& x, const Tensor& y) {
@@ -68,6 +68,18 @@ TEST_P(ActivationTest, SigmoidIsSymmetricAndNeverOverflows) {
   Tensor dx = poisoned({7});
   activation_backward(ctx(), Activation::sigmoid, y.view(), dy.view(), dx.view());
   expect_close(dx.view(), {0.25, 0.1875, 0.375, 0, 4.248354255291589e-18, 0, 0});
+}
+
+// tanh(ln 3) = 4/5.
+TEST_P(ActivationTest, TanhIsOddAndNeverOverflows) {
+  const Tensor x = tensor({7}, {0, std::log(3.0), -std::log(3.0), 1e-4, -1e-4, 1e4, -1e4});
+  Tensor y = poisoned({7});
+  activation(ctx(), Activation::tanh, x.view(), y.view());
+  expect_close(y.view(), {0, 0.8, -0.8, 9.9999999666666667e-5, -9.9999999666666667e-5, 1, -1});
+  const Tensor dy = tensor({7}, {1, 1, 2, 1, 1, 1, 1});
+  Tensor dx = poisoned({7});
+  activation_backward(ctx(), Activation::tanh, y.view(), dy.view(), dx.view());
+  expect_close(dx.view(), {1, 0.36, 0.72, 0.99999999, 0.99999999, 0, 0});
 }
 
 TEST_P(ActivationTest, UnalignedTensorsGetTheSameBits) {

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <functional>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "io/checkpoint.h"
+
+namespace scgraft {
+
+// A checkpoint as the source of a network's parameters. It keeps account, so that no tensor is
+// lost in silence: what the network asked for and the file does not have, has in another shape, or
+// has beside it.
+class CheckpointSource {
+ public:
+  // canonical: the network's name of a tensor, for its name in the file. Where several names of
+  // the file become one, the one that is canonical serves.
+  CheckpointSource(const Checkpoint& file, DType dtype,
+                   const std::function<std::string(const std::string&)>& canonical);
+
+  bool has(const std::string& name) const { return names_.contains(name); }
+  // What the file calls it; the name itself when it has no such tensor.
+  const std::string& name_in_file(const std::string& name) const;
+  // Length of its first dimension, 0 for a scalar. Throws ModelError when it is missing.
+  int64_t rows(const std::string& name) const;
+
+  // As a ParameterSource: shares the mapped file where types agree. Empty when the file has no such
+  // tensor; check() throws then, and no network may be used before it has been called.
+  Tensor take(const std::string& name, const Shape& shape);
+
+  // Throws ModelError naming the first five tensors that are missing (E-TENSOR-MISSING), or the
+  // first of another shape than `sizes`, a file of the model's sizes, asks for (E-TENSOR-SHAPE).
+  void check(const std::string& sizes) const;
+  // Names, as the file has them, of what nothing took.
+  std::vector<std::string> left() const;
+  // Throws ModelError (E-TENSOR-EXTRA) naming the first five, when there are any.
+  void refuse(const std::vector<std::string>& extra) const;
+
+ private:
+  const Checkpoint& file_;
+  DType dtype_;
+  std::map<std::string, std::string> names_;  // canonical, in the file
+  std::set<std::string> used_, missing_;
+  std::string misshaped_;
+};
+
+}  // namespace scgraft

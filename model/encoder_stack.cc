@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/encoder_stack.h"
+
+#include <algorithm>
+
+#include "kernels/cast.h"
+
+namespace scgraft {
+namespace {
+
+constexpr std::array<const char*, 6> kSites = {"attn.q",   "attn.k", "attn.v",
+                                               "attn.out", "ffn.in", "ffn.out"};
+
+std::array<Linear*, 6> linears_of(EncoderLayer& l) {
+  return {&l.q, &l.k, &l.v, &l.out, &l.ffn_in, &l.ffn_out};
+}
+
+}  // namespace
+
+std::vector<std::string> EncoderStack::linear_sites() const {
+  std::vector<std::string> names;
+  for (size_t i = 0; i < layers.size(); ++i)
+    for (const char* site : kSites) names.push_back(cat("layers.", i, ".", site));
+  return names;
+}
+
+std::pair<size_t, size_t> EncoderStack::place(const std::string& site) const {
+  for (size_t i = 0; i < layers.size(); ++i)
+    for (size_t s = 0; s < kSites.size(); ++s)
+      if (site == cat("layers.", i, ".", kSites[s])) return {i, s};
+  throw ConfigError(
+      cat("no place \"", site, "\" to attach an adapter; this backbone has layers.0 ... layers.",
+          layers.size() - 1, " with attn.q, attn.k, attn.v, attn.out, ffn.in, ffn.out"),
+      "E-SITE");
+}
+
+Linear& EncoderStack::linear_site(const std::string& name) {
+  const auto [layer, site] = place(name);
+  return *linears_of(layers[layer])[site];
+}
+
+std::string EncoderStack::module_path(const std::string& site) const {
+  const auto [layer, which] = place(site);
+  return cat(names_.layers, layer, ".", names_.projections[which]);
+}
+
+std::vector<Linear*> EncoderStack::linears() {
+  std::vector<Linear*> all;
+  for (EncoderLayer& l : layers)
+    for (Linear* linear : linears_of(l)) all.push_back(linear);
+  return all;
+}
+
+std::vector<LayerNorm*> EncoderStack::norms() {
+  std::vector<LayerNorm*> all;
+  for (EncoderLayer& l : layers)
+    for (LayerNorm* norm : {&l.norm1, &l.norm2}) all.push_back(norm);
+  return all;
+}
+
+void EncoderStack::set_precision(DType product) {
+  for (Linear* linear : linears()) linear->set_precision(product);
+}
+
+int EncoderStack::frontier() const {
+  for (size_t i = 0; i < layers.size(); ++i)
+    if (layers[i].trainable()) return static_cast<int>(i);
+  return size();
+}
+
+void EncoderStack::forward(Context& ctx, TensorView x, const Packing& packing, const Packing& rows,
+                           const EncodeOptions& options, int first_saved, TensorView out) {
+  const int64_t d = x.dim(1);
+  type_ = x.dtype();
+  first_saved_ = first_saved;
+  saved_.assign(layers.size(), {});
+
+  // Below the frontier nothing is kept: two buffers take turns.
+  TensorView spare;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const int layer = static_cast<int>(i);
+    const bool last = i + 1 == layers.size();
+    const bool save = layer >= first_saved;
+    const Packing& produced = last ? rows : packing;
+    const int64_t n = produced.tokens();
+    TensorView y = out;
+    if (!last || type_ != out.dtype()) {
+      if (layer + 1 >= first_saved || spare.shape() != (Shape{n, d}))
+        y = ctx.activations().take({n, d}, type_);
+      else
+        y = spare;
+    }
+    EncoderLayer::Taps taps;
+    Arena::Scope tap_memory(ctx.scratch());
+    const auto tell = [&](const char* what, ConstTensorView view) {
+      Arena::Scope activations(ctx.activations());
+      if (view.dtype() != out.dtype()) {
+        const TensorView other = ctx.activations().take(view.shape(), out.dtype());
+        cast(ctx, view, other);
+        view = other;
+      }
+      (*options.tap)(cat("layer", i, what), view);
+    };
+    if (options.tap != nullptr) {
+      tell("_in", x);
+      taps = {.attention = tap_memory.take({n, d}, type_),
+              .attention_out = tap_memory.take({n, d}, type_),
+              .norm1 = tap_memory.take({n, d}, type_),
+              .hidden = tap_memory.take({n, layers[i].ffn_in.out()}, type_)};
+    }
+    layers[i].forward(ctx, x, packing, last ? options.rows : LayerRows::all, produced,
+                      options.training, y, save ? &saved_[i] : nullptr,
+                      options.tap != nullptr ? &taps : nullptr);
+    if (options.tap != nullptr) {
+      tell("_attn_context", taps.attention);
+      tell("_attn_out", taps.attention_out);
+      tell("_norm1", taps.norm1);
+      tell("_ffn_hidden", taps.hidden);
+      tell("_out", y);
+    }
+    spare = x;
+    x = y;
+  }
+  if (x.data() != out.data()) cast(ctx, x, out);
+}
+
+TensorView EncoderStack::backward(Context& ctx, const Packing& packing, const Packing& rows,
+                                  const EncodeOptions& options, TensorView dout) {
+  TensorView dy = dout;
+  if (type_ != dout.dtype() && first_saved_ < size()) {
+    dy = ctx.activations().take(dout.shape(), type_);
+    cast(ctx, dout, dy);
+  }
+  TensorView spare;
+  for (int i = size() - 1; i >= std::max(first_saved_, 0); --i) {
+    const bool last = i + 1 == size();
+    TensorView dx;
+    if (i > first_saved_) {
+      if (spare.empty())
+        dx = ctx.activations().take({packing.tokens(), dout.dim(1)}, type_);
+      else
+        dx = spare;
+    }
+    layers[static_cast<size_t>(i)].backward(ctx, saved_[static_cast<size_t>(i)], packing,
+                                            last ? options.rows : LayerRows::all,
+                                            last ? rows : packing, options.training, dy, dx);
+    spare = dy.shape() == dx.shape() ? dy : TensorView();
+    dy = dx;
+  }
+  return first_saved_ < 0 ? dy : TensorView();
+}
+
+}  // namespace scgraft

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <array>
+#include <string>
+#include <vector>
+
+#include "model/backbone.h"
+#include "model/encoder_layer.h"
+
+namespace scgraft {
+
+// The layers of a post-norm encoder and a pass through all of them.
+class EncoderStack {
+ public:
+  // What a published checkpoint calls the projections of a layer: "<layers><i>.<projection>", in
+  // the order q, k, v, out, ffn_in, ffn_out.
+  struct Names {
+    std::string layers;
+    std::array<const char*, 6> projections;
+  };
+  explicit EncoderStack(Names names) : names_(std::move(names)) {}
+
+  // To be filled by whoever makes the parameters.
+  std::vector<EncoderLayer> layers;
+  int size() const { return static_cast<int>(layers.size()); }
+
+  std::vector<std::string> linear_sites() const;
+  Linear& linear_site(const std::string& name);
+  std::string module_path(const std::string& site) const;
+  std::vector<Linear*> linears();
+  std::vector<LayerNorm*> norms();
+  void set_precision(DType product);
+
+  // Lowest layer with anything to train; size() when there is none.
+  int frontier() const;
+
+  // x [tokens, dim] -> out [rows, dim]; x is overwritten with options.save unset. Layers from
+  // first_saved on keep what backward() needs (size(): none; -1: the input's gradient is wanted
+  // too). Taps get "layer<i>" and _in, _attn_context, _attn_out, _norm1, _ffn_hidden, _out.
+  void forward(Context& ctx, TensorView x, const Packing& packing, const Packing& rows,
+               const EncodeOptions& options, int first_saved, TensorView out);
+  // dout [rows, dim] is consumed. Returns the gradient of x, in memory of the arena of
+  // activations, or an empty view where first_saved was not -1.
+  TensorView backward(Context& ctx, const Packing& packing, const Packing& rows,
+                      const EncodeOptions& options, TensorView dout);
+
+ private:
+  // Layer and place of a site. Throws ConfigError listing the sites.
+  std::pair<size_t, size_t> place(const std::string& site) const;
+
+  Names names_;
+  std::vector<EncoderLayer::Saved> saved_;
+  int first_saved_ = 0;
+  DType type_ = DType::f32;  // of what passes between layers
+};
+
+}  // namespace scgraft

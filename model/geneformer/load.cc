@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/geneformer/load.h"
+
+#include <cstring>
+#include <filesystem>
+
+#include "io/checkpoint.h"
+#include "io/json.h"
+#include "model/checkpoint_source.h"
+
+namespace scgraft {
+namespace {
+
+constexpr const char* kSizes = "config.json";
+
+bool starts_with_any(const std::string& name, std::initializer_list<const char*> prefixes) {
+  for (const char* prefix : prefixes)
+    if (name.starts_with(prefix)) return true;
+  return false;
+}
+
+void replace_end(std::string& text, const std::string& from, const std::string& to) {
+  if (text.ends_with(from)) text.replace(text.size() - from.size(), from.size(), to);
+}
+
+bool same_values(const Tensor& a, const Tensor& b) {
+  return a.shape() == b.shape() && a.dtype() == b.dtype() &&
+         std::memcmp(a.view().data(), b.view().data(), static_cast<size_t>(a.nbytes())) == 0;
+}
+
+// What a file says twice must be the same both times.
+void require_tied(const Checkpoint& file, const CheckpointSource& tensors, const std::string& copy,
+                  const std::string& original) {
+  if (!tensors.has(copy)) return;
+  if (same_values(file.tensor(tensors.name_in_file(copy)),
+                  file.tensor(tensors.name_in_file(original))))
+    return;
+  ModelError error(cat(file.file(), ": ", copy, " differs from ", original,
+                       "; this version runs models whose decoder is tied to the word embedding"),
+                   "E-MODEL-CONFIG");
+  error.set_where(file.file());
+  throw error;
+}
+
+}  // namespace
+
+std::string canonical_geneformer_name(const std::string& name) {
+  std::string out = name;
+  if (starts_with_any(out, {"embeddings.", "encoder.", "pooler."})) out = "bert." + out;
+  replace_end(out, "LayerNorm.gamma", "LayerNorm.weight");
+  replace_end(out, "LayerNorm.beta", "LayerNorm.bias");
+  return out;
+}
+
+GeneformerModel load_geneformer(const std::string& folder, const GeneformerLoadOptions& options) {
+  GeneformerModel model;
+  model.path = folder;
+  const std::string config = (std::filesystem::path(folder) / kSizes).string();
+  model.config = GeneformerConfig::from_json(read_json(config, FileKind::model), config);
+  const Checkpoint file = open_checkpoint(folder);
+  CheckpointSource tensors(file, options.dtype, canonical_geneformer_name);
+
+  GeneformerNetwork::Heads heads;
+  heads.words = tensors.has("cls.predictions.transform.dense.weight");
+  heads.pooler = tensors.has("bert.pooler.dense.weight");
+  if (tensors.has("classifier.weight")) heads.classes = tensors.rows("classifier.weight");
+  // A network with a missing tensor is never returned, and may not even come together.
+  try {
+    model.network = std::make_unique<GeneformerNetwork>(
+        model.config, heads,
+        [&](const std::string& name, const Shape& shape) { return tensors.take(name, shape); });
+  } catch (const ShapeError&) {
+    tensors.check(kSizes);
+    throw;
+  }
+  tensors.check(kSizes);
+  const std::string words = "bert.embeddings.word_embeddings.weight";
+  require_tied(file, tensors, "cls.predictions.decoder.weight", words);
+  if (heads.words)
+    require_tied(file, tensors, "cls.predictions.decoder.bias", "cls.predictions.bias");
+
+  std::vector<std::string> extra;
+  for (const std::string& original : tensors.left()) {
+    const std::string name = canonical_geneformer_name(original);
+    if (name == "bert.embeddings.position_ids" || name.starts_with("cls.predictions.decoder."))
+      model.ignored.push_back(original);
+    else if (!options.claims || !options.claims(original))
+      extra.push_back(original);
+  }
+  tensors.refuse(extra);
+  model.fingerprint = file.fingerprint();
+  return model;
+}
+
+}  // namespace scgraft

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "training/trace_arrays.h"
+
+#include <cstring>
+
+#include "runtime/error.h"
+
+namespace scgraft {
+
+const Tensor* optional_input(const TraceArrays& inputs, const char* name) {
+  const auto it = inputs.find(name);
+  return it == inputs.end() ? nullptr : &it->second;
+}
+
+const Tensor& required_input(const TraceArrays& inputs, const char* name, const char* needed) {
+  const Tensor* t = optional_input(inputs, name);
+  if (t == nullptr)
+    throw DataError(cat("the inputs have no array \"", name, "\"; trace needs ", needed),
+                    "E-TRACE-INPUT");
+  return *t;
+}
+
+double element(const Tensor& t, int64_t i) {
+  double value = 0;
+  visit_any(t.dtype(), [&]<class T>(Type<T>) {
+    if constexpr (std::is_arithmetic_v<T>) value = static_cast<double>(t.as<T>()[i]);
+  });
+  return value;
+}
+
+TokenGrid::TokenGrid(const Tensor& mask, bool token) {
+  require<DataError>(mask.rank() == 2, "the mask of tokens must be [batch, seq], got ",
+                     mask.shape());
+  batch = mask.dim(0);
+  seq = mask.dim(1);
+  for (int64_t b = 0; b < batch; ++b) {
+    std::vector<int64_t>& row = columns.emplace_back();
+    for (int64_t s = 0; s < seq; ++s)
+      if ((element(mask, b * seq + s) != 0) == token) row.push_back(s);
+  }
+}
+
+void TokenGrid::require_grid(const Tensor& t, const char* name) const {
+  require<DataError>(t.shape() == (Shape{batch, seq}), name, " must be ", Shape{batch, seq},
+                     " like the mask of tokens, got ", t.shape());
+}
+
+Tensor TokenGrid::padded(ConstTensorView packed, int64_t width) const {
+  Tensor out(width > 0 ? Shape{batch, seq, width} : Shape{batch, seq}, DType::f32);
+  const Tensor host = host_copy(packed);
+  const int64_t n = width > 0 ? width : 1;
+  int64_t token = 0;
+  for (int64_t b = 0; b < batch; ++b)
+    for (const int64_t s : columns[static_cast<size_t>(b)]) {
+      std::memcpy(out.as<float>() + (b * seq + s) * n, host.as<float>() + token * n,
+                  static_cast<size_t>(n) * sizeof(float));
+      ++token;
+    }
+  return out;
+}
+
+Tensor host_copy(ConstTensorView view) {
+  Tensor out(view.shape(), view.dtype());
+  copy(view, out.view());
+  return out;
+}
+
+Tensor scalar(double value) {
+  Tensor out(Shape{}, DType::f32);
+  out.as<float>()[0] = static_cast<float>(value);
+  return out;
+}
+
+double sum_of(ConstTensorView values) {
+  const Tensor host = host_copy(values);
+  double total = 0;
+  for (int64_t i = 0; i < host.numel(); ++i) total += static_cast<double>(host.as<float>()[i]);
+  return total;
+}
+
+void add_gradients(const std::vector<Parameter*>& trained, TraceArrays& out) {
+  for (const Parameter* p : trained) out["grad." + p->name] = p->grad.to(Device::cpu());
+}
+
+}  // namespace scgraft
