@@ -59,7 +59,7 @@ void attention_map(Context& ctx, const AttentionPass& pass, TensorView map);
 // Where a cell has fewer than n keys, p is 0 and the position -1.
 void attention_top_keys(Context& ctx, const AttentionPass& pass, TensorView p, TensorView keys);
 
-namespace cuda {  // in attention_export.cu; attention_export.cc calls these after its checks
+namespace cuda {  // in attention_export*.cu; attention_export.cc calls these after its checks
 void attention_of_queries(Context& ctx, const AttentionPass& pass, ConstTensorView rows,
                           TensorView p);
 void attention_received(Context& ctx, const AttentionPass& pass, ConstTensorView weight,
