@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <limits>
+
 #include "kernels/attention_device.cuh"
 #include "kernels/attention_export.cuh"
 #include "kernels/attention_export.h"
 #include "kernels/attention_launch.cuh"
+#include "kernels/attention_mask.cuh"
 #include "kernels/require_tensor.h"
 #include "kernels/rows.cuh"
 #include "runtime/launch.cuh"
@@ -12,66 +15,112 @@ namespace {
 
 // ---- some queries -------------------------------------------------------------------------------
 
-constexpr int kKeysPerWarp = 32;
-constexpr int kListedKeys = kRowWarps * kKeysPerWarp;  // of one block
+constexpr int kRowsPerWarp = 32;
+constexpr int kListedRows = kRowWarps * kRowsPerWarp;  // of one block
 
-// A warp owns 32 keys of one (cell, head) and walks the queries asked for; eight lanes share a
-// product, each with every eighth piece of eight elements of both rows. Memory: reads the keys once
-// and writes p once, which bounds it; the keys come from the first-level cache from the second
-// query on.
+// What a lane holds of a row: every eighth piece of eight elements, so that eight lanes share it.
+constexpr int kRowPieces = kLargestHeadDim / (8 * kPiece);
+template <class T>
+__device__ __forceinline__ void load_eighth(const AttentionProblem& p, const T* row,
+                                            float (&v)[kRowPieces][kPiece]) {
+  const bool vectors = p.aligned && p.head_dim % kPiece == 0;
+  UNROLL
+  for (int i = 0; i < kRowPieces; ++i) {
+    const int first = (8 * i + gpu::lane() % 8) * kPiece;
+    if (vectors)
+      load_piece<true>(row, first, p.head_dim, v[i]);
+    else
+      load_piece<false>(row, first, p.head_dim, v[i]);
+  }
+}
+
+// Of the 32 rows of a warp the one whose product this lane gets.
+__device__ __forceinline__ int lane_row() { return gpu::lane() % 8 * 4 + gpu::lane() / 8; }
+
+// Products of x with the rows [begin, begin + 32) of one head, of which there are those below
+// `end`: this lane gets that of row begin + lane_row(), 0 when it is not there.
+template <class T>
+__device__ __forceinline__ float warp_product(const AttentionProblem& p,
+                                              const float (&x)[kRowPieces][kPiece], const T* rows,
+                                              int begin, int end) {
+  float mine = 0;
+  KEEP_LOOP
+  for (int step = 0; step < kRowsPerWarp / 4; ++step) {
+    const int row = begin + step * 4 + gpu::lane() / 8;
+    float sum = 0;
+    if (row < end) {
+      float y[kRowPieces][kPiece];
+      load_eighth(p, rows + row * p.stride(), y);
+      UNROLL
+      for (int i = 0; i < kRowPieces; ++i) {
+        UNROLL
+        for (int e = 0; e < kPiece; ++e) sum += x[i][e] * y[i][e];
+      }
+    }
+    UNROLL
+    for (int mask = 4; mask > 0; mask /= 2) sum += gpu::shuffle_xor(sum, mask);
+    if (gpu::lane() % 8 == step) mine = sum;
+  }
+  return mine;
+}
+
+// A warp owns 32 keys of one (cell, head), of the cell or of the prefix, and walks the queries
+// asked for. Memory: reads the keys once and writes p once, which bounds it; the keys come from the
+// first-level cache from the second query on.
 //   rows [cells, n] or null: query 0
 template <class T>
-__global__ void __launch_bounds__(kRowThreads)
-    attention_of_queries_kernel(AttentionProblem p, const T* q, const T* k, const float* lse,
-                                const int32_t* rows, int n, float* out) {
-  constexpr int kPieces = kLargestHeadDim / (8 * kPiece);
-  const AttentionBlock b = attention_block(p, kListedKeys);
-  const int begin = b.begin + gpu::warp() * kKeysPerWarp;
-  if (begin >= b.keys) return;
+__global__ void __launch_bounds__(kRowThreads, 8)
+    attention_of_queries_kernel(AttentionProblem p, const T* q, const T* k, const T* prefix_k,
+                                const float* lse, const int32_t* rows, int n, float* out) {
+  const AttentionBlock b = attention_block(p, kListedRows);
+  const bool own = b.begin >= 0;
+  const int end = own ? b.keys : p.prefix_rows;
+  const int begin = (own ? b.begin : 0) + gpu::warp() * kRowsPerWarp;
+  if (begin >= end) return;
   const int64_t cell = blockIdx.x / static_cast<uint32_t>(p.tiles) / p.heads;
-  const int part = gpu::lane() % 8;
-  const bool vectors = p.aligned && p.head_dim % kPiece == 0;
-  const auto load = [&](const T* row, float(&v)[kPieces][kPiece]) {
-    UNROLL
-    for (int i = 0; i < kPieces; ++i) {
-      const int first = (8 * i + part) * kPiece;
-      if (vectors)
-        load_piece<true>(row, first, p.head_dim, v[i]);
-      else
-        load_piece<false>(row, first, p.head_dim, v[i]);
-    }
-  };
-  const T* keys = k + b.first_key * p.stride() + b.head * p.head_dim;
-  const float scale_log2 = p.scale * kLog2E;
-  const int mine = begin + part * 4 + gpu::lane() / 8;  // the key whose weight this lane writes
+  const T* keys = (own ? k + b.first_key * p.stride() : prefix_k) + b.head * p.head_dim;
+  const int mine = begin + lane_row();
+  const int64_t columns = p.keys.tokens + p.keys.cells * p.prefix_rows;
+  const int64_t column = b.first_key + cell * p.prefix_rows + (own ? p.prefix_rows : 0) + mine;
   KEEP_LOOP
   for (int r = 0; r < n; ++r) {
     const int query = rows == nullptr ? 0 : rows[cell * n + r];
     float weight = 0;
     if (0 <= query && query < b.queries) {
-      float x[kPieces][kPiece];
-      load(q + (b.first_query + query) * p.stride() + b.head * p.head_dim, x);
-      const float shift = shift_of(p, lse, b.first_query + query, b.head);
-      KEEP_LOOP
-      for (int step = 0; step < kKeysPerWarp / 4; ++step) {
-        const int key = begin + step * 4 + gpu::lane() / 8;
-        float sum = 0;
-        if (key < b.keys) {
-          float y[kPieces][kPiece];
-          load(keys + key * p.stride(), y);
-          UNROLL
-          for (int i = 0; i < kPieces; ++i) {
-            UNROLL
-            for (int e = 0; e < kPiece; ++e) sum += x[i][e] * y[i][e];
-          }
-        }
-        UNROLL
-        for (int mask = 4; mask > 0; mask /= 2) sum += gpu::shuffle_xor(sum, mask);
-        if (part == step) weight = weight_of(sum, scale_log2, shift);
+      const uint32_t seen = own ? static_cast<uint32_t>(keys_seen(p, b, begin, query)) : ~0u;
+      if (seen != 0) {
+        float x[kRowPieces][kPiece];
+        load_eighth(p, q + (b.first_query + query) * p.stride() + b.head * p.head_dim, x);
+        const float product = warp_product(p, x, keys, begin, end);
+        if (seen >> lane_row() & 1)
+          weight =
+              weight_of(product, p.scale * kLog2E, shift_of(p, lse, b.first_query + query, b.head));
       }
     }
-    if (mine < b.keys) out[(r * p.heads + b.head) * p.keys.tokens + b.first_key + mine] = weight;
+    if (mine < end) out[(r * p.heads + b.head) * columns + column] = weight;
   }
+}
+
+// A warp owns 32 queries of one (cell, head) and walks the keys of the prefix. Its queries come
+// from the first-level cache from the second key on; bound by f32 multiply-adds.
+template <class T>
+__global__ void __launch_bounds__(kRowThreads, 8)
+    attention_prefix_share_kernel(AttentionProblem p, const T* q, const T* prefix_k,
+                                  const float* lse, float* share) {
+  const AttentionBlock b = attention_block(p, kListedRows);
+  const int begin = b.begin + gpu::warp() * kRowsPerWarp;
+  if (begin >= b.queries) return;
+  const T* queries = q + b.first_query * p.stride() + b.head * p.head_dim;
+  const int mine = begin + lane_row();
+  const float shift = mine < b.queries ? shift_of(p, lse, b.first_query + mine, b.head) : 0.0f;
+  float sum = 0;
+  KEEP_LOOP
+  for (int key = 0; key < p.prefix_rows; ++key) {
+    float x[kRowPieces][kPiece];
+    load_eighth(p, prefix_k + key * p.stride() + b.head * p.head_dim, x);
+    sum += weight_of(warp_product(p, x, queries, begin, b.queries), p.scale * kLog2E, shift);
+  }
+  if (mine < b.queries) share[(b.first_query + mine) * p.heads + b.head] = sum;
 }
 
 // ---- what keys receive --------------------------------------------------------------------------
@@ -102,6 +151,18 @@ struct QueryScalars {
     weight[lane] = i < b.queries ? weights(p, b, i) : 0.0f;
   }
 };
+
+// The first tile of kQueries queries from `query` on in which somebody may see one of the kKeys
+// keys of the block; b.queries or more: none.
+template <int kKeys, int kQueries>
+__device__ int next_query_tile(const AttentionProblem& p, const AttentionBlock& b, int query) {
+  uint64_t open = 0;
+  for (int key = b.begin; key < b.begin + kKeys && key < b.keys; key += 64)
+    open |= key_bits(p, b, key) & bits_below(kKeys);
+  if (open == 0) return b.queries;
+  while (query < b.queries && !may_see(p, b, b.begin, kKeys, query, kQueries)) query += kQueries;
+  return query;
+}
 
 __device__ __forceinline__ void store_received(const AttentionProblem& p, const AttentionBlock& b,
                                                int key, float sum, float* out) {
@@ -134,14 +195,28 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   const int64_t keys_at = b.first_key * p.stride() + b.head * p.head_dim;
   RowTile<kTileRows, kDim>::load(tiles.k, k + keys_at, p, b.begin, b.keys);
   const float scale_log2 = p.scale * kLog2E;
+  const OwnKeys<4, 4> keys(p, b, b.begin + micro_row(0));
+  const auto next_tile = [&](int query) {
+    return next_query_tile<kTileRows, kTileColumns>(p, b, query);
+  };
   float sum[4] = {};
-  for (int query = 0; query < b.queries; query += kTileColumns) {
+  for (int query = next_tile(0); query < b.queries; query = next_tile(query + kTileColumns)) {
     gpu::sync_block();  // nobody still reads the tile before
     RowTile<kTileColumns, kDim>::load(tiles.q, q + queries_at, p, query, b.queries);
     scalars.load(p, b, lse, weights, query);
     gpu::sync_block();
     float s[4][kColumns];
     micro_product<kDim>(tiles.k, tiles.q, s);
+    if (!keys.all_seen(p, query)) {
+      static_assert(kTileColumns == 32);
+      UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const uint32_t seen = keys.seen_by(p, i, query);
+        UNROLL
+        for (int j = 0; j < kColumns; ++j)
+          if ((seen >> micro_column(j) & 1) == 0) s[i][j] = -std::numeric_limits<float>::infinity();
+      }
+    }
     UNROLL
     for (int j = 0; j < kColumns; ++j) {
       const float shift = tiles.shift[micro_column(j)];
@@ -195,30 +270,37 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
   const ReceivedFragmentShared<T, kDim, kSm80> tiles(carve);
   const int64_t queries_at = b.first_query * p.stride() + b.head * p.head_dim;
   const int64_t keys_at = b.first_key * p.stride() + b.head * p.head_dim;
-  const auto load_queries = [&](int query) {
-    const int stage = query / kQueries % 2 * kQueries;
+  const auto load_queries = [&](int query, int stage) {
     Tile::template load<kSm80, kQueries>(tiles.q + stage * kDim, q + queries_at, p, query,
                                          b.queries);
     if constexpr (kSm80) gpu::cp_async_commit();
     const QueryScalars<kQueries> scalars{tiles.shift + stage, tiles.weight + stage};
     scalars.load(p, b, lse, weights, query);
   };
-  if (b.queries > 0) {
+  const auto next_tile = [&](int query) {
+    return next_query_tile<Size::kKeys, kQueries>(p, b, query);
+  };
+  int query = next_tile(0);
+  if (query < b.queries) {
     Tile::template load<kSm80, Size::kKeys>(tiles.k, k + keys_at, p, b.begin, b.keys);
-    load_queries(0);
+    load_queries(query, 0);
   }
 
   const int lane = gpu::lane(), g = lane / 4, t = lane % 4;
   const int first_row = gpu::warp() * 16 * kBands;  // of this warp, in the tile
   const float scale_log2 = p.scale * kLog2E;
   uint32_t key[kBands][kDim / 16][4];
-  float sum[kBands][2] = {};  // rows g and g + 8 of a band
-  for (int query = 0; query < b.queries; query += kQueries) {
+  float sum[kBands][2] = {};                                         // rows g and g + 8 of a band
+  const OwnKeys<2 * kBands, 8> keys(p, b, b.begin + first_row + g);  // 2 band + half
+  int stage = 0;  // where the rows of this tile begin
+  bool first_tile = true;
+  for (int next; query < b.queries; query = next, stage ^= kQueries) {
     if constexpr (kSm80) gpu::cp_async_wait<0>();
     gpu::sync_block();  // this tile is there, and nobody still reads the one before it
-    if (query + kQueries < b.queries) load_queries(query + kQueries);
-    const int stage = query / kQueries % 2 * kQueries;
-    if (query == 0) {
+    next = next_tile(query + kQueries);
+    if (next < b.queries) load_queries(next, stage ^ kQueries);
+    if (first_tile) {
+      first_tile = false;
       UNROLL
       for (int band = 0; band < kBands; ++band) {
         UNROLL
@@ -226,6 +308,8 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
           Tile::first(key[band][c], tiles.k, first_row + 16 * band, 2 * c);
       }
     }
+    if (!may_see(p, b, b.begin + first_row, 16 * kBands, query, kQueries)) continue;
+    const bool whole = keys.all_seen(p, query);
     UNROLL
     for (int n = 0; n < kQueries / 16; ++n) {
       float s[kBands][2][4] = {};
@@ -236,6 +320,16 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
         UNROLL
         for (int band = 0; band < kBands; ++band)
           multiply_pair<T, kSm80>(s[band][0], s[band][1], key[band][c], queries);
+      }
+      if (!whole) {
+        UNROLL
+        for (int row = 0; row < 2 * kBands; ++row) {
+          const uint32_t seen = keys.seen_by(p, row, query + 16 * n) >> (2 * t);
+          UNROLL
+          for (int e = 0; e < 4; ++e)
+            if ((seen >> (8 * (e / 2) + e % 2) & 1) == 0)
+              s[row / 2][e / 2][2 * (row % 2) + e % 2] = -std::numeric_limits<float>::infinity();
+        }
       }
       UNROLL
       for (int e = 0; e < 4; ++e) {
@@ -270,10 +364,22 @@ void attention_of_queries(Context& ctx, const AttentionPass& pass, ConstTensorVi
   constexpr const char* kOp = "attention_of_queries";
   visit_storage(pass.q.dtype(), [&]<class T>(Type<T>) {
     ExportCall<T> call(kOp, ctx, pass);
-    call.p.tiles = call.sizes.key_tiles(kListedKeys);
+    call.p.prefix_tiles = call.p.prefix_rows > 0 ? 1 : 0;
+    static_assert(kPrefixRows <= kListedRows);
+    call.p.tiles = call.p.prefix_tiles + call.sizes.key_tiles(kListedRows);
     launch(ctx, kOp, attention_of_queries_kernel<T>, call.sizes.grid(call.p), kRowThreads, 0,
-           call.p, call.q, call.k, call.lse, data_or_null<int32_t>(rows),
+           call.p, call.q, call.k, call.prefix_k, call.lse, data_or_null<int32_t>(rows),
            static_cast<int>(p.dim(0)), p.as<float>());
+  });
+}
+
+void attention_prefix_share(Context& ctx, const AttentionPass& pass, TensorView share) {
+  constexpr const char* kOp = "attention_prefix_share";
+  visit_storage(pass.q.dtype(), [&]<class T>(Type<T>) {
+    ExportCall<T> call(kOp, ctx, pass);
+    call.p.tiles = call.sizes.query_tiles(kListedRows);
+    launch(ctx, kOp, attention_prefix_share_kernel<T>, call.sizes.grid(call.p), kRowThreads, 0,
+           call.p, call.q, call.prefix_k, call.lse, share.as<float>());
   });
 }
 

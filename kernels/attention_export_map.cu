@@ -3,6 +3,7 @@
 #include "kernels/attention_export.cuh"
 #include "kernels/attention_export.h"
 #include "kernels/attention_launch.cuh"
+#include "kernels/attention_mask.cuh"
 #include "kernels/rows.cuh"
 #include "runtime/launch.cuh"
 
@@ -21,6 +22,40 @@ struct MapSize {
   int queries, keys;  // of a cell
 };
 
+// The mask over a tile of kQueries x kKeys of a map, cell by cell. It is the same for all heads, so
+// that their sum is what is masked: whatever the pairs summed that it hides, it is not used.
+template <int kQueries, int kKeys>
+struct MapMask {
+  const AttentionProblem& p;
+  const MapBlock& b;
+  const MapSize& size;
+
+  // What attention_mask.cuh asks about.
+  __device__ AttentionBlock keys_of(int64_t cell) const {
+    AttentionBlock c{};
+    c.keys = size.keys;
+    c.known = known_keys(p, static_cast<uint32_t>(cell), size.keys);
+    c.first_word = static_cast<int32_t>(cell * size.keys / 64 + cell);
+    return c;
+  }
+  // The first cell from `cell` on in which some query of the tile may see some key of it.
+  __device__ int64_t next_cell(int64_t cell) const {
+    if (!p.masked) return cell;
+    for (; cell < p.keys.cells; ++cell) {
+      const AttentionBlock c = keys_of(cell);
+      if (may_see(p, c, b.key, kKeys, b.query, kQueries) &&
+          (key_bits(p, c, b.key) & bits_below(kKeys)) != 0)
+        break;
+    }
+    return cell;
+  }
+  // Bit l: whether the query sees key b.key + l, for those that are there.
+  __device__ uint64_t seen(int64_t cell, int query) const {
+    if (!p.masked) return ~uint64_t{0};
+    return keys_seen(p, keys_of(cell), b.key, query);
+  }
+};
+
 template <int kDim>
 struct MapRowsShared {
   float *q, *k;
@@ -33,7 +68,7 @@ struct MapRowsShared {
 // cell, then the cells one after another on what the map holds. Reads a tile of q and one of k per
 // cell and head, mostly from L2; bound by f32 multiply-adds.
 template <class T, int kDim>
-__global__ void __launch_bounds__(kTileThreads, 2)
+__global__ void __launch_bounds__(kTileThreads, 4)
     attention_map_rows_kernel(AttentionProblem p, MapSize size, const T* q, const T* k,
                               const float* lse, float* map) {
   constexpr int kColumns = kTileColumns / 8;
@@ -53,7 +88,8 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   };
   float total[4][kColumns] = {};
   each([&](int i, int j, const float* at) { total[i][j] = *at; });
-  for (int64_t cell = 0; cell < p.keys.cells; ++cell) {
+  const MapMask<kTileRows, kTileColumns> mask{p, b, size};
+  for (int64_t cell = mask.next_cell(0); cell < p.keys.cells; cell = mask.next_cell(cell + 1)) {
     float sum[4][kColumns] = {};
     const int64_t first_query = cell * size.queries, first_key = cell * size.keys;
     for (int64_t head = 0; head < p.heads; ++head) {
@@ -76,8 +112,10 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     }
     UNROLL
     for (int i = 0; i < 4; ++i) {
+      const uint64_t seen = mask.seen(cell, b.query + micro_row(i));
       UNROLL
-      for (int j = 0; j < kColumns; ++j) total[i][j] += sum[i][j];
+      for (int j = 0; j < kColumns; ++j)
+        total[i][j] += (seen >> micro_column(j) & 1) != 0 ? sum[i][j] : 0.0f;
     }
   }
   each([&](int i, int j, float* at) { *at = total[i][j]; });
@@ -95,7 +133,7 @@ struct MapFragmentShared {
 // The same on tensor cores; the tiles of the next head load while these are used. Bound by reads
 // from L2: 64 x 64 products need two tiles of 64 rows.
 template <class T, int kDim, bool kSm80>
-__global__ void __launch_bounds__(kFragmentThreads, 2)
+__global__ void __launch_bounds__(kFragmentThreads, kDim <= 32 && kSm80 ? 3 : 2)
     attention_map_fragments_kernel(AttentionProblem p, MapSize size, const T* q, const T* k,
                                    const float* lse, float* map) {
   using Tile = FragmentTile<T, kDim>;
@@ -125,9 +163,12 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
       }
     }
   };
-  load(0, 0, 0);
+  const MapMask<kMapTile, kMapTile> mask{p, b, size};
+  int64_t cell = mask.next_cell(0);
+  if (cell < p.keys.cells) load(cell, 0, 0);
   int stage = 0;
-  for (int64_t cell = 0; cell < p.keys.cells; ++cell) {
+  for (int64_t next; cell < p.keys.cells; cell = next) {
+    next = mask.next_cell(cell + 1);
     float sum[kMapTile / 8][4] = {};
     for (int64_t head = 0; head < p.heads; ++head, stage ^= 1) {
       float shift[2];
@@ -140,8 +181,7 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
       if constexpr (kSm80) gpu::cp_async_wait<0>();
       gpu::sync_block();  // these tiles are there, and nobody still reads the ones before them
       const bool last = head + 1 == p.heads;
-      if (!last || cell + 1 < p.keys.cells)
-        load(last ? cell + 1 : cell, last ? 0 : head + 1, stage ^ 1);
+      if (!last || next < p.keys.cells) load(last ? next : cell, last ? 0 : head + 1, stage ^ 1);
       uint32_t query[kDim / 16][4];
       UNROLL
       for (int c = 0; c < kDim / 16; ++c)
@@ -161,7 +201,11 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
       }
     }
     // Kept in registers for all cells, the map would spill on 9.0.
-    each([&](int n, int e, float* at) { *at += sum[n][e]; });
+    const uint64_t seen[2] = {mask.seen(cell, b.query + first_row + g),
+                              mask.seen(cell, b.query + first_row + g + 8)};
+    each([&](int n, int e, float* at) {
+      if ((seen[e / 2] >> (8 * n + 2 * t + e % 2) & 1) != 0) *at += sum[n][e];
+    });
   }
 }
 

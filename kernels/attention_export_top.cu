@@ -6,6 +6,7 @@
 #include "kernels/attention_export.cuh"
 #include "kernels/attention_export.h"
 #include "kernels/attention_launch.cuh"
+#include "kernels/attention_mask.cuh"
 #include "kernels/rows.cuh"
 #include "runtime/launch.cuh"
 
@@ -33,20 +34,18 @@ struct TopKeys {
     }
   }
 
-  // Takes the scores of 16 queries and the keys [first, first + kKeys), of which the cell has those
-  // below `end`, from a tile of this warp; queries from `queries` on do not exist. Keys come in
+  // Takes the scores of 16 queries and the keys [first, first + kKeys) from a tile of this warp,
+  // -inf where there is no key to be seen; queries from `queries` on do not exist. Keys come in
   // order, so that an equal score is not better and goes behind.
   template <int kKeys>
-  __device__ void take(const float* tile, int stride, int first, int end, int queries, int n) {
+  __device__ void take(const float* tile, int stride, int first, int queries, int n) {
     const int lane = gpu::lane();
     UNROLL
     for (int r = 0; r < kWarpQueries; ++r) {
       if (r >= queries) break;
       KEEP_LOOP
       for (int part = 0; part < kKeys; part += gpu::kWarp) {
-        const int mine = first + part + lane;
-        const float s =
-            mine < end ? tile[r * stride + part + lane] : -std::numeric_limits<float>::infinity();
+        const float s = tile[r * stride + part + lane];
         uint32_t better = gpu::ballot(s > gpu::shuffle(score[r], n - 1));
         KEEP_LOOP
         for (; better != 0; better &= better - 1) {
@@ -75,8 +74,7 @@ struct TopKeys {
       const int64_t row = b.first_query + begin + r;
       const int64_t at = (row * p.heads + b.head) * n + lane;
       if (lane >= n) continue;
-      weights[at] =
-          b.keys == 0 ? 0.0f : weight_of(score[r], p.scale * kLog2E, shift_of(p, lse, row, b.head));
+      weights[at] = weight_of(score[r], p.scale * kLog2E, shift_of(p, lse, row, b.head));
       keys[at] = key[r];
     }
   }
@@ -107,16 +105,28 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   const int64_t keys_at = b.first_key * p.stride() + b.head * p.head_dim;
   const int begin = b.begin + gpu::warp() * kWarpQueries;
   RowTile<kTileRows, kDim>::load(tiles.q, q + queries_at, p, b.begin, b.queries);
+  const auto next_tile = [&](int key) {
+    return next_key_tile<kTileColumns>(p, b, key, b.begin, kTileRows);
+  };
   TopKeys top;
-  for (int key = 0; key < b.keys; key += kTileColumns) {
+  for (int key = next_tile(0); key < b.keys; key = next_tile(key + kTileColumns)) {
     gpu::sync_block();  // nobody still reads the tile before
     RowTile<kTileColumns, kDim>::load(tiles.k, k + keys_at, p, key, b.keys);
     gpu::sync_block();
     float s[4][kColumns];
     micro_product<kDim>(tiles.q, tiles.k, s);
+    if (!all_seen(p, b, key, kTileColumns, b.begin)) {
+      UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const uint64_t seen = keys_seen(p, b, key, b.begin + micro_row(i));
+        UNROLL
+        for (int j = 0; j < kColumns; ++j)
+          if ((seen >> micro_column(j) & 1) == 0) s[i][j] = -std::numeric_limits<float>::infinity();
+      }
+    }
     Scores::put(tiles.scores, s);
     top.take<kTileColumns>(tiles.scores + gpu::warp() * kWarpQueries * Scores::kStride,
-                           Scores::kStride, key, b.keys, b.queries - begin, n);
+                           Scores::kStride, key, b.queries - begin, n);
   }
   top.store(p, b, lse, begin, n, weights, keys);
 }
@@ -147,25 +157,34 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
   const TopFragmentShared<T, kDim> tiles(carve);
   const int64_t queries_at = b.first_query * p.stride() + b.head * p.head_dim;
   const int64_t keys_at = b.first_key * p.stride() + b.head * p.head_dim;
-  const auto load_keys = [&](int key) {
-    Tile::template load<kSm80, kTopTile>(tiles.k + key / kTopTile % 2 * kTopTile * kDim,
-                                         k + keys_at, p, key, b.keys);
+  const auto load_keys = [&](int key, int stage) {
+    Tile::template load<kSm80, kTopTile>(tiles.k + stage * kTopTile * kDim, k + keys_at, p, key,
+                                         b.keys);
     if constexpr (kSm80) gpu::cp_async_commit();
   };
-  if (b.keys > 0) {
+  const auto next_tile = [&](int key) {
+    return next_key_tile<kTopTile>(p, b, key, b.begin, kTopTile);
+  };
+  int key = next_tile(0);
+  if (key < b.keys) {
     Tile::template load<kSm80, kTopTile>(tiles.q, q + queries_at, p, b.begin, b.queries);
-    load_keys(0);
+    load_keys(key, 0);
   }
 
   const int lane = gpu::lane(), g = lane / 4, t = lane % 4;
   const int first_row = gpu::warp() * kWarpQueries;
   float* scores = tiles.scores + first_row * kScoreStride;
   TopKeys top;
-  for (int key = 0; key < b.keys; key += kTopTile) {
+  int stage = 0;
+  for (int next; key < b.keys; key = next, stage ^= 1) {
     if constexpr (kSm80) gpu::cp_async_wait<0>();
     gpu::sync_block();  // this tile is there, and nobody still reads the one before it
-    if (key + kTopTile < b.keys) load_keys(key + kTopTile);
-    T* k_tile = tiles.k + key / kTopTile % 2 * kTopTile * kDim;
+    next = next_tile(key + kTopTile);
+    if (next < b.keys) load_keys(next, stage ^ 1);
+    T* k_tile = tiles.k + stage * kTopTile * kDim;
+    const int row = b.begin + first_row;
+    if (!may_see(p, b, key, kTopTile, row, kWarpQueries)) continue;
+    const bool whole = all_seen(p, b, key, kTopTile, row);
     uint32_t query[kDim / 16][4];
     UNROLL
     for (int c = 0; c < kDim / 16; ++c) Tile::first(query[c], tiles.q, first_row, 2 * c);
@@ -178,6 +197,16 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
         Tile::over_columns(columns, k_tile, 16 * m, 2 * c);
         multiply_pair<T, kSm80>(s[0], s[1], query[c], columns);
       }
+      if (!whole) {
+        UNROLL
+        for (int half = 0; half < 2; ++half) {
+          const uint64_t seen = keys_seen(p, b, key, row + g + 8 * half) >> (16 * m + 2 * t);
+          UNROLL
+          for (int e = 0; e < 4; ++e)
+            if ((seen >> (8 * (e / 2) + e % 2) & 1) == 0)
+              s[e / 2][2 * half + e % 2] = -std::numeric_limits<float>::infinity();
+        }
+      }
       UNROLL
       for (int e = 0; e < 4; ++e)
         gpu::store_vec(scores + (g + 8 * (e % 2)) * kScoreStride + 16 * m + 8 * (e / 2) + 2 * t,
@@ -185,7 +214,7 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
                                std::bit_cast<uint32_t>(s[e / 2][2 * (e % 2) + 1])});
     }
     gpu::sync_warp();
-    top.take<kTopTile>(scores, kScoreStride, key, b.keys, b.queries - b.begin - first_row, n);
+    top.take<kTopTile>(scores, kScoreStride, key, b.queries - row, n);
     gpu::sync_warp();  // nobody still reads the scores
   }
   top.store(p, b, lse, b.begin + first_row, n, weights, keys);
