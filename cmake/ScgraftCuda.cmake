@@ -38,7 +38,7 @@ function(scgraft_drop_other_back_ends list)
   elseif(SCGRAFT_CUDA STREQUAL "EMULATED")
     list(FILTER files EXCLUDE REGEX "/gpu/[^/]*_cuda[.]cc$")
   else()
-    list(FILTER files EXCLUDE REGEX "/gpu/([^/]*_emulated|emulator|fiber)[.](cc|h)$")
+    list(FILTER files EXCLUDE REGEX "/gpu/([^/]*_emulated|emulator[^/]*|fiber)[.](cc|h)$")
   endif()
   if(NOT SCGRAFT_CUDA STREQUAL "ON")
     list(FILTER files EXCLUDE REGEX "/gpu/cuda_error[.]h$")
@@ -56,7 +56,10 @@ function(scgraft_cuda_back_end target)
     # The thread sanitizer must not see the emulator's own accesses, only those of kernels.
     if(CMAKE_CXX_FLAGS MATCHES "-fsanitize=[a-z,]*thread")
       set_source_files_properties(
-        ${PROJECT_SOURCE_DIR}/runtime/gpu/fiber.cc ${PROJECT_SOURCE_DIR}/runtime/gpu/emulator.cc
+        ${PROJECT_SOURCE_DIR}/runtime/gpu/emulator.cc
+        ${PROJECT_SOURCE_DIR}/runtime/gpu/emulator_primitives.cc
+        ${PROJECT_SOURCE_DIR}/runtime/gpu/emulator_worker.cc
+        ${PROJECT_SOURCE_DIR}/runtime/gpu/fiber.cc
         PROPERTIES COMPILE_OPTIONS -fno-sanitize=thread COMPILE_DEFINITIONS SCGRAFT_EMULATOR_TSAN)
     endif()
   elseif(SCGRAFT_CUDA STREQUAL "ON")

@@ -78,9 +78,12 @@ function(scgraft_add_op stem)
   if(ARG_CUDA AND NOT SCGRAFT_CUDA STREQUAL "OFF")
     file(GLOB kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/${stem}.cu
                                         ${PROJECT_SOURCE_DIR}/kernels/${stem}_*.cu)
-    foreach(kernel IN LISTS kernels)  # those of attention_export are not of attention
-      get_filename_component(other ${kernel} NAME_WE)
-      if(NOT other STREQUAL stem AND EXISTS ${PROJECT_SOURCE_DIR}/kernels/${other}.h)
+    foreach(kernel IN LISTS kernels)  # attention_export*.cu are not of attention
+      get_filename_component(owner ${kernel} NAME_WE)
+      while(NOT owner STREQUAL stem AND NOT EXISTS ${PROJECT_SOURCE_DIR}/kernels/${owner}.h)
+        string(REGEX REPLACE "_[^_]*$" "" owner ${owner})
+      endwhile()
+      if(NOT owner STREQUAL stem)
         list(REMOVE_ITEM kernels ${kernel})
       endif()
     endforeach()

@@ -6,6 +6,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "kernels/attention_mask_host.h"
 #include "kernels/attention_simd.h"
 #include "kernels/require_tensor.h"
 #include "runtime/cpu.h"
@@ -39,18 +40,6 @@ struct Problem {
     return dropout.active() ? static_cast<uint32_t>(keys.ids[static_cast<size_t>(cell)]) : 0;
   }
 };
-
-void check_mask(const char* op, const Context& ctx, const AttentionMask& mask,
-                const Packing& queries, const Packing& keys) {
-  ctx.require_here(op, mask.key_bits, mask.known);
-  require_optional(op, "key_bits", mask.key_bits, {key_words(keys)}, DType::i64);
-  require_optional(op, "known", mask.known, {keys.cells()}, DType::i32);
-  if (mask.causal || !mask.known.empty())
-    require(std::ranges::equal(queries.offsets, keys.offsets), op, ": a mask of ",
-            mask.causal ? "causal order" : "known keys",
-            " needs as many queries as keys in every cell, got ", queries.tokens(), " queries and ",
-            keys.tokens(), " keys packed differently");
-}
 
 void check_prefix(const char* op, const Context& ctx, const AttentionPrefix& prefix,
                   const ConstTensorView& q) {
@@ -107,7 +96,7 @@ Problem check(const char* op, Context& ctx, const ConstTensorView& q, const Cons
             ": dropout masks tell apart 4096 heads and 2^20 sites, got ", heads, " heads and site ",
             dropout.site);
   }
-  check_mask(op, ctx, mask, queries, keys);
+  require_mask(op, ctx, mask, queries, keys);
   check_prefix(op, ctx, prefix, q);
   return {queries, keys,  heads, q.dim(1) / heads, rate, dropout, dropout_key(ctx.random()),
           mask,    prefix};
@@ -164,15 +153,6 @@ struct Definition {
     return (unit * problem.prefix.rows() + j + kPrefixRows) * problem.head_dim;
   }
 
-  // Whether query i sees key j of its cell.
-  bool sees(int64_t i, int64_t j) const {
-    const AttentionMask& mask = problem.mask;
-    if (mask.causal && j > i) return false;
-    if (!mask.known.empty() && j >= mask.known.as<int32_t>()[cell] && j != i) return false;
-    if (mask.key_bits.empty()) return true;
-    const int64_t word = first_key_word(problem.keys, cell) + j / 64;
-    return (mask.key_bits.as<int64_t>()[word] >> (j % 64) & 1) != 0;
-  }
   // Calls f(j) for the keys that query i sees, of the prefix first.
   template <class F>
   void each_prefix_key(F&& f) const {
@@ -181,7 +161,7 @@ struct Definition {
   template <class F>
   void each_own_key(int64_t i, F&& f) const {
     for (int64_t j = 0; j < n_keys(); ++j)
-      if (sees(i, j)) f(j);
+      if (sees(problem.mask, problem.keys, cell, i, j)) f(j);
   }
   template <class F>
   void each_key(int64_t i, F&& f) const {

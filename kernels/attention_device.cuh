@@ -53,6 +53,13 @@ struct AttentionBlock {
   uint32_t cell_id;
 };
 
+// Keys of a cell of `keys` that others than themselves may see: the first ones.
+inline __device__ int32_t known_keys(const AttentionProblem& p, uint32_t cell, int32_t keys) {
+  if (p.known == nullptr) return keys;
+  const int32_t known = p.known[cell];
+  return known < 0 ? 0 : known < keys ? known : keys;
+}
+
 inline __device__ AttentionBlock attention_block(const AttentionProblem& p, int rows) {
   const uint32_t unit = blockIdx.x / static_cast<uint32_t>(p.tiles);
   const uint32_t cell = unit / static_cast<uint32_t>(p.heads);
@@ -64,11 +71,7 @@ inline __device__ AttentionBlock attention_block(const AttentionProblem& p, int 
   b.keys = p.keys.offsets[cell + 1] - b.first_key;
   const auto tile = static_cast<int32_t>(blockIdx.x % static_cast<uint32_t>(p.tiles));
   b.begin = (tile - p.prefix_tiles) * rows;
-  b.known = b.keys;
-  if (p.known != nullptr) {
-    const int32_t known = p.known[cell];
-    b.known = known < 0 ? 0 : known < b.keys ? known : b.keys;
-  }
+  b.known = known_keys(p, cell, b.keys);
   b.first_word = b.first_key / 64 + static_cast<int32_t>(cell);
   b.cell_id = p.threshold > 0 ? static_cast<uint32_t>(p.keys.ids[cell]) : 0;
   return b;

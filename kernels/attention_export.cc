@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "kernels/attention_export_simd.h"
+#include "kernels/attention_mask_host.h"
 #include "kernels/ordered_sum.h"
 #include "kernels/require_tensor.h"
 #include "runtime/cpu.h"
@@ -19,7 +20,7 @@ namespace {
 constexpr int64_t kMostTopKeys = 32;
 
 void check(const char* op, Context& ctx, const AttentionPass& pass) {
-  const auto& [q, k, lse, queries, keys, heads] = pass;
+  const auto& [q, k, lse, queries, keys, heads, mask, prefix] = pass;
   ctx.require_here(op, q, k, lse);
   require(!queries.offsets.empty() && queries.offsets.size() == keys.offsets.size(), op,
           ": queries and keys must be packings of the same cells, got ", queries.offsets.size(),
@@ -36,41 +37,83 @@ void check(const char* op, Context& ctx, const AttentionPass& pass) {
                      q.dtype(), "; convert it first");
   require_tensor(op, "k", k, {keys.tokens(), q.dim(1)}, q.dtype());
   require_tensor(op, "lse", lse, {queries.tokens(), heads}, sum_type(q.dtype()));
+  require_mask(op, ctx, mask, queries, keys);
+  ctx.require_here(op, prefix.k);
+  require(prefix.rows() <= kPrefixRows && (prefix.v.empty() || !prefix.k.empty()), op,
+          ": a prefix has k of at most ", kPrefixRows, " rows, got k ", prefix.k.shape(), " and v ",
+          prefix.v.shape());
+  require_optional(op, "k of the prefix", prefix.k, {prefix.rows(), q.dim(1)}, q.dtype());
+}
+
+// Whether L is that of a query without keys.
+template <class T>
+bool sees_none(T lse) {
+  return lse == -std::numeric_limits<T>::infinity();
 }
 
 // The definition: p_ij of one head of one cell.
 template <class T>
 struct Weights {
+  const AttentionPass& pass;
   bool reference;
-  int64_t heads, stride, head_dim;
+  int64_t cell, stride, head_dim;
   int64_t n_queries, n_keys;
   const T* q;
   const T* k;
+  const T* prefix_k;
   const T* lse;
 
-  Weights(const AttentionPass& pass, bool plain, int64_t cell, int64_t head)
-      : reference(plain),
-        heads(pass.heads),
+  Weights(const AttentionPass& of, bool plain, int64_t of_cell, int64_t head)
+      : pass(of),
+        reference(plain),
+        cell(of_cell),
         stride(pass.q.dim(1)),
-        head_dim(stride / heads),
+        head_dim(stride / pass.heads),
         n_queries(pass.queries.length(cell)),
         n_keys(pass.keys.length(cell)),
         q(pass.q.as<T>() + pass.queries.begin(cell) * stride + head * head_dim),
         k(pass.k.as<T>() + pass.keys.begin(cell) * stride + head * head_dim),
-        lse(pass.lse.as<T>() + pass.queries.begin(cell) * heads + head) {}
+        prefix_k(pass.prefix.rows() == 0 ? nullptr : pass.prefix.k.as<T>() + head * head_dim),
+        lse(pass.lse.as<T>() + pass.queries.begin(cell) * pass.heads + head) {}
 
-  T score(int64_t i, int64_t j) const {
+  bool visible(int64_t i, int64_t j) const { return sees(pass.mask, pass.keys, cell, i, j); }
+  T score(int64_t i, const T* key) const {
     const T scale = T(1) / std::sqrt(static_cast<T>(head_dim));
     const T* a = q + i * stride;
-    const T* b = k + j * stride;
-    if (!reference) return scale * ordered_dot(a, b, head_dim);
+    if (!reference) return scale * ordered_dot(a, key, head_dim);
     T sum = 0;
-    for (int64_t d = 0; d < head_dim; ++d) sum += a[d] * b[d];
+    for (int64_t d = 0; d < head_dim; ++d) sum += a[d] * key[d];
     return scale * sum;
   }
-  T of_score(int64_t i, T score) const { return std::exp(score - lse[i * heads]); }
-  T operator()(int64_t i, int64_t j) const { return of_score(i, score(i, j)); }
+  T score(int64_t i, int64_t j) const { return score(i, k + j * stride); }
+  T of_score(int64_t i, T score) const {
+    const T l = lse[i * pass.heads];
+    return sees_none(l) ? T(0) : std::exp(score - l);
+  }
+  T operator()(int64_t i, int64_t j) const {
+    return visible(i, j) ? of_score(i, score(i, j)) : T(0);
+  }
+  T of_prefix(int64_t i, int64_t x) const { return of_score(i, score(i, prefix_k + x * stride)); }
 };
+
+// Puts `value` wherever query i of a cell does not see the key: x [keys of the cell].
+void hide(const AttentionPass& pass, int64_t cell, int64_t i, float value, float* x) {
+  const AttentionMask& mask = pass.mask;
+  const int64_t n = pass.keys.length(cell);
+  int64_t open = n;  // from here on no key but the query's own can be seen
+  if (!mask.known.empty()) open = std::clamp<int64_t>(mask.known.as<int32_t>()[cell], 0, n);
+  if (mask.causal) open = std::min(open, i + 1);
+  if (open < n) {
+    const bool itself = !mask.known.empty() && open <= i;
+    const float own = itself ? x[i] : value;
+    std::fill(x + open, x + n, value);
+    if (itself) x[i] = own;
+  }
+  if (mask.key_bits.empty()) return;
+  const int64_t* words = mask.key_bits.as<int64_t>() + first_key_word(pass.keys, cell);
+  for (int64_t j = 0; j < n; ++j)
+    if ((words[j / 64] >> (j % 64) & 1) == 0) x[j] = value;
+}
 
 const AttentionExportSimd& simd() {
 #if defined(__x86_64__)
@@ -101,7 +144,8 @@ class ScoreRows {
                      pass_.keys.length(cell), head_dim_, keys_.row(thread_index()));
   }
   // Calls use(i, row) for queries [begin, end), at most kExportQueries of them, of the head whose
-  // keys are packed: row [keys of the cell] holds their scores, in units of log2.
+  // keys are packed: row [keys of the cell] holds their scores, in units of log2, -inf for keys
+  // that the query does not see.
   template <class Use>
   void scores(int64_t cell, int64_t head, int64_t begin, int64_t end, Use&& use) const {
     const int64_t n = pass_.keys.length(cell);
@@ -109,13 +153,20 @@ class ScoreRows {
     simd().scores(pass_.q.as<float>() + at(pass_.queries.begin(cell) + begin, head), pass_.q.dim(1),
                   end - begin, keys_.row(thread_index()), n, head_dim_,
                   queries_.row(thread_index()), rows);
-    for (int64_t i = begin; i < end; ++i) use(i, rows + (i - begin) * simd().score_row(n));
+    for (int64_t i = begin; i < end; ++i) {
+      float* row = rows + (i - begin) * simd().score_row(n);
+      hide(pass_, cell, i, -std::numeric_limits<float>::infinity(), row);
+      use(i, row);
+    }
   }
   // The same with weights.
   template <class Use>
   void weights(int64_t cell, int64_t head, int64_t begin, int64_t end, Use&& use) const {
     scores(cell, head, begin, end, [&](int64_t i, float* row) {
-      simd().weights(row, pass_.keys.length(cell), lse(cell, head, i));
+      if (sees_none(lse(cell, head, i)))
+        std::fill_n(row, pass_.keys.length(cell), 0.0f);
+      else
+        simd().weights(row, pass_.keys.length(cell), lse(cell, head, i));
       use(i, static_cast<const float*>(row));
     });
   }
@@ -250,9 +301,9 @@ void fast_top_keys(Context& ctx, const AttentionPass& pass, Array<float, 3> p,
       const auto store = [&](int64_t i, TopKeys<float>& top) {
         const int64_t row = pass.queries.begin(cell) + i;
         for (int64_t r = 0; r < size; ++r) {
-          const float log2_p =
-              top.score[r] - rows.lse(cell, head, i) * std::numbers::log2e_v<float>;
-          p(row, head, r) = n == 0 ? 0.0f : std::exp2(log2_p);
+          const float l = rows.lse(cell, head, i);
+          p(row, head, r) =
+              sees_none(l) ? 0.0f : std::exp2(top.score[r] - l * std::numbers::log2e_v<float>);
           keys(row, head, r) = top.key[r];
         }
       };
@@ -282,7 +333,9 @@ void attention_of_queries(Context& ctx, const AttentionPass& pass, ConstTensorVi
           ": rows must be [cells, n] with ", cells, " cells, got ", rows.shape());
   const int64_t n = rows.empty() ? 1 : rows.dim(1);
   require_optional(kOp, "rows", rows, {cells, n}, DType::i32);
-  require_tensor(kOp, "p", p, {n, pass.heads, pass.keys.tokens()}, sum_type(pass.q.dtype()));
+  const int64_t prefix = pass.prefix.rows();
+  require_tensor(kOp, "p", p, {n, pass.heads, pass.keys.tokens() + cells * prefix},
+                 sum_type(pass.q.dtype()));
   if constexpr (kBuiltWithCuda) {
     if (ctx.device().is_cuda()) return cuda::attention_of_queries(ctx, pass, rows, p);
   }
@@ -290,12 +343,35 @@ void attention_of_queries(Context& ctx, const AttentionPass& pass, ConstTensorVi
   visit_real(pass.q.dtype(), [&]<class T>(Type<T>) {
     const auto out = p.as<T, 3>();
     for_each_head<T>(ctx, pass, [&](const Weights<T>& weights, int64_t cell, int64_t head) {
-      const int64_t first = pass.keys.begin(cell);
+      const int64_t first = pass.keys.begin(cell) + cell * prefix;
       for (int64_t r = 0; r < n; ++r) {
         const int64_t i = positions == nullptr ? 0 : positions[cell * n + r];
         const bool there = 0 <= i && i < weights.n_queries;
+        for (int64_t x = 0; x < prefix; ++x)
+          out(r, head, first + x) = there ? weights.of_prefix(i, x) : T(0);
         for (int64_t j = 0; j < weights.n_keys; ++j)
-          out(r, head, first + j) = there ? weights(i, j) : T(0);
+          out(r, head, first + prefix + j) = there ? weights(i, j) : T(0);
+      }
+    });
+  });
+}
+
+void attention_prefix_share(Context& ctx, const AttentionPass& pass, TensorView share) {
+  constexpr const char* kOp = "attention_prefix_share";
+  check(kOp, ctx, pass);
+  ctx.require_here(kOp, share);
+  require_tensor(kOp, "share", share, {pass.queries.tokens(), pass.heads},
+                 sum_type(pass.q.dtype()));
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda()) return cuda::attention_prefix_share(ctx, pass, share);
+  }
+  visit_real(pass.q.dtype(), [&]<class T>(Type<T>) {
+    const auto out = share.as<T, 2>();
+    for_each_head<T>(ctx, pass, [&](const Weights<T>& weights, int64_t cell, int64_t head) {
+      for (int64_t i = 0; i < weights.n_queries; ++i) {
+        T sum = 0;
+        for (int64_t x = 0; x < pass.prefix.rows(); ++x) sum += weights.of_prefix(i, x);
+        out(pass.queries.begin(cell) + i, head) = sum;
       }
     });
   });
@@ -393,10 +469,10 @@ void attention_top_keys(Context& ctx, const AttentionPass& pass, TensorView p, T
       for (int64_t i = 0; i < weights.n_queries; ++i) {
         TopKeys<T> top(n);
         for (int64_t j = 0; j < weights.n_keys; ++j)
-          top.offer(weights.score(i, j), static_cast<int32_t>(j));
+          if (weights.visible(i, j)) top.offer(weights.score(i, j), static_cast<int32_t>(j));
         const int64_t at = ((pass.queries.begin(cell) + i) * pass.heads + head) * n;
         for (int64_t r = 0; r < n; ++r) {
-          p.as<T>()[at + r] = weights.n_keys == 0 ? T(0) : weights.of_score(i, top.score[r]);
+          p.as<T>()[at + r] = weights.of_score(i, top.score[r]);
           keys.as<int32_t>()[at + r] = top.key[r];
         }
       }

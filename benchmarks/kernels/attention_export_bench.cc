@@ -9,6 +9,7 @@ namespace {
 constexpr int64_t kHeads = 8;
 constexpr int64_t kHeadDim = 64;
 constexpr int64_t kTop = 16;
+constexpr int64_t kPrefix = 64;
 
 // Cells of equal length after their forward pass.
 struct Case {
@@ -48,6 +49,18 @@ void cls(benchmark::State& state) {
           {.bytes = c.k.nbytes() + p.nbytes(), .flops = 2 * c.k.numel(), .type = c.type},
           [&] { attention_of_queries(c.ctx, c.pass(), {}, p.view()); });
 }
+void prefix_share(benchmark::State& state) {
+  Case c(state);
+  const Tensor prefix = random_tensor({kPrefix, c.q.dim(1)}, 3, c.type);
+  Tensor share = new_tensor({c.q.dim(0), kHeads});
+  AttentionPass pass = c.pass();
+  pass.prefix.k = prefix.view();
+  measure(state, c.ctx,
+          {.bytes = c.q.nbytes() + prefix.nbytes() + c.lse.nbytes() + share.nbytes(),
+           .flops = 2 * kPrefix * c.q.numel(),
+           .type = c.type},
+          [&] { attention_prefix_share(c.ctx, pass, share.view()); });
+}
 void received(benchmark::State& state) {
   Case c(state);
   Tensor out = new_tensor({kHeads, c.q.dim(0)});
@@ -74,6 +87,7 @@ void sizes(benchmark::internal::Benchmark* b) {
   b->Unit(benchmark::kMillisecond);
 }
 BENCHMARK(cls)->Name("attention_export/of_queries")->Apply(sizes);
+BENCHMARK(prefix_share)->Name("attention_export/prefix_share")->Apply(sizes);
 BENCHMARK(received)->Name("attention_export/received")->Apply(sizes);
 BENCHMARK(map)->Name("attention_export/map")->Apply(sizes);
 BENCHMARK(top_keys)->Name("attention_export/top_keys")->Apply(sizes);
