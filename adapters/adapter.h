@@ -11,11 +11,14 @@ namespace scgraft {
 
 // What a user can ask of an adapter; every kind reads the fields that concern it.
 struct AdapterOptions {
-  std::string type = "lora";
+  std::string type = "lora";                      // a kind, or several: "token+encoder+lora"
   int64_t rank = 8;                               // lora: r
   double alpha = 16;                              // lora: lora_alpha
   double dropout = 0;                             // lora: dropout of the adapter's input
   std::vector<std::string> targets = {"q", "v"};  // of q, k, v, out, ffn_in, ffn_out
+  double width = 0.25;                            // encoder, token: of the bottleneck, times dim
+  std::string layout = "norm";                    // encoder: where in a layer; adapters/encoder.h
+  std::string start = "identity";                 // encoder, token: or "uniform", as scPEFT
   int first_layer = 0;  // layers first_layer ... last_layer get the adapter
   int last_layer = -1;  // -1: the last layer of the backbone
 };
@@ -49,5 +52,7 @@ class Adapter {
 std::unique_ptr<Adapter> make_adapter(const AdapterOptions& options, Backbone& backbone,
                                       uint64_t seed);
 std::vector<std::string> adapter_kinds();
+// Whether make_adapter() knows this type: a kind, or different kinds joined by +.
+bool is_adapter_type(const std::string& type);
 
 }  // namespace scgraft

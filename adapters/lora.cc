@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "adapters/layer_range.h"
+
 namespace scgraft {
 namespace {
 
@@ -36,17 +38,12 @@ void Lora::Site::backward(Context& ctx, ConstTensorView x, ConstTensorView dy,
 }
 
 Lora::Lora(const AdapterOptions& options, Backbone& backbone, uint64_t seed) : options_(options) {
-  const int layers = backbone.layer_count();
-  if (options_.last_layer < 0) options_.last_layer = layers - 1;
+  resolve_layers(options_, backbone);
   require<ConfigError>(options_.rank >= 1 && options_.rank <= 512,
                        "adapter.r must be 1 to 512, got ", options_.rank);
   require<ConfigError>(options_.dropout >= 0 && options_.dropout < 1,
                        "adapter.lora_dropout must be at least 0 and below 1, got ",
                        options_.dropout);
-  require<ConfigError>(options_.first_layer >= 0 && options_.first_layer <= options_.last_layer &&
-                           options_.last_layer < layers,
-                       "the adapter wants layers ", options_.first_layer, " to ",
-                       options_.last_layer, ", the backbone has 0 to ", layers - 1);
   require<ConfigError>(!options_.targets.empty(), "adapter.target_modules is empty; choose from ",
                        "q, k, v, out, ffn_in, ffn_out");
   for (int layer = options_.first_layer; layer <= options_.last_layer; ++layer) {

@@ -27,6 +27,16 @@ std::string peft_type(const std::string& kind) {
   return name;
 }
 
+// The kind, or kinds joined by +, behind a peft_type; empty when it is none of ours.
+std::string kind_of(const std::string& type) {
+  if (type == "LORA") return "lora";
+  constexpr std::string_view kOurs = "SCGRAFT_";
+  if (!type.starts_with(kOurs)) return "";
+  std::string name = type.substr(kOurs.size());
+  for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return is_adapter_type(name) ? name : "";
+}
+
 class Reader {
  public:
   Reader(const json& object, const std::string& file) : object_(object), file_(file) {}
@@ -84,7 +94,7 @@ class Reader {
 std::string known_types() {
   std::string text;
   for (const std::string& kind : adapter_kinds()) text += peft_type(kind) + ", ";
-  return text + kModulesOnly;
+  return text + "several of them joined by +, " + kModulesOnly;
 }
 
 }  // namespace
@@ -122,12 +132,8 @@ PeftConfig peft_config_from_json(const json& object, const std::string& file) {
     reader.fail("is no adapter configuration: it has no peft_type", "peft_type");
   PeftConfig config;
   const std::string type = reader.text("peft_type");
-  const auto kinds = adapter_kinds();
-  const auto kind = std::find_if(kinds.begin(), kinds.end(),
-                                 [&](const std::string& k) { return peft_type(k) == type; });
-  if (kind != kinds.end())
-    config.kind = *kind;
-  else if (type != kModulesOnly)
+  config.kind = kind_of(type);
+  if (config.kind.empty() && type != kModulesOnly)
     reader.fail(cat("peft_type is \"", escaped(type), "\"; this version reads ", known_types()),
                 "peft_type");
   config.base_path = reader.text("base_model_name_or_path");

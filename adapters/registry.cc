@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <set>
+
 #include "adapters/adapter.h"
+#include "adapters/encoder.h"
 #include "adapters/lora.h"
+#include "adapters/token.h"
+#include "adapters/union.h"
 #include "runtime/error.h"
 
 namespace scgraft {
@@ -13,8 +19,27 @@ struct Kind {
 
 // One line per kind. A plain table: objects that only register themselves are dropped by linkers.
 constexpr Kind kKinds[] = {
+    {"encoder", make_encoder_adapter},
     {"lora", make_lora},
+    {"token", make_token_adapter},
 };
+
+// "token+lora": token, lora.
+std::vector<std::string> parts_of(const std::string& type) {
+  std::vector<std::string> parts;
+  for (size_t begin = 0; begin <= type.size();) {
+    const size_t end = std::min(type.find('+', begin), type.size());
+    parts.push_back(type.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return parts;
+}
+
+const Kind* find_kind(const std::string& name) {
+  for (const Kind& kind : kKinds)
+    if (name == kind.name) return &kind;
+  return nullptr;
+}
 
 }  // namespace
 
@@ -24,14 +49,30 @@ std::vector<std::string> adapter_kinds() {
   return names;
 }
 
+bool is_adapter_type(const std::string& type) {
+  const std::vector<std::string> parts = parts_of(type);
+  return std::set<std::string>(parts.begin(), parts.end()).size() == parts.size() &&
+         std::all_of(parts.begin(), parts.end(),
+                     [](const std::string& part) { return find_kind(part) != nullptr; });
+}
+
 std::unique_ptr<Adapter> make_adapter(const AdapterOptions& options, Backbone& backbone,
                                       uint64_t seed) {
-  for (const Kind& kind : kKinds)
-    if (options.type == kind.name) return kind.make(options, backbone, seed);
-  std::string known;
-  for (const Kind& kind : kKinds) known += cat(known.empty() ? "" : ", ", kind.name);
-  throw ConfigError(cat("no adapter is called \"", options.type, "\"; this version has: ", known),
-                    "E-ADAPTER-TYPE");
+  if (!is_adapter_type(options.type)) {
+    std::string known;
+    for (const Kind& kind : kKinds) known += cat(known.empty() ? "" : ", ", kind.name);
+    throw ConfigError(cat("no adapter is called \"", options.type, "\"; this version has: ", known,
+                          ", and several different ones joined by +"),
+                      "E-ADAPTER-TYPE");
+  }
+  std::vector<std::unique_ptr<Adapter>> parts;
+  for (const std::string& part : parts_of(options.type)) {
+    AdapterOptions one = options;
+    one.type = part;
+    parts.push_back(find_kind(part)->make(one, backbone, seed));
+  }
+  if (parts.size() == 1) return std::move(parts.front());
+  return std::make_unique<AdapterUnion>(options, std::move(parts));
 }
 
 }  // namespace scgraft

@@ -102,6 +102,9 @@ json adapter_files::to_json(const AdapterOptions& options) {
           {"lora_alpha", options.alpha},
           {"lora_dropout", options.dropout},
           {"targets", options.targets},
+          {"width", options.width},
+          {"layout", options.layout},
+          {"start", options.start},
           {"first_layer", options.first_layer},
           {"last_layer", options.last_layer}};
 }

@@ -162,6 +162,12 @@ AdapterOptions adapter_files::options_from_json(const json& object, const std::s
   options.alpha = value<double>(object, "lora_alpha", file);
   options.dropout = value<double>(object, "lora_dropout", file);
   options.targets = value<std::vector<std::string>>(object, "targets", file);
+  // What the first release did not have.
+  if (object.contains("width")) {
+    options.width = value<double>(object, "width", file);
+    options.layout = value<std::string>(object, "layout", file);
+    options.start = value<std::string>(object, "start", file);
+  }
   options.first_layer = value<int>(object, "first_layer", file);
   options.last_layer = value<int>(object, "last_layer", file);
   return options;

@@ -13,29 +13,38 @@ void add_range(const T* a, const T* b, T* y, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) y[i] = a[i] + b[i];
 }
 
+template <class T>
+void scaled_range(const T* a, const T* b, T scale, T* y, int64_t begin, int64_t end) {
+#pragma omp simd
+  for (int64_t i = begin; i < end; ++i) y[i] = (a == nullptr ? T(0) : a[i]) + scale * b[i];
+}
+
 }  // namespace
 
-void add(Context& ctx, ConstTensorView a, ConstTensorView b, TensorView y) {
+void add(Context& ctx, ConstTensorView a, ConstTensorView b, TensorView y, double scale) {
   ctx.require_here("add", a, b, y);
-  require(a.shape() == b.shape() && a.shape() == y.shape(),
+  const bool one = a.empty();
+  require((one || a.shape() == b.shape()) && b.shape() == y.shape(),
           "add: a, b and y must have one shape, got ", a.shape(), ", ", b.shape(), " and ",
           y.shape());
-  require<TypeError>(a.dtype() == b.dtype() && a.dtype() == y.dtype(),
+  require<TypeError>((one || a.dtype() == b.dtype()) && b.dtype() == y.dtype(),
                      "add: a, b and y must have one type, got ", a.dtype(), ", ", b.dtype(),
                      " and ", y.dtype(), "; convert them first");
   if constexpr (kBuiltWithCuda) {
-    if (ctx.device().is_cuda()) return cuda::add(ctx, a, b, y);
+    if (ctx.device().is_cuda()) return cuda::add(ctx, a, b, y, scale);
   }
-  visit_real(a.dtype(), [&]<class T>(Type<T>) {
-    const T* pa = a.as<T>();
+  visit_real(b.dtype(), [&]<class T>(Type<T>) {
+    const T* pa = one ? nullptr : a.as<T>();
     const T* pb = b.as<T>();
     T* py = y.as<T>();
-    if (ctx.reference()) {
-      add_range(pa, pb, py, 0, y.numel());
-      return;
-    }
-    for_element_blocks(ctx, y.numel(),
-                       [&](int64_t begin, int64_t end) { add_range(pa, pb, py, begin, end); });
+    const auto range = [&](int64_t begin, int64_t end) {
+      if (one || scale != 1)
+        scaled_range(pa, pb, static_cast<T>(scale), py, begin, end);
+      else
+        add_range(pa, pb, py, begin, end);
+    };
+    if (ctx.reference()) return range(0, y.numel());
+    for_element_blocks(ctx, y.numel(), range);
   });
 }
 

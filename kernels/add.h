@@ -5,12 +5,12 @@
 
 namespace scgraft {
 
-// y = a + b, element by element.
+// y = a + scale b, element by element; with an empty a, y = scale b.
 //
 //   a, b, y  any equal shape, f32 or f64, on CUDA f32, bf16 or f16; y overwritten; y may be a or b
 //
 // Throws ShapeError or TypeError when something does not fit.
-void add(Context& ctx, ConstTensorView a, ConstTensorView b, TensorView y);
+void add(Context& ctx, ConstTensorView a, ConstTensorView b, TensorView y, double scale = 1);
 
 // y[index[i]] += x[i], row by row.
 //
@@ -23,7 +23,7 @@ void add(Context& ctx, ConstTensorView a, ConstTensorView b, TensorView y);
 void add_rows(Context& ctx, ConstTensorView x, ConstTensorView index, TensorView y);
 
 namespace cuda {  // in add.cu; add.cc calls these after its checks
-void add(Context& ctx, ConstTensorView a, ConstTensorView b, TensorView y);
+void add(Context& ctx, ConstTensorView a, ConstTensorView b, TensorView y, double scale);
 void add_rows(Context& ctx, ConstTensorView x, ConstTensorView index, TensorView y);
 }  // namespace cuda
 

@@ -43,6 +43,16 @@ class Backbone {
   // "transformer_encoder.layers.3.self_attn.q_proj": the module path of adapter files.
   virtual std::string module_path(const std::string& site) const = 0;
 
+  // Where a HiddenSite may attach: "tokens", the rows a token contributes before the layers, and
+  // per layer "layers.3.norm1" (after the first norm), "layers.3.ffn.beside" and
+  // "layers.3.attn.branch" (model/encoder_layer.h).
+  virtual std::vector<std::string> hidden_sites() const = 0;
+  // The place itself, null when nothing is attached; not owned. Throws ConfigError listing the
+  // sites when there is none of this name.
+  virtual HiddenSite*& hidden_site(const std::string& name) = 0;
+  // What adapter files call a layer: "transformer_encoder.layers.3".
+  virtual std::string layer_path(int layer) const = 0;
+
   // The batch and all tensors are on the device of the context, as the parameters are.
   // out: [tokens, dim] or, with LayerRows::cls, [cells, dim]; overwritten, and with `save` it must
   // stay as it is until encode_backward(). Activations are taken from ctx.activations(), which the

@@ -14,7 +14,15 @@ uint32_t dropout_site(int layer, DropoutSlot slot, uint32_t offset) {
          static_cast<uint32_t>(slot) + offset;
 }
 
+namespace {
+
+bool is_trainable(const HiddenSite* site) { return site != nullptr && site->trainable(); }
+
+}  // namespace
+
 bool EncoderLayer::trainable() const {
+  for (const HiddenSite* site : {after_norm1, beside_ffn, in_branch})
+    if (is_trainable(site)) return true;
   return q.trainable() || k.trainable() || v.trainable() || out.trainable() || ffn_in.trainable() ||
          ffn_out.trainable() || norm1.trainable() || norm2.trainable();
 }
@@ -63,11 +71,27 @@ void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packi
   };
   tell(o, &Taps::attention);
   tell(branch, &Taps::attention_out);
-  const TensorView h = keep.take({n, dim}, type);
-  norm1.forward(ctx, x_rows, branch,
-                active(dropout, training, index, DropoutSlot::attention_residual), &rows, h,
-                saved != nullptr ? &saved->norm1 : nullptr);
-  tell(h, &Taps::norm1);
+  const bool save = saved != nullptr;
+  // What is attached in the way of rows; the rows themselves when nothing is.
+  const auto through = [&](HiddenSite* site, TensorView rows_in) {
+    if (site == nullptr) return rows_in;
+    const TensorView out_rows = keep.take({n, dim}, type);
+    site->forward(ctx, rows_in, rows, save, out_rows);
+    return out_rows;
+  };
+  // What a site reads in its backward pass must stay.
+  TensorView attention_branch = branch;
+  if (in_branch != nullptr && save) {
+    attention_branch = keep.take({n, dim}, type);
+    copy(ctx, branch, attention_branch);
+  }
+  attention_branch = through(in_branch, attention_branch);
+  const TensorView normed = keep.take({n, dim}, type);
+  norm1.forward(ctx, x_rows, attention_branch,
+                active(dropout, training, index, DropoutSlot::attention_residual), &rows, normed,
+                save ? &saved->norm1 : nullptr);
+  tell(normed, &Taps::norm1);
+  const TensorView h = through(after_norm1, normed);
 
   const bool keep_hidden = saved != nullptr && ffn_out.trainable();
   const TensorView hidden =
@@ -80,8 +104,11 @@ void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packi
                   .bits = bits});
   tell(hidden, &Taps::hidden);
   ffn_out.forward(ctx, hidden, rows, training, branch);
+  // The backward pass of the norm reads its result, which what is beside it would change.
+  const TensorView normed2 = beside_ffn != nullptr ? keep.take({n, dim}, type) : y;
   norm2.forward(ctx, h, branch, active(dropout, training, index, DropoutSlot::ffn_residual), &rows,
-                y, saved != nullptr ? &saved->norm2 : nullptr);
+                normed2, save ? &saved->norm2 : nullptr);
+  if (beside_ffn != nullptr) add(ctx, normed2, through(beside_ffn, h), y);
 
   if (saved != nullptr) {
     saved->x = x;
@@ -106,7 +133,9 @@ void EncoderLayer::backward(Context& ctx, const Saved& saved, const Packing& pac
   const bool want_v = want_dx || v.trainable();
   const bool want_attention = want_q || want_k || want_v;
   const bool want_out = want_attention || out.trainable();
-  const bool want_h = want_out || norm1.trainable();
+  const bool want_branch = want_out || is_trainable(in_branch);
+  const bool want_norm1 = want_branch || norm1.trainable();
+  const bool want_h = want_norm1 || is_trainable(after_norm1);
   const bool want_hidden = want_h || ffn_in.trainable();
 
   const int64_t tokens = packing.tokens();
@@ -115,6 +144,11 @@ void EncoderLayer::backward(Context& ctx, const Saved& saved, const Packing& pac
   const DType type = saved.h.dtype();
   Arena::Scope scratch(ctx.scratch());
 
+  TensorView dbeside;
+  if (beside_ffn != nullptr && (want_h || beside_ffn->trainable())) {
+    if (want_h) dbeside = scratch.take({n, dim}, type);
+    beside_ffn->backward(ctx, dy, rows, dbeside);
+  }
   // Without dropout the branch gets the same gradient as the residual: one buffer serves both.
   const Dropout drop2 = active(dropout, training, index, DropoutSlot::ffn_residual);
   TensorView dbranch = dy;
@@ -129,9 +163,23 @@ void EncoderLayer::backward(Context& ctx, const Saved& saved, const Packing& pac
                         active(dropout, training, index, DropoutSlot::ffn_hidden), dhidden);
   ffn_in.backward(ctx, saved.h, dhidden, rows, training, true, want_h ? dy : TensorView());
   if (!want_h) return;
+  if (!dbeside.empty()) add(ctx, dy, dbeside, dy);
+  if (after_norm1 != nullptr) {
+    TensorView dnormed;
+    if (want_norm1) dnormed = scratch.take({n, dim}, type);
+    after_norm1->backward(ctx, dy, rows, dnormed);
+    dy = dnormed;
+  }
+  if (!want_norm1) return;
 
   const Dropout drop1 = active(dropout, training, index, DropoutSlot::attention_residual);
   norm1.backward(ctx, saved.norm1, dy, drop1, &rows, dy, dbranch);
+  if (in_branch != nullptr && want_branch) {
+    TensorView dsite;
+    if (want_out) dsite = scratch.take({n, dim}, type);
+    in_branch->backward(ctx, dbranch, rows, dsite);
+    dbranch = dsite;
+  }
   if (!want_out) return;
   TensorView dout;
   if (want_attention) dout = scratch.take({n, dim}, type);

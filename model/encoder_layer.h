@@ -27,10 +27,18 @@ enum class LayerRows {
 //   h = LN1(x + drop(out(attention(q(x), k(x), v(x)))))
 //   y = LN2(h + drop(ffn_out(drop(relu(ffn_in(h))))))
 //
+// With something attached, a(.) after the first norm, b(.) beside the feed-forward part and c(.) in
+// the attention's branch:
+//
+//   h = a(LN1(x + drop(c(out(...)))))        y = LN2(...) + b(h)
+//
 // Parameters accumulate gradients, activations are overwritten.
 struct EncoderLayer {
   Linear q, k, v, out, ffn_in, ffn_out;
   LayerNorm norm1, norm2;
+  HiddenSite* after_norm1 = nullptr;  // a; not owned, as the next two
+  HiddenSite* beside_ffn = nullptr;   // b
+  HiddenSite* in_branch = nullptr;    // c
   int64_t heads = 1;
   int index = 0;
   float dropout = 0;            // of both branches and of the hidden rows

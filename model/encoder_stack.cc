@@ -11,6 +11,12 @@ namespace {
 constexpr std::array<const char*, 6> kSites = {"attn.q",   "attn.k", "attn.v",
                                                "attn.out", "ffn.in", "ffn.out"};
 
+constexpr std::array<const char*, 3> kHiddenSites = {"norm1", "ffn.beside", "attn.branch"};
+
+std::array<HiddenSite**, 3> hidden_sites_of(EncoderLayer& l) {
+  return {&l.after_norm1, &l.beside_ffn, &l.in_branch};
+}
+
 std::array<Linear*, 6> linears_of(EncoderLayer& l) {
   return {&l.q, &l.k, &l.v, &l.out, &l.ffn_in, &l.ffn_out};
 }
@@ -42,6 +48,31 @@ Linear& EncoderStack::linear_site(const std::string& name) {
 std::string EncoderStack::module_path(const std::string& site) const {
   const auto [layer, which] = place(site);
   return cat(names_.layers, layer, ".", names_.projections[which]);
+}
+
+std::vector<std::string> EncoderStack::hidden_sites() const {
+  std::vector<std::string> names;
+  for (size_t i = 0; i < layers.size(); ++i)
+    for (const char* site : kHiddenSites) names.push_back(cat("layers.", i, ".", site));
+  return names;
+}
+
+HiddenSite*& EncoderStack::hidden_site(const std::string& name) {
+  for (size_t i = 0; i < layers.size(); ++i)
+    for (size_t s = 0; s < kHiddenSites.size(); ++s)
+      if (name == cat("layers.", i, ".", kHiddenSites[s])) return *hidden_sites_of(layers[i])[s];
+  throw ConfigError(
+      cat("no place \"", name, "\" to attach an adapter; this backbone has tokens, ",
+          "and layers.0 ... layers.", layers.size() - 1, " with norm1, ffn.beside, attn.branch"),
+      "E-SITE");
+}
+
+std::vector<HiddenSite*> EncoderStack::attached() {
+  std::vector<HiddenSite*> all;
+  for (EncoderLayer& l : layers)
+    for (HiddenSite** site : hidden_sites_of(l))
+      if (*site != nullptr) all.push_back(*site);
+  return all;
 }
 
 std::vector<Linear*> EncoderStack::linears() {

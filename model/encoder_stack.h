@@ -27,6 +27,11 @@ class EncoderStack {
   std::vector<std::string> linear_sites() const;
   Linear& linear_site(const std::string& name);
   std::string module_path(const std::string& site) const;
+  std::string layer_path(int layer) const { return cat(names_.layers, layer); }
+  std::vector<std::string> hidden_sites() const;
+  HiddenSite*& hidden_site(const std::string& name);
+  // What is attached at hidden sites.
+  std::vector<HiddenSite*> attached();
   std::vector<Linear*> linears();
   std::vector<LayerNorm*> norms();
   void set_precision(DType product);

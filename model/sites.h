@@ -23,4 +23,22 @@ class LinearSite {
                         const Packing& packing) = 0;
 };
 
+// In the way of rows: what a layer computes goes through it.
+//
+//   y = f(x), row by row;  x, y [rows, dim]
+class HiddenSite {
+ public:
+  virtual ~HiddenSite() = default;
+  // y is overwritten and is not x. save: what backward() reads is kept in ctx.activations(), and x
+  // stays as it is until then; one pass at a time.
+  virtual void forward(Context& ctx, ConstTensorView x, const Packing& rows, bool save,
+                       TensorView y) = 0;
+  virtual bool trainable() const = 0;
+  // Accumulates the site's own gradients. dx [rows, dim] is overwritten and is not dy; empty: not
+  // wanted.
+  virtual void backward(Context& ctx, ConstTensorView dy, const Packing& rows, TensorView dx) = 0;
+  // To be called after an optimizer step, and after the parameters moved.
+  virtual void parameters_updated() = 0;
+};
+
 }  // namespace scgraft

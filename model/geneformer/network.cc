@@ -66,7 +66,7 @@ std::vector<Parameter*> GeneformerNetwork::encoder_parameters() {
   return all;
 }
 
-bool GeneformerNetwork::front_trainable() const {
+bool GeneformerNetwork::tables_trainable() const {
   return words_table_->trainable() || positions_table_->trainable() || types_table_->trainable() ||
          norm_.trainable();
 }
@@ -74,6 +74,12 @@ bool GeneformerNetwork::front_trainable() const {
 Dropout GeneformerNetwork::front_dropout(bool training) const {
   return {.p = training ? static_cast<float>(config_.dropout) : 0.0f,
           .site = dropout_site(encoder_.size(), DropoutSlot::attention)};
+}
+
+std::vector<std::string> GeneformerNetwork::hidden_sites() const {
+  std::vector<std::string> names = encoder_.hidden_sites();
+  names.insert(names.begin(), "tokens");
+  return names;
 }
 
 void GeneformerNetwork::front_forward(Context& ctx, const TokenBatch& batch,
@@ -104,17 +110,18 @@ void GeneformerNetwork::front_forward(Context& ctx, const TokenBatch& batch,
                 std::as_const(types_table_->value).view(), types_.view(), {}, batch.value_rows(),
                 ranks);
   const Packing packing = batch.packing();
-  const bool save = options.save && front_trainable();
+  const bool save = options.save && tables_trainable();
   const Dropout dropout = front_dropout(options.training);
   Arena::Scope scratch(ctx.scratch());
   const TensorView sum = ctx.scratch().take(x.shape(), x.dtype());
   embedding_sum(ctx, in_type(ctx, words, x.dtype()), batch.gene_index(),
                 in_type(ctx, ranks, x.dtype()), batch.value_index(), {}, packing, sum);
   // The backward pass of the norm reads its result, which dropout would change.
-  const TensorView normed =
-      save && dropout.active() ? keep.take(x.shape(), x.dtype()) : TensorView(x);
+  const TensorView tokens = token_site_ != nullptr ? keep.take(x.shape(), x.dtype()) : x;
+  const TensorView normed = save && dropout.active() ? keep.take(x.shape(), x.dtype()) : tokens;
   norm_.forward(ctx, sum, {}, {}, nullptr, normed, save ? &norm_saved_ : nullptr);
-  row_dropout(ctx, normed, dropout, &packing, x);
+  row_dropout(ctx, normed, dropout, &packing, tokens);
+  if (token_site_ != nullptr) token_site_->forward(ctx, tokens, packing, options.save, x);
   if (options.tap != nullptr) {
     Arena::Scope activations(keep);
     (*options.tap)("embeddings", in_type(ctx, x, stored));
@@ -127,7 +134,8 @@ void GeneformerNetwork::encode(Context& ctx, const TokenBatch& batch, const Enco
   const Packing rows = options.rows == LayerRows::cls ? batch.cell_rows() : packing;
   require(out.shape() == (Shape{rows.tokens(), config_.dim}), "geneformer: the result must be ",
           Shape{rows.tokens(), config_.dim}, ", got ", out.shape());
-  const int frontier = front_trainable() ? -1 : encoder_.frontier();
+  const bool front = tables_trainable() || token_site_trainable();
+  const int frontier = front ? -1 : encoder_.frontier();
   const TensorView x = ctx.activations().take(
       {packing.tokens(), config_.dim}, activation_type(ctx, words_table_->value.dtype(), product_));
   front_forward(ctx, batch, options, x);
@@ -148,9 +156,16 @@ void GeneformerNetwork::front_backward(Context& ctx, const TokenBatch& batch,
   const int64_t d = config_.dim;
   const DType stored = words_table_->value.dtype();
   const Packing packing = batch.packing();
+  Arena::Scope scratch(ctx.scratch());
+  if (token_site_ != nullptr) {
+    TensorView below;
+    if (tables_trainable()) below = scratch.take(dx.shape(), dx.dtype());
+    token_site_->backward(ctx, dx, packing, below);
+    dx = below;
+  }
+  if (!tables_trainable()) return;
   row_dropout(ctx, dx, front_dropout(options.training), &packing, dx);
   norm_.backward(ctx, norm_saved_, dx, {}, &packing, dx, {});
-  Arena::Scope scratch(ctx.scratch());
   if (words_table_->trainable()) {
     const TensorView dwords = scratch.take({batch.unique_genes().numel(), d}, stored);
     table_gradient(ctx, dx, batch.gene_uses(), {}, packing, dwords);
@@ -193,6 +208,8 @@ void GeneformerNetwork::parameters_updated() {
   for (Linear* linear : linears()) linear->parameters_updated();
   for (LayerNorm* norm : norms())
     if (norm->trainable()) norm->values_changed();
+  for (HiddenSite* site : encoder_.attached()) site->parameters_updated();
+  if (token_site_ != nullptr) token_site_->parameters_updated();
 }
 
 void GeneformerNetwork::set_precision(DType product) {

@@ -15,7 +15,8 @@ namespace scgraft {
 //   x      = drop(LN(word[gene] + position[rank] + type[0]))
 //   layers = post-norm encoder layers (model/encoder_layer.h), no final norm
 //
-// A token's value in the batch is its rank, 0 for the first token.
+// A token's value in the batch is its rank, 0 for the first token. What is attached at the site
+// "tokens" is in the way of x.
 // Source: Geneformer (Theodoris et al. 2023); names are those of BertForMaskedLM,
 // BertForSequenceClassification and BertForTokenClassification.
 class GeneformerNetwork : public Backbone {
@@ -44,6 +45,11 @@ class GeneformerNetwork : public Backbone {
   std::string module_path(const std::string& site) const override {
     return encoder_.module_path(site);
   }
+  std::vector<std::string> hidden_sites() const override;
+  HiddenSite*& hidden_site(const std::string& name) override {
+    return name == "tokens" ? token_site_ : encoder_.hidden_site(name);
+  }
+  std::string layer_path(int layer) const override { return encoder_.layer_path(layer); }
   void encode(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
               TensorView out) override;
   void encode_backward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
@@ -57,7 +63,8 @@ class GeneformerNetwork : public Backbone {
                      TensorView x);
   void front_backward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
                       TensorView dx);
-  bool front_trainable() const;
+  bool tables_trainable() const;  // or the norm of their sum
+  bool token_site_trainable() const { return token_site_ != nullptr && token_site_->trainable(); }
   Dropout front_dropout(bool training) const;
   std::vector<Linear*> linears();
   std::vector<LayerNorm*> norms();
@@ -68,6 +75,7 @@ class GeneformerNetwork : public Backbone {
   Parameter* positions_table_ = nullptr;
   Parameter* types_table_ = nullptr;
   LayerNorm norm_;
+  HiddenSite* token_site_ = nullptr;
   EncoderStack encoder_;
   std::optional<WordPrediction> words_;
   std::optional<Pooler> pooler_;

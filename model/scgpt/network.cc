@@ -90,6 +90,12 @@ Dropout ScgptNetwork::value_dropout(bool training) const {
           .site = dropout_site(encoder_.size(), DropoutSlot::attention)};
 }
 
+std::vector<std::string> ScgptNetwork::hidden_sites() const {
+  std::vector<std::string> names = encoder_.hidden_sites();
+  names.insert(names.begin(), "tokens");
+  return names;
+}
+
 void ScgptNetwork::front_forward(Context& ctx, const TokenBatch& batch,
                                  const EncodeOptions& options, bool save, TensorView x) {
   const int64_t d = config_.dim;
@@ -138,11 +144,15 @@ void ScgptNetwork::front_forward(Context& ctx, const TokenBatch& batch,
                       save && value_encoder_trainable() ? &front_.value_norm : nullptr);
   front_.value_in = v;
   front_.value_hidden = hidden;
-  front_.value = value;
+  TensorView adapted = value;
+  if (token_site_ != nullptr) {
+    adapted = keep.take({n, d}, type);
+    token_site_->forward(ctx, value, value_rows, save, adapted);
+  }
 
   // The tables are as small as the vocabulary of the batch; what is gathered from them is not.
   const ConstTensorView gene_table = in_type(ctx, gene, x.dtype());
-  const ConstTensorView value_table = in_type(ctx, value, x.dtype());
+  const ConstTensorView value_table = in_type(ctx, adapted, x.dtype());
   embedding_sum(ctx, gene_table, batch.gene_index(), value_table, batch.value_index(),
                 value_dropout(options.training), batch.packing(), x);
   if (options.tap != nullptr) {
@@ -150,7 +160,7 @@ void ScgptNetwork::front_forward(Context& ctx, const TokenBatch& batch,
     const TensorView tokens = scratch.take({batch.tokens(), d}, type);
     embedding_sum(ctx, gene, batch.gene_index(), {}, {}, {}, batch.packing(), tokens);
     (*options.tap)("gene_emb", tokens);
-    embedding_sum(ctx, value, batch.value_index(), {}, {}, {}, batch.packing(), tokens);
+    embedding_sum(ctx, adapted, batch.value_index(), {}, {}, {}, batch.packing(), tokens);
     (*options.tap)("value_emb", tokens);
   }
 }
@@ -163,7 +173,8 @@ void ScgptNetwork::encode(Context& ctx, const TokenBatch& batch, const EncodeOpt
   const Packing rows = options.rows == LayerRows::cls ? batch.cell_rows() : packing;
   require(out.shape() == (Shape{rows.tokens(), d}), "scgpt: the result must be ",
           Shape{rows.tokens(), d}, ", got ", out.shape());
-  const bool front = gene_encoder_trainable() || value_encoder_trainable();
+  const bool front =
+      gene_encoder_trainable() || value_encoder_trainable() || token_site_trainable();
   const int frontier = front ? -1 : encoder_.frontier();
   const TensorView x = ctx.activations().take({packing.tokens(), d}, type);
   front_forward(ctx, batch, options, options.save, x);
@@ -200,11 +211,19 @@ void ScgptNetwork::front_backward(Context& ctx, const TokenBatch& batch,
     if (embedding_->trainable())
       add_rows(ctx, dgene, batch.unique_genes(), embedding_->grad.view());
   }
-  if (value_encoder_trainable()) {
+  const bool to_encoder = value_encoder_trainable();
+  if (to_encoder || token_site_trainable()) {
     const int64_t n = batch.unique_values().numel();
     const Packing rows = batch.value_rows();
-    const TensorView dvalue = scratch.take({n, d}, type);
+    TensorView dvalue = scratch.take({n, d}, type);
     table_gradient(ctx, dx, batch.value_uses(), value_dropout(options.training), packing, dvalue);
+    if (token_site_ != nullptr) {
+      TensorView below;
+      if (to_encoder) below = scratch.take({n, d}, type);
+      token_site_->backward(ctx, dvalue, rows, below);
+      dvalue = below;
+    }
+    if (!to_encoder) return;
     value_norm_.backward(ctx, front_.value_norm, dvalue, {}, nullptr, dvalue, {});
     const TensorView dhidden = scratch.take({n, d}, type);
     value2_.backward(ctx, front_.value_hidden, dvalue, rows, options.training, false, dhidden);
@@ -245,6 +264,8 @@ void ScgptNetwork::parameters_updated() {
   for (Linear* linear : linears()) linear->parameters_updated();
   for (LayerNorm* norm : norms())
     if (norm->trainable()) norm->values_changed();
+  for (HiddenSite* site : encoder_.attached()) site->parameters_updated();
+  if (token_site_ != nullptr) token_site_->parameters_updated();
 }
 
 void ScgptNetwork::set_precision(DType product) {

@@ -16,7 +16,8 @@ namespace scgraft {
 //   x      = LN(E[gene]) + drop(LN(W2 relu(W1 min(value, 512) + b1) + b2))
 //   layers = post-norm encoder layers (model/encoder_layer.h), no final norm
 //
-// Gene and value rows are computed once per distinct gene and value of a batch.
+// Gene and value rows are computed once per distinct gene and value of a batch. What is attached at
+// the site "tokens" is in the way of the value rows, between their norm and their dropout.
 // Source: scGPT (Cui et al. 2024); names are those of its non-flash checkpoints.
 class ScgptNetwork : public Backbone {
  public:
@@ -51,6 +52,11 @@ class ScgptNetwork : public Backbone {
   std::string module_path(const std::string& site) const override {
     return encoder_.module_path(site);
   }
+  std::vector<std::string> hidden_sites() const override;
+  HiddenSite*& hidden_site(const std::string& name) override {
+    return name == "tokens" ? token_site_ : encoder_.hidden_site(name);
+  }
+  std::string layer_path(int layer) const override { return encoder_.layer_path(layer); }
   void encode(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
               TensorView out) override;
   void encode_backward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
@@ -67,7 +73,6 @@ class ScgptNetwork : public Backbone {
     TensorView dgene;              // extra gradient from the MVC head
     ConstTensorView value_in;      // [unique values, 1]
     ConstTensorView value_hidden;  // [unique values, dim] after relu
-    ConstTensorView value;         // [unique values, dim]
     LayerNorm::Saved value_norm;
   };
 
@@ -76,6 +81,7 @@ class ScgptNetwork : public Backbone {
   void front_backward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
                       ConstTensorView dx);
   bool value_encoder_trainable() const;
+  bool token_site_trainable() const { return token_site_ != nullptr && token_site_->trainable(); }
   std::vector<Linear*> linears();
   std::vector<LayerNorm*> norms();
   Dropout value_dropout(bool training) const;
@@ -86,6 +92,7 @@ class ScgptNetwork : public Backbone {
   LayerNorm gene_norm_;
   Linear value1_, value2_;
   LayerNorm value_norm_;
+  HiddenSite* token_site_ = nullptr;
   EncoderStack encoder_;
   std::optional<ExpressionDecoder> decoder_;
   std::optional<MvcDecoder> mvc_;

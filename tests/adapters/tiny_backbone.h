@@ -7,6 +7,7 @@
 
 #include "adapters/adapter.h"
 #include "io/sha256.h"
+#include "model/geneformer/network.h"
 #include "model/scgpt/network.h"
 #include "tests/testing/op_test.h"
 
@@ -27,7 +28,21 @@ inline std::unique_ptr<ScgptNetwork> tiny_network(uint64_t seed = 1, int64_t cla
       scgpt_initialiser(seed));
 }
 
-// Three cells of different lengths.
+// A Geneformer network of the same size.
+inline std::unique_ptr<GeneformerNetwork> tiny_geneformer(uint64_t seed = 1) {
+  GeneformerConfig config;
+  config.vocab = 20;
+  config.dim = 16;
+  config.heads = 4;
+  config.layers = 2;
+  config.ffn = 24;
+  config.positions = 8;
+  config.dropout = config.attention_dropout = 0;
+  return std::make_unique<GeneformerNetwork>(config, GeneformerNetwork::Heads{.words = false},
+                                             geneformer_initialiser(seed));
+}
+
+// Three cells of different lengths, whose values pass for ranks too.
 class TinyBatch {
  public:
   TinyBatch() {

@@ -17,6 +17,28 @@ TEST_P(AddTest, AddsElementByElement) {
   expect_close(y.view(), {1.25, 0, 1, 999});
 }
 
+TEST_P(AddTest, AddsAMultiple) {
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    for (int64_t n : {1, 7, 33, 16385}) {
+      const Tensor a = random({n}), b = random({n});
+      const std::vector<double> va = values_of(a.view()), vb = values_of(b.view());
+      std::vector<double> sum, alone;
+      for (size_t i = 0; i < va.size(); ++i) {
+        sum.push_back(va[i] - 0.5 * vb[i]);
+        alone.push_back(-0.5 * vb[i]);
+      }
+      Tensor y = poisoned({n});
+      add(ctx(), a.view(), b.view(), y.view(), -0.5);
+      expect_close(y.view(), sum);
+      Tensor in_place = b.clone();
+      add(ctx(), {}, in_place.view(), in_place.view(), -0.5);
+      expect_close(in_place.view(), alone);
+    }
+  }
+}
+
 TEST_P(AddTest, WritesEveryElementOfAwkwardSizes) {
   for (DType type : storage_types()) {
     SCOPED_TRACE(type);
