@@ -38,20 +38,57 @@ int64_t number(const nlohmann::json& config, const char* key, int64_t otherwise)
   return config.contains(key) && config[key].is_number() ? config[key].get<int64_t>() : otherwise;
 }
 
-void copy_rows(const Tensor& from, int64_t begin, Parameter& to, const Checkpoint& file,
-               const std::string& name) {
-  const Shape& want = to.value.shape();
-  if (from.rank() != 2 || from.dim(1) != want[1] || begin + want[0] > from.dim(0))
-    fail(file, cat(name, " is ", from.shape(), ", rows ", begin, " to ", begin + want[0],
-                   " of width ", want[1], " were wanted"));
-  const Tensor same = from.converted(to.value.dtype());
-  copy(same.view().rows(begin, begin + want[0]), to.value.view());
+// Fills the parameters of one array of the file.
+void fill(const Checkpoint& file, const std::string& name,
+          const std::vector<Parameter*>& parameters) {
+  const Tensor& from = file.tensor(name);
+  int64_t rows = 0;
+  for (const Parameter* p : parameters) rows += p->value.dim(0);
+  const Shape first = parameters.front()->value.shape();
+  const bool fits = from.rank() == first.rank() && from.dim(0) == rows &&
+                    (from.rank() == 1 || from.dim(1) == first[1]);
+  if (!fits)
+    fail(file, cat(name, " is ", from.shape(), ", ", rows, " rows",
+                   first.rank() == 1 ? "" : cat(" of width ", first[1]), " were wanted"));
+  const Tensor same = from.converted(parameters.front()->value.dtype());
+  int64_t row = 0;
+  for (Parameter* p : parameters) {
+    copy(same.view().rows(row, row + p->value.dim(0)), p->value.view());
+    row += p->value.dim(0);
+  }
+}
+
+// Our parameters by the arrays of the file that hold them.
+class Arrays {
+ public:
+  Arrays(Adapter& adapter, ScpeftAdapter& out) : out_(out) {
+    for (Parameter* p : adapter.parameters()) ours_[p->name] = p;
+  }
+  void add(const std::string& theirs, const std::string& ours) {
+    out_.arrays[theirs].push_back(ours_.at(ours));
+  }
+  void add_bottleneck(const std::string& theirs, const std::string& ours) {
+    for (const char* part : {".fc1.weight", ".fc1.bias", ".fc2.weight", ".fc2.bias"})
+      add(theirs + part, ours + part);
+  }
+
+ private:
+  ScpeftAdapter& out_;
+  std::map<std::string, Parameter*> ours_;
+};
+
+constexpr const char* kTokenAdapter = "value_encoder.adapter";
+
+std::string space_adapter(const Backbone& backbone, int layer) {
+  return backbone.layer_path(layer) + ".space_adapter";
 }
 
 }  // namespace
 
 bool is_scpeft_tensor(const std::string& name) {
-  return name.find(".lora_A") != std::string::npos || name.find(".lora_B") != std::string::npos;
+  for (const char* part : {".lora_A", ".lora_B", ".space_adapter.", "value_encoder.adapter."})
+    if (name.find(part) != std::string::npos) return true;
+  return false;
 }
 
 ScpeftAdapter read_scpeft_adapter(const nlohmann::json& config, const Checkpoint& file,
@@ -61,39 +98,48 @@ ScpeftAdapter read_scpeft_adapter(const nlohmann::json& config, const Checkpoint
     fail(file, "peft_config.json has no peft_type");
   const auto& type = config["peft_type"];
   if (type == false || type.is_null()) return out;
-  if (type != "LORA")
-    fail(file, cat("peft_config.json asks for ", type.dump(), "; this version reads LORA"));
+  const std::map<std::string, std::string> types = {
+      {"LORA", "lora"}, {"ENCODER", "encoder"}, {"TOKEN", "token"}, {"HYBRID", "token+encoder"}};
+  const auto known = types.find(type.is_string() ? type.get<std::string>() : "");
+  if (known == types.end())
+    fail(file, cat("peft_config.json asks for ", type.dump(),
+                   "; this version reads LORA, ENCODER, TOKEN and HYBRID"));
 
   AdapterOptions options;
-  options.type = "lora";
+  options.type = known->second;
   options.rank = number(config, "r", 8);
   options.alpha = static_cast<double>(number(config, "lora_alpha", 1));
   options.targets = {"q", "v"};
-  std::tie(options.first_layer, options.last_layer) =
-      layer_range(config, file, backbone.layer_count());
+  const bool lora = options.type == "lora";
+  const bool token = options.type.starts_with("token");
+  const bool encoder = options.type.ends_with("encoder");
+  if (lora || encoder)
+    std::tie(options.first_layer, options.last_layer) =
+        layer_range(config, file, backbone.layer_count());
+  // The width is that of the arrays: mlp_ratio is rounded on its way there.
+  if (!lora) {
+    const std::string first = token ? kTokenAdapter : space_adapter(backbone, options.first_layer);
+    options.width = static_cast<double>(file.tensor(first + ".fc1.weight").dim(0)) /
+                    static_cast<double>(backbone.dim());
+  }
   out.adapter = make_adapter(options, backbone, 0);
 
-  std::map<std::string, Parameter*> ours;
-  for (Parameter* p : out.adapter->parameters()) ours[p->name] = p;
-  for (int layer = options.first_layer; layer <= options.last_layer; ++layer) {
-    const std::string base = cat("transformer_encoder.layers.", layer, ".self_attn.");
-    for (const char* side : {"lora_A", "lora_B"}) {
-      const std::string name = cat(base, "Wqkv.", side);
-      const Tensor& packed = file.tensor(name);
-      int64_t row = 0;
-      for (const char* projection : {"q", "v"}) {
-        Parameter* p = ours.at(cat(
-            "base_model.model.", backbone.module_path(cat("layers.", layer, ".attn.", projection)),
-            ".", side, ".weight"));
-        copy_rows(packed, row, *p, file, name);
-        row += p->value.dim(0);
-        out.packed[name].push_back(p);
-      }
-      if (row != packed.dim(0))
-        fail(file, cat(name, " has ", packed.dim(0), " rows, ", row, " were wanted"));
-    }
-    out.trained_with_it.push_back(base + "in_proj_bias");
+  Arrays arrays(*out.adapter, out);
+  if (token) arrays.add_bottleneck(kTokenAdapter, "token_adapter");
+  for (int layer = options.first_layer; (lora || encoder) && layer <= options.last_layer; ++layer) {
+    if (encoder)
+      arrays.add_bottleneck(space_adapter(backbone, layer), space_adapter(backbone, layer));
+    if (!lora) continue;
+    const std::string attention = backbone.layer_path(layer) + ".self_attn.";
+    for (const std::string side : {"lora_A", "lora_B"})
+      for (const char* projection : {"q", "v"})
+        arrays.add(attention + "Wqkv." + side,
+                   cat("base_model.model.",
+                       backbone.module_path(cat("layers.", layer, ".attn.", projection)), ".", side,
+                       ".weight"));
+    out.trained_with_it.push_back(attention + "in_proj_bias");
   }
+  for (const auto& [name, parameters] : out.arrays) fill(file, name, parameters);
   return out;
 }
 

@@ -12,19 +12,20 @@
 namespace scgraft {
 
 // An adapter inside a whole-model checkpoint as scPEFT's main code writes it (peft_config.json
-// beside the weights).
+// beside the weights), under transformer_encoder.layers.{i}:
 //
-// LoRA there is one packed matrix pair per layer:  lora_A [2r, dim] (rows of q, then of v),
-// lora_B [2 dim, r] (rows of q, then of v), scale alpha / r, under
-// transformer_encoder.layers.{i}.self_attn.Wqkv.
+//   LORA     self_attn.Wqkv.lora_A [2r, dim] (rows of q, then of v), lora_B [2 dim, r] (rows of q,
+//            then of v), scale alpha / r
+//   ENCODER  space_adapter.fc1, .fc2: layout "norm"
+//   TOKEN    value_encoder.adapter.fc1, .fc2, in no layer
+//   HYBRID   the last two
 struct ScpeftAdapter {
   std::unique_ptr<Adapter> adapter;  // null when peft_config.json says that there is none
 
-  // The packed arrays of scPEFT from per-projection ones: its name -> the parameters whose rows
-  // follow each other in it.
-  std::map<std::string, std::vector<Parameter*>> packed;
-  // Parameters of the backbone that scPEFT trains with this adapter (the packed biases of adapted
-  // layers), by canonical name.
+  // The arrays of scPEFT from ours: its name -> the parameters whose rows follow each other in it.
+  std::map<std::string, std::vector<Parameter*>> arrays;
+  // Parameters of the backbone that scPEFT trains with this adapter (the packed biases of layers
+  // with LoRA), by canonical name.
   std::vector<std::string> trained_with_it;
 };
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <filesystem>
+#include <set>
 #include <vector>
 
 #include "adapters/scpeft.h"
@@ -257,22 +258,23 @@ TraceArrays trace_scgpt(Context& ctx, const std::string& folder, const TraceArra
 
   TraceArrays out;
   Tracer(ctx, model, c, out).run(options.gradient);
-  std::map<const Parameter*, bool> in_packed;
-  for (const auto& [name, parts] : scpeft.packed) {
-    if (!options.gradient) break;
+  if (!options.gradient) return out;
+  std::set<const Parameter*> in_arrays;
+  for (const auto& [name, parts] : scpeft.arrays) {
+    const Tensor& first = parts.front()->grad;
     int64_t rows = 0;
     for (const Parameter* p : parts) rows += p->grad.dim(0);
-    Tensor packed({rows, parts.front()->grad.dim(1)}, DType::f32);
+    Tensor array(first.rank() == 1 ? Shape{rows} : Shape{rows, first.dim(1)}, DType::f32);
     int64_t row = 0;
     for (const Parameter* p : parts) {
-      copy(std::as_const(p->grad).view(), packed.view().rows(row, row + p->grad.dim(0)));
+      copy(std::as_const(p->grad).view(), array.view().rows(row, row + p->grad.dim(0)));
       row += p->grad.dim(0);
-      in_packed[p] = true;
+      in_arrays.insert(p);
     }
-    out["grad." + name] = std::move(packed);
+    out["grad." + name] = std::move(array);
   }
-  std::erase_if(trained, [&](const Parameter* p) { return in_packed.contains(p); });
-  if (options.gradient) add_gradients(trained, out);
+  std::erase_if(trained, [&](const Parameter* p) { return in_arrays.contains(p); });
+  add_gradients(trained, out);
   return out;
 }
 

@@ -203,6 +203,15 @@ TEST_P(Golden, ScpeftLora) {
   expect_gradients(mode(), "scpeft_scgpt_lora", "", 16);
 }
 
+TEST_P(Golden, ScpeftBottlenecks) {
+  for (const auto& [name, gradients] : std::vector<std::pair<std::string, size_t>>{
+           {"scpeft_scgpt_encoder", 18}, {"scpeft_scgpt_token", 14}, {"scpeft_scgpt_hybrid", 22}}) {
+    SCGRAFT_NEEDS_SHARED("golden/" + name);
+    expect_activations(mode(), name, outputs_of(name));
+    expect_gradients_together(mode(), name, gradients);
+  }
+}
+
 TEST_P(Golden, ScpeftNone) {
   SCGRAFT_NEEDS_SHARED("golden/scpeft_scgpt_none");
   expect_activations(mode(), "scpeft_scgpt_none", outputs_of("scpeft_scgpt_none"));
