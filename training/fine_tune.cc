@@ -191,6 +191,9 @@ void FineTune::graft() {
     options.alpha = config_.adapter.lora_alpha;
     options.dropout = config_.adapter.lora_dropout;
     options.targets = config_.adapter.target_modules;
+    options.width = config_.adapter.width;
+    options.layout = config_.adapter.layout;
+    options.start = config_.adapter.start;
     options.first_layer = static_cast<int>(config_.adapter.first_layer);
     options.last_layer = static_cast<int>(config_.adapter.last_layer);
     adapter_ = make_adapter(options, net, static_cast<uint64_t>(config_.train.seed));

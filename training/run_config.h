@@ -15,11 +15,14 @@ struct RunConfig {
   std::string task = "annotate";  // annotate | pretrain
 
   struct Adapter {
-    std::string type = "lora";  // a kind of adapter_kinds(), or none
+    std::string type = "lora";  // as make_adapter() takes it, or none
     int64_t r = 8;
     double lora_alpha = 16;
     double lora_dropout = 0;
     std::vector<std::string> target_modules = {"q", "v"};
+    double width = 0.25;
+    std::string layout = "norm";     // norm | parallel | branch
+    std::string start = "identity";  // identity | uniform
     int64_t first_layer = 0;
     int64_t last_layer = -1;  // -1: the last layer of the model
   } adapter;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <optional>
+#include <set>
 
 #include "app/duration.h"
 #include "app/nearest.h"
@@ -58,6 +59,19 @@ std::string assign_choice(const ConfigKey& key, const std::string& text, std::st
   if (std::find(key.choices.begin(), key.choices.end(), text) == key.choices.end()) {
     const std::string near = nearest(text, key.choices);
     return wrong(key, quoted(text)) + (near.empty() ? "" : cat("; did you mean ", near, "?"));
+  }
+  *field = text;
+  return {};
+}
+
+std::string assign_joined(const ConfigKey& key, const std::string& text, std::string* field) {
+  std::set<std::string> seen;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find('+', begin), text.size());
+    std::string part = text.substr(begin, end - begin);
+    if (std::string problem = assign_choice(key, part, &part); !problem.empty()) return problem;
+    if (!seen.insert(part).second) return cat(key.full_name(), " names ", quoted(part), " twice");
+    begin = end + 1;
   }
   *field = text;
   return {};
@@ -119,6 +133,8 @@ std::string assign(const ConfigKey& key, const YamlNode& value, RunConfig& confi
       return assign_path(key, text, std::get<std::string*>(field));
     case ConfigType::choice:
       return assign_choice(key, text, std::get<std::string*>(field));
+    case ConfigType::joined:
+      return assign_joined(key, text, std::get<std::string*>(field));
     case ConfigType::integer:
       return assign_number(key, text, parse<int64_t>(text), std::get<int64_t*>(field));
     case ConfigType::real:

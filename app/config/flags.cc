@@ -24,6 +24,7 @@ std::string type_name(const ConfigKey& key) {
       return "A,B,...";
     case ConfigType::text:
     case ConfigType::choice:
+    case ConfigType::joined:
       break;
   }
   return "TEXT";

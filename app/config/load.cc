@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "adapters/adapter.h"
 #include "app/config/assign.h"
 #include "app/config/schema.h"
 #include "app/config/yaml_tree.h"
@@ -194,6 +195,9 @@ class Loader {
       violate(at("data.hvg"), cat("data.hvg ", c.data.hvg, " needs data.hvg_count"));
     if (c.data.hvg == "none" && c.data.hvg_count > 0)
       violate(at("data.hvg_count"), "data.hvg_count needs data.hvg: seurat_v3 or cell_ranger");
+    if (c.adapter.type != "none" && !is_adapter_type(c.adapter.type))
+      violate(at("adapter.type"),
+              cat("adapter.type ", c.adapter.type, " joins none to an adapter; leave it out"));
     if (c.adapter.type == "none" && c.train.trainable == "adapter" && c.task == "annotate")
       violate(at("adapter.type"),
               "adapter.type none leaves nothing to train; set train.trainable to head or all");

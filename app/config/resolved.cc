@@ -43,7 +43,8 @@ std::string resolved_yaml(const RunConfig& config, const Origins& origins) {
 std::string example_yaml() {
   return yaml_of(RunConfig(), [](const ConfigKey& key) {
     std::string text(key.help);
-    if (key.type == ConfigType::choice) text += ": " + key.expected();
+    if (key.type == ConfigType::choice || key.type == ConfigType::joined)
+      text += ": " + key.expected();
     return text;
   });
 }

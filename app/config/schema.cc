@@ -25,6 +25,13 @@ nlohmann::ordered_json schema_of(const ConfigKey& key) {
     case ConfigType::choice:
       schema["enum"] = key.choices;
       break;
+    case ConfigType::joined: {
+      std::string any;
+      for (const std::string& choice : key.choices) any += (any.empty() ? "" : "|") + choice;
+      schema["pattern"] = fmt::format("^({0})([+]({0}))*$", any);
+      schema["type"] = "string";
+      break;
+    }
     case ConfigType::words:
       schema["type"] = "array";
       schema["items"] = {{"enum", key.choices}};
@@ -64,6 +71,8 @@ std::string ConfigKey::expected() const {
       return "a path";
     case ConfigType::choice:
       return "one of " + joined(choices);
+    case ConfigType::joined:
+      return "one of " + joined(choices) + ", or several joined by +";
     case ConfigType::words:
       return "a list of " + joined(choices);
     case ConfigType::texts:

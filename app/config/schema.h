@@ -18,6 +18,7 @@ enum class ConfigType {
   text,
   path,    // ${env:NAME} is replaced
   choice,  // one of `choices`
+  joined,  // one of `choices`, or several joined by +
   integer,
   real,
   duration,  // seconds, or text such as 3h50m

@@ -101,7 +101,13 @@ TEST_F(ConfigTest, EveryFaultIsNamedWithItsPlace) {
       {"adapter: {target_modules: [q, q]}", "names \"q\" twice"},
       {"adapter: {target_modules: []}", "got an empty list"},
       {"adapter: {target_modules: [qkv]}", "got \"qkv\""},
-      {"adapter: {type: prefix}", "adapter.type must be one of lora, none"},
+      {"adapter: {type: prefixx}",
+       "adapter.type must be one of encoder, lora, token, none, or several joined by +"},
+      {"adapter: {type: lora+tokn}", "got \"tokn\"; did you mean token?"},
+      {"adapter: {type: lora+}", "got \"\""},
+      {"adapter: {type: token+token}", "adapter.type names \"token\" twice"},
+      {"adapter: {type: lora+none}", "joins none to an adapter"},
+      {"adapter: {width: 0}", "a number above 0 to 4"},
       {"adapter: 3", "run.yaml:1:10: adapter is a section of keys, got a value"},
       {"[1, 2]", "made of keys and values"},
       {"schema_version: 2", "schema_version 2 is newer"},
@@ -210,7 +216,9 @@ TEST_F(ConfigTest, TheTableNamesEveryKeyOnce) {
     EXPECT_EQ(find_key(key.full_name()), &key);
     for (const std::string& alias : key.aliases) EXPECT_EQ(find_key(key.section, alias), &key);
     EXPECT_FALSE(key.help.empty());
-    EXPECT_EQ(key.choices.empty(), key.type != ConfigType::choice && key.type != ConfigType::words);
+    EXPECT_EQ(key.choices.empty(), key.type != ConfigType::choice &&
+                                       key.type != ConfigType::joined &&
+                                       key.type != ConfigType::words);
   }
 }
 
