@@ -5,6 +5,7 @@
 #include "adapters/adapter.h"
 #include "adapters/encoder.h"
 #include "adapters/lora.h"
+#include "adapters/prefix.h"
 #include "adapters/token.h"
 #include "adapters/union.h"
 #include "runtime/error.h"
@@ -21,6 +22,7 @@ struct Kind {
 constexpr Kind kKinds[] = {
     {"encoder", make_encoder_adapter},
     {"lora", make_lora},
+    {"prefix", make_prefix},
     {"token", make_token_adapter},
 };
 

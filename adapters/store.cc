@@ -105,6 +105,7 @@ json adapter_files::to_json(const AdapterOptions& options) {
           {"width", options.width},
           {"layout", options.layout},
           {"start", options.start},
+          {"tokens", options.tokens},
           {"first_layer", options.first_layer},
           {"last_layer", options.last_layer}};
 }

@@ -167,6 +167,7 @@ AdapterOptions adapter_files::options_from_json(const json& object, const std::s
     options.width = value<double>(object, "width", file);
     options.layout = value<std::string>(object, "layout", file);
     options.start = value<std::string>(object, "start", file);
+    options.tokens = value<int64_t>(object, "tokens", file);
   }
   options.first_layer = value<int>(object, "first_layer", file);
   options.last_layer = value<int>(object, "last_layer", file);

@@ -50,6 +50,8 @@ class Backbone {
   // The place itself, null when nothing is attached; not owned. Throws ConfigError listing the
   // sites when there is none of this name.
   virtual HiddenSite*& hidden_site(const std::string& name) = 0;
+  // Where a PrefixSite may attach, as hidden_site(); 0 <= layer < layer_count().
+  virtual PrefixSite*& prefix_site(int layer) = 0;
   // What adapter files call a layer: "transformer_encoder.layers.3".
   virtual std::string layer_path(int layer) const = 0;
 

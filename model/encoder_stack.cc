@@ -95,7 +95,14 @@ void EncoderStack::set_precision(DType product) {
 
 int EncoderStack::frontier() const {
   for (size_t i = 0; i < layers.size(); ++i)
-    if (layers[i].trainable()) return static_cast<int>(i);
+    if (layers[i].trainable() || (layers[i].prefix != nullptr && layers[i].prefix->trainable()))
+      return static_cast<int>(i);
+  return size();
+}
+
+int EncoderStack::first_prefixed() const {
+  for (size_t i = 0; i < layers.size(); ++i)
+    if (layers[i].prefix != nullptr) return static_cast<int>(i);
   return size();
 }
 
@@ -105,6 +112,15 @@ void EncoderStack::forward(Context& ctx, TensorView x, const Packing& packing, c
   type_ = x.dtype();
   first_saved_ = first_saved;
   saved_.assign(layers.size(), {});
+  const int prefixed = first_prefixed();
+  int64_t count = 0;
+  if (prefixed < size()) {
+    count = layers[static_cast<size_t>(prefixed)].prefix->rows().dim(0);
+    for (const EncoderLayer& l : layers)
+      require(l.prefix == nullptr || l.prefix->rows().shape() == (Shape{count, d}),
+              "rows that join the tokens must be ", Shape{count, d}, " in every layer");
+  }
+  inserted_.assign(ctx, packing, count);
 
   // Below the frontier nothing is kept: two buffers take turns.
   TensorView spare;
@@ -112,10 +128,21 @@ void EncoderStack::forward(Context& ctx, TensorView x, const Packing& packing, c
     const int layer = static_cast<int>(i);
     const bool last = i + 1 == layers.size();
     const bool save = layer >= first_saved;
-    const Packing& produced = last ? rows : packing;
+    const bool longer = layer >= prefixed;
+    const Packing through = longer ? inserted_.packing() : packing;
+    const bool cls = last && options.rows == LayerRows::cls;
+    const Packing produced = cls ? rows : through;
     const int64_t n = produced.tokens();
+    if (layers[i].prefix != nullptr) {
+      const TensorView with = ctx.activations().take({through.tokens(), d}, type_);
+      if (layer == prefixed)
+        inserted_.insert(ctx, x, layers[i].prefix->rows(), with);
+      else
+        inserted_.replace(ctx, x, layers[i].prefix->rows(), with);
+      x = with;
+    }
     TensorView y = out;
-    if (!last || type_ != out.dtype()) {
+    if (!last || type_ != out.dtype() || n != out.dim(0)) {
       if (layer + 1 >= first_saved || spare.shape() != (Shape{n, d}))
         y = ctx.activations().take({n, d}, type_);
       else
@@ -139,7 +166,7 @@ void EncoderStack::forward(Context& ctx, TensorView x, const Packing& packing, c
               .norm1 = tap_memory.take({n, d}, type_),
               .hidden = tap_memory.take({n, layers[i].ffn_in.out()}, type_)};
     }
-    layers[i].forward(ctx, x, packing, last ? options.rows : LayerRows::all, produced,
+    layers[i].forward(ctx, x, through, cls ? LayerRows::cls : LayerRows::all, produced,
                       options.training, y, save ? &saved_[i] : nullptr,
                       options.tap != nullptr ? &taps : nullptr);
     if (options.tap != nullptr) {
@@ -147,36 +174,63 @@ void EncoderStack::forward(Context& ctx, TensorView x, const Packing& packing, c
       tell("_attn_out", taps.attention_out);
       tell("_norm1", taps.norm1);
       tell("_ffn_hidden", taps.hidden);
-      tell("_out", y);
     }
     spare = x;
     x = y;
+    if (last && longer && !cls) {
+      const bool here = type_ == out.dtype();
+      const TensorView without = here ? out : ctx.activations().take(out.shape(), type_);
+      inserted_.remove(ctx, x, without);
+      x = without;
+    }
+    if (options.tap != nullptr) tell("_out", x);
   }
   if (x.data() != out.data()) cast(ctx, x, out);
 }
 
 TensorView EncoderStack::backward(Context& ctx, const Packing& packing, const Packing& rows,
                                   const EncodeOptions& options, TensorView dout) {
+  const int64_t d = dout.dim(1);
+  const int prefixed = first_prefixed();
+  const bool cls = options.rows == LayerRows::cls;
   TensorView dy = dout;
   if (type_ != dout.dtype() && first_saved_ < size()) {
     dy = ctx.activations().take(dout.shape(), type_);
     cast(ctx, dout, dy);
   }
+  if (prefixed < size() && first_saved_ < size() && !cls) {
+    const TensorView longer = ctx.activations().take({inserted_.packing().tokens(), d}, type_);
+    inserted_.remove_backward(ctx, dy, longer);
+    dy = longer;
+  }
   TensorView spare;
   for (int i = size() - 1; i >= std::max(first_saved_, 0); --i) {
-    const bool last = i + 1 == size();
+    EncoderLayer& layer = layers[static_cast<size_t>(i)];
+    const bool last_cls = i + 1 == size() && cls;
+    const Packing through = i >= prefixed ? inserted_.packing() : packing;
+    const bool to_rows = layer.prefix != nullptr && layer.prefix->trainable();
     TensorView dx;
-    if (i > first_saved_) {
-      if (spare.empty())
-        dx = ctx.activations().take({packing.tokens(), dout.dim(1)}, type_);
-      else
-        dx = spare;
+    if (i > first_saved_ || to_rows) {
+      const Shape shape{through.tokens(), d};
+      dx = spare.shape() == shape ? spare : ctx.activations().take(shape, type_);
     }
-    layers[static_cast<size_t>(i)].backward(ctx, saved_[static_cast<size_t>(i)], packing,
-                                            last ? options.rows : LayerRows::all,
-                                            last ? rows : packing, options.training, dy, dx);
+    layer.backward(ctx, saved_[static_cast<size_t>(i)], through,
+                   last_cls ? LayerRows::cls : LayerRows::all, last_cls ? rows : through,
+                   options.training, dy, dx);
     spare = dy.shape() == dx.shape() ? dy : TensorView();
     dy = dx;
+    if (layer.prefix == nullptr) continue;
+    const TensorView drows = to_rows ? layer.prefix->gradient() : TensorView();
+    TensorView below;
+    if (i > first_saved_)
+      below =
+          ctx.activations().take({i == prefixed ? packing.tokens() : through.tokens(), d}, type_);
+    if (dy.empty()) continue;
+    if (i == prefixed)
+      inserted_.insert_backward(ctx, dy, below, drows);
+    else
+      inserted_.replace_backward(ctx, dy, below, drows);
+    dy = below;
   }
   return first_saved_ < 0 ? dy : TensorView();
 }

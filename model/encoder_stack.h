@@ -6,6 +6,7 @@
 
 #include "model/backbone.h"
 #include "model/encoder_layer.h"
+#include "model/inserted_rows.h"
 
 namespace scgraft {
 
@@ -36,7 +37,8 @@ class EncoderStack {
   std::vector<LayerNorm*> norms();
   void set_precision(DType product);
 
-  // Lowest layer with anything to train; size() when there is none.
+  // Lowest layer with anything to train, rows that join its input among it; size() when there is
+  // none.
   int frontier() const;
 
   // x [tokens, dim] -> out [rows, dim]; x is overwritten with options.save unset. Layers from
@@ -54,7 +56,10 @@ class EncoderStack {
   std::pair<size_t, size_t> place(const std::string& site) const;
 
   Names names_;
+  // Which rows go through a layer: those of the batch, or with rows of an adapter among them.
+  int first_prefixed() const;  // size() when none is
   std::vector<EncoderLayer::Saved> saved_;
+  InsertedRows inserted_;
   int first_saved_ = 0;
   DType type_ = DType::f32;  // of what passes between layers
 };

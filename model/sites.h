@@ -41,4 +41,15 @@ class HiddenSite {
   virtual void parameters_updated() = 0;
 };
 
+// Rows that join the tokens of every cell, behind the first one, from a layer on. They are queries,
+// keys and values there and in the layers above; where a layer above has rows of its own these take
+// their place, and after the last layer they are gone.
+class PrefixSite {
+ public:
+  virtual ~PrefixSite() = default;
+  virtual ConstTensorView rows() const = 0;  // [count, dim]; count is that of all layers
+  virtual bool trainable() const = 0;
+  virtual TensorView gradient() = 0;  // of rows(), to be added to; when trainable
+};
+
 }  // namespace scgraft

@@ -23,6 +23,7 @@ struct RunConfig {
     double width = 0.25;
     std::string layout = "norm";     // norm | parallel | branch
     std::string start = "identity";  // identity | uniform
+    int64_t tokens = 8;
     int64_t first_layer = 0;
     int64_t last_layer = -1;  // -1: the last layer of the model
   } adapter;

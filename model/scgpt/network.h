@@ -56,6 +56,9 @@ class ScgptNetwork : public Backbone {
   HiddenSite*& hidden_site(const std::string& name) override {
     return name == "tokens" ? token_site_ : encoder_.hidden_site(name);
   }
+  PrefixSite*& prefix_site(int layer) override {
+    return encoder_.layers.at(static_cast<size_t>(layer)).prefix;
+  }
   std::string layer_path(int layer) const override { return encoder_.layer_path(layer); }
   void encode(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
               TensorView out) override;
