@@ -38,22 +38,23 @@ int64_t number(const nlohmann::json& config, const char* key, int64_t otherwise)
   return config.contains(key) && config[key].is_number() ? config[key].get<int64_t>() : otherwise;
 }
 
-// Fills the parameters of one array of the file.
-void fill(const Checkpoint& file, const std::string& name,
-          const std::vector<Parameter*>& parameters) {
+// Fills the parameters of one array of the file, and takes down its shape: that of the parameters
+// one below the other, perhaps with a 1 in front.
+void fill(const Checkpoint& file, const std::string& name, ScpeftAdapter::Array& array) {
   const Tensor& from = file.tensor(name);
+  array.shape = from.shape();
   int64_t rows = 0;
-  for (const Parameter* p : parameters) rows += p->value.dim(0);
-  const Shape first = parameters.front()->value.shape();
-  const bool fits = from.rank() == first.rank() && from.dim(0) == rows &&
-                    (from.rank() == 1 || from.dim(1) == first[1]);
-  if (!fits)
-    fail(file, cat(name, " is ", from.shape(), ", ", rows, " rows",
-                   first.rank() == 1 ? "" : cat(" of width ", first[1]), " were wanted"));
-  const Tensor same = from.converted(parameters.front()->value.dtype());
+  for (const Parameter* p : array.parts) rows += p->value.dim(0);
+  const Shape part = array.parts.front()->value.shape();
+  const Shape whole = part.rank() == 1 ? Shape{rows} : Shape{rows, part[1]};
+  const bool fits =
+      from.shape() == whole || (whole.rank() == 2 && from.shape() == Shape{1, whole[0], whole[1]});
+  if (!fits) fail(file, cat(name, " is ", from.shape(), ", ", whole, " was wanted"));
+  const Tensor same = from.converted(array.parts.front()->value.dtype());
+  const ConstTensorView view = std::as_const(same).view().reshape(whole);
   int64_t row = 0;
-  for (Parameter* p : parameters) {
-    copy(same.view().rows(row, row + p->value.dim(0)), p->value.view());
+  for (Parameter* p : array.parts) {
+    copy(view.rows(row, row + p->value.dim(0)), p->value.view());
     row += p->value.dim(0);
   }
 }
@@ -65,7 +66,7 @@ class Arrays {
     for (Parameter* p : adapter.parameters()) ours_[p->name] = p;
   }
   void add(const std::string& theirs, const std::string& ours) {
-    out_.arrays[theirs].push_back(ours_.at(ours));
+    out_.arrays[theirs].parts.push_back(ours_.at(ours));
   }
   void add_bottleneck(const std::string& theirs, const std::string& ours) {
     for (const char* part : {".fc1.weight", ".fc1.bias", ".fc2.weight", ".fc2.bias"})
@@ -77,6 +78,9 @@ class Arrays {
   std::map<std::string, Parameter*> ours_;
 };
 
+// Of [1, rows, dim] or [rows, dim].
+int64_t prefix_rows(const Shape& shape) { return shape.rank() < 2 ? 0 : shape[shape.rank() - 2]; }
+
 constexpr const char* kTokenAdapter = "value_encoder.adapter";
 
 std::string space_adapter(const Backbone& backbone, int layer) {
@@ -86,7 +90,8 @@ std::string space_adapter(const Backbone& backbone, int layer) {
 }  // namespace
 
 bool is_scpeft_tensor(const std::string& name) {
-  for (const char* part : {".lora_A", ".lora_B", ".space_adapter.", "value_encoder.adapter."})
+  for (const char* part :
+       {".lora_A", ".lora_B", ".space_adapter.", "value_encoder.adapter.", ".adapter_embeddings"})
     if (name.find(part) != std::string::npos) return true;
   return false;
 }
@@ -98,12 +103,15 @@ ScpeftAdapter read_scpeft_adapter(const nlohmann::json& config, const Checkpoint
     fail(file, "peft_config.json has no peft_type");
   const auto& type = config["peft_type"];
   if (type == false || type.is_null()) return out;
-  const std::map<std::string, std::string> types = {
-      {"LORA", "lora"}, {"ENCODER", "encoder"}, {"TOKEN", "token"}, {"HYBRID", "token+encoder"}};
+  const std::map<std::string, std::string> types = {{"LORA", "lora"},
+                                                    {"ENCODER", "encoder"},
+                                                    {"PREFIX", "prefix"},
+                                                    {"TOKEN", "token"},
+                                                    {"HYBRID", "token+encoder"}};
   const auto known = types.find(type.is_string() ? type.get<std::string>() : "");
   if (known == types.end())
     fail(file, cat("peft_config.json asks for ", type.dump(),
-                   "; this version reads LORA, ENCODER, TOKEN and HYBRID"));
+                   "; this version reads LORA, ENCODER, PREFIX, TOKEN and HYBRID"));
 
   AdapterOptions options;
   options.type = known->second;
@@ -113,11 +121,16 @@ ScpeftAdapter read_scpeft_adapter(const nlohmann::json& config, const Checkpoint
   const bool lora = options.type == "lora";
   const bool token = options.type.starts_with("token");
   const bool encoder = options.type.ends_with("encoder");
-  if (lora || encoder)
+  const bool prefix = options.type == "prefix";
+  const bool layered = lora || encoder || prefix;
+  if (layered)
     std::tie(options.first_layer, options.last_layer) =
         layer_range(config, file, backbone.layer_count());
   // The width is that of the arrays: mlp_ratio is rounded on its way there.
-  if (!lora) {
+  if (prefix)
+    options.tokens = prefix_rows(
+        file.tensor(backbone.layer_path(options.first_layer) + ".adapter_embeddings").shape());
+  if (token || encoder) {
     const std::string first = token ? kTokenAdapter : space_adapter(backbone, options.first_layer);
     options.width = static_cast<double>(file.tensor(first + ".fc1.weight").dim(0)) /
                     static_cast<double>(backbone.dim());
@@ -126,7 +139,10 @@ ScpeftAdapter read_scpeft_adapter(const nlohmann::json& config, const Checkpoint
 
   Arrays arrays(*out.adapter, out);
   if (token) arrays.add_bottleneck(kTokenAdapter, "token_adapter");
-  for (int layer = options.first_layer; (lora || encoder) && layer <= options.last_layer; ++layer) {
+  for (int layer = options.first_layer; layered && layer <= options.last_layer; ++layer) {
+    if (prefix)
+      arrays.add(backbone.layer_path(layer) + ".adapter_embeddings",
+                 backbone.layer_path(layer) + ".prefix");
     if (encoder)
       arrays.add_bottleneck(space_adapter(backbone, layer), space_adapter(backbone, layer));
     if (!lora) continue;
@@ -139,7 +155,7 @@ ScpeftAdapter read_scpeft_adapter(const nlohmann::json& config, const Checkpoint
                        ".weight"));
     out.trained_with_it.push_back(attention + "in_proj_bias");
   }
-  for (const auto& [name, parameters] : out.arrays) fill(file, name, parameters);
+  for (auto& [name, array] : out.arrays) fill(file, name, array);
   return out;
 }
 

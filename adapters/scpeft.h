@@ -19,11 +19,16 @@ namespace scgraft {
 //   ENCODER  space_adapter.fc1, .fc2: layout "norm"
 //   TOKEN    value_encoder.adapter.fc1, .fc2, in no layer
 //   HYBRID   the last two
+//   PREFIX   adapter_embeddings [1, tokens, dim]
 struct ScpeftAdapter {
   std::unique_ptr<Adapter> adapter;  // null when peft_config.json says that there is none
 
   // The arrays of scPEFT from ours: its name -> the parameters whose rows follow each other in it.
-  std::map<std::string, std::vector<Parameter*>> arrays;
+  struct Array {
+    Shape shape;
+    std::vector<Parameter*> parts;
+  };
+  std::map<std::string, Array> arrays;
   // Parameters of the backbone that scPEFT trains with this adapter (the packed biases of layers
   // with LoRA), by canonical name.
   std::vector<std::string> trained_with_it;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <functional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,6 +21,9 @@ struct EncodeOptions {
   bool save = false;                // keep what encode_backward() needs
   LayerRows rows = LayerRows::all;  // what the last layer must produce
   const Tap* tap = nullptr;
+  // One mark per token, 0 where no token may see it (as padding that is in the batch); empty: every
+  // token sees all of its cell. In host memory, until encode_backward() where that follows.
+  std::span<const uint8_t> visible = {};
 };
 
 // A pre-trained single-cell encoder: tokens of cells in, rows of width dim() out. Backbones differ

@@ -38,7 +38,7 @@ Dropout active(float p, bool training, int layer, DropoutSlot slot) {
 
 void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packing, LayerRows which,
                            const Packing& rows, bool training, TensorView y, Saved* saved,
-                           const Taps* taps) {
+                           const Taps* taps, const AttentionMask& mask) {
   const int64_t tokens = packing.tokens();
   const int64_t n = rows.tokens();
   const int64_t dim = x.dim(1);
@@ -62,7 +62,7 @@ void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packi
   const TensorView o = keep.take({n, dim}, type);
   const TensorView lse = keep.take({n, heads}, sum_type(type));
   attention(ctx, queries, keys, values, rows, packing, heads,
-            active(attention_dropout, training, index, DropoutSlot::attention), o, lse);
+            active(attention_dropout, training, index, DropoutSlot::attention), o, lse, mask);
 
   const TensorView branch = scratch.take({n, dim}, type);
   out.forward(ctx, o, rows, training, branch);
@@ -126,7 +126,7 @@ void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packi
 
 void EncoderLayer::backward(Context& ctx, const Saved& saved, const Packing& packing,
                             LayerRows which, const Packing& rows, bool training, TensorView dy,
-                            TensorView dx) {
+                            TensorView dx, const AttentionMask& mask) {
   const bool want_dx = !dx.empty();
   const bool want_q = want_dx || q.trainable();
   const bool want_k = want_dx || k.trainable();
@@ -191,8 +191,8 @@ void EncoderLayer::backward(Context& ctx, const Saved& saved, const Packing& pac
   if (want_k) dk = scratch.take({tokens, dim}, type);
   if (want_v) dv = scratch.take({tokens, dim}, type);
   attention_backward(ctx, saved.q, saved.k, saved.v, saved.o, saved.lse, dout, rows, packing, heads,
-                     active(attention_dropout, training, index, DropoutSlot::attention), dq, dk,
-                     dv);
+                     active(attention_dropout, training, index, DropoutSlot::attention), dq, dk, dv,
+                     mask);
 
   // The residual's gradient (dy) starts dx; with CLS rows it is scattered to the first tokens.
   if (which == LayerRows::all) {

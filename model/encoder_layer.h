@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include "kernels/attention_mask.h"
 #include "kernels/packing.h"
 #include "model/linear.h"
 #include "model/norm.h"
@@ -68,13 +69,15 @@ struct EncoderLayer {
 
   // x [tokens, dim], y [rows, dim] overwritten. packing: of the tokens; rows: of the rows produced
   // (packing itself, or one row per cell). saved null: inference, nothing is kept.
+  // mask: of the attention, the same in both directions.
   void forward(Context& ctx, ConstTensorView x, const Packing& packing, LayerRows which,
                const Packing& rows, bool training, TensorView y, Saved* saved,
-               const Taps* taps = nullptr);
+               const Taps* taps = nullptr, const AttentionMask& mask = {});
   // dy [rows, dim] is consumed as scratch. dx [tokens, dim] overwritten; empty: nothing below wants
   // it, and whatever only it needs is skipped.
   void backward(Context& ctx, const Saved& saved, const Packing& packing, LayerRows which,
-                const Packing& rows, bool training, TensorView dy, TensorView dx);
+                const Packing& rows, bool training, TensorView dy, TensorView dx,
+                const AttentionMask& mask = {});
 };
 
 }  // namespace scgraft

@@ -106,6 +106,12 @@ int EncoderStack::first_prefixed() const {
   return size();
 }
 
+AttentionMask EncoderStack::mask(bool longer) const {
+  const PreparedArray<int64_t>& bits = longer ? longer_key_bits_ : key_bits_;
+  if (bits.host.empty()) return {};
+  return {.key_bits = bits.view()};
+}
+
 void EncoderStack::forward(Context& ctx, TensorView x, const Packing& packing, const Packing& rows,
                            const EncodeOptions& options, int first_saved, TensorView out) {
   const int64_t d = x.dim(1);
@@ -121,6 +127,19 @@ void EncoderStack::forward(Context& ctx, TensorView x, const Packing& packing, c
               "rows that join the tokens must be ", Shape{count, d}, " in every layer");
   }
   inserted_.assign(ctx, packing, count);
+  key_bits_.host.clear();
+  longer_key_bits_.host.clear();
+  if (!options.visible.empty()) {
+    key_bits_.host = pack_key_bits(packing, options.visible);
+    std::vector<uint8_t> longer;
+    for (int64_t cell = 0; count > 0 && cell < packing.cells(); ++cell)
+      for (int64_t i = packing.begin(cell); i < packing.end(cell); ++i) {
+        longer.push_back(options.visible[static_cast<size_t>(i)]);
+        if (i == packing.begin(cell)) longer.insert(longer.end(), static_cast<size_t>(count), 1);
+      }
+    if (count > 0) longer_key_bits_.host = pack_key_bits(inserted_.packing(), longer);
+    key_bits_memory_.send(ctx, key_bits_, longer_key_bits_);
+  }
 
   // Below the frontier nothing is kept: two buffers take turns.
   TensorView spare;
@@ -133,6 +152,16 @@ void EncoderStack::forward(Context& ctx, TensorView x, const Packing& packing, c
     const bool cls = last && options.rows == LayerRows::cls;
     const Packing produced = cls ? rows : through;
     const int64_t n = produced.tokens();
+    const auto tell = [&](const char* what, ConstTensorView view) {
+      Arena::Scope activations(ctx.activations());
+      if (view.dtype() != out.dtype()) {
+        const TensorView other = ctx.activations().take(view.shape(), out.dtype());
+        cast(ctx, view, other);
+        view = other;
+      }
+      (*options.tap)(cat("layer", i, what), view);
+    };
+    if (options.tap != nullptr) tell("_in", x);
     if (layers[i].prefix != nullptr) {
       const TensorView with = ctx.activations().take({through.tokens(), d}, type_);
       if (layer == prefixed)
@@ -150,17 +179,7 @@ void EncoderStack::forward(Context& ctx, TensorView x, const Packing& packing, c
     }
     EncoderLayer::Taps taps;
     Arena::Scope tap_memory(ctx.scratch());
-    const auto tell = [&](const char* what, ConstTensorView view) {
-      Arena::Scope activations(ctx.activations());
-      if (view.dtype() != out.dtype()) {
-        const TensorView other = ctx.activations().take(view.shape(), out.dtype());
-        cast(ctx, view, other);
-        view = other;
-      }
-      (*options.tap)(cat("layer", i, what), view);
-    };
     if (options.tap != nullptr) {
-      tell("_in", x);
       taps = {.attention = tap_memory.take({n, d}, type_),
               .attention_out = tap_memory.take({n, d}, type_),
               .norm1 = tap_memory.take({n, d}, type_),
@@ -168,7 +187,7 @@ void EncoderStack::forward(Context& ctx, TensorView x, const Packing& packing, c
     }
     layers[i].forward(ctx, x, through, cls ? LayerRows::cls : LayerRows::all, produced,
                       options.training, y, save ? &saved_[i] : nullptr,
-                      options.tap != nullptr ? &taps : nullptr);
+                      options.tap != nullptr ? &taps : nullptr, mask(longer));
     if (options.tap != nullptr) {
       tell("_attn_context", taps.attention);
       tell("_attn_out", taps.attention_out);
@@ -216,7 +235,7 @@ TensorView EncoderStack::backward(Context& ctx, const Packing& packing, const Pa
     }
     layer.backward(ctx, saved_[static_cast<size_t>(i)], through,
                    last_cls ? LayerRows::cls : LayerRows::all, last_cls ? rows : through,
-                   options.training, dy, dx);
+                   options.training, dy, dx, mask(i >= prefixed));
     spare = dy.shape() == dx.shape() ? dy : TensorView();
     dy = dx;
     if (layer.prefix == nullptr) continue;

@@ -60,6 +60,10 @@ class EncoderStack {
   int first_prefixed() const;  // size() when none is
   std::vector<EncoderLayer::Saved> saved_;
   InsertedRows inserted_;
+  // Which keys are seen, of the batch and with rows among them; empty: all.
+  AttentionMask mask(bool longer) const;
+  PreparedArray<int64_t> key_bits_, longer_key_bits_;
+  DeviceArrays key_bits_memory_;
   int first_saved_ = 0;
   DType type_ = DType::f32;  // of what passes between layers
 };

@@ -2,6 +2,7 @@
 #include "training/trace_arrays.h"
 
 #include <cstring>
+#include <numeric>
 
 #include "runtime/error.h"
 
@@ -40,22 +41,38 @@ TokenGrid::TokenGrid(const Tensor& mask, bool token) {
   }
 }
 
+void TokenGrid::keep_all() {
+  for (std::vector<int64_t>& row : columns) {
+    row.resize(static_cast<size_t>(seq));
+    std::iota(row.begin(), row.end(), 0);
+  }
+}
+
 void TokenGrid::require_grid(const Tensor& t, const char* name) const {
   require<DataError>(t.shape() == (Shape{batch, seq}), name, " must be ", Shape{batch, seq},
                      " like the mask of tokens, got ", t.shape());
 }
 
 Tensor TokenGrid::padded(ConstTensorView packed, int64_t width) const {
-  Tensor out(width > 0 ? Shape{batch, seq, width} : Shape{batch, seq}, DType::f32);
+  int64_t tokens = 0;
+  for (const std::vector<int64_t>& row : columns) tokens += static_cast<int64_t>(row.size());
+  const int64_t more = batch > 0 ? (packed.dim(0) - tokens) / batch : 0;
+  const int64_t wide = seq + more;
+  Tensor out(width > 0 ? Shape{batch, wide, width} : Shape{batch, wide}, DType::f32);
   const Tensor host = host_copy(packed);
   const int64_t n = width > 0 ? width : 1;
-  int64_t token = 0;
-  for (int64_t b = 0; b < batch; ++b)
-    for (const int64_t s : columns[static_cast<size_t>(b)]) {
-      std::memcpy(out.as<float>() + (b * seq + s) * n, host.as<float>() + token * n,
-                  static_cast<size_t>(n) * sizeof(float));
-      ++token;
+  const float* from = host.as<float>();
+  const auto put = [&](int64_t b, int64_t s) {
+    std::memcpy(out.as<float>() + (b * wide + s) * n, from, static_cast<size_t>(n) * sizeof(float));
+    from += n;
+  };
+  for (int64_t b = 0; b < batch; ++b) {
+    const std::vector<int64_t>& row = columns[static_cast<size_t>(b)];
+    for (size_t i = 0; i < row.size(); ++i) {
+      put(b, row[i] + (i == 0 ? 0 : more));
+      for (int64_t j = 0; i == 0 && j < more; ++j) put(b, row[0] + 1 + j);
     }
+  }
   return out;
 }
 

@@ -31,6 +31,8 @@ struct TokenGrid {
   // mask [batch, seq]; a place holds a token where it equals `token`.
   TokenGrid(const Tensor& mask, bool token);
 
+  // Every place holds a token.
+  void keep_all();
   // Throws DataError unless the array is [batch, seq].
   void require_grid(const Tensor& t, const char* name) const;
   // The numbers of the tokens of each row.
@@ -45,7 +47,8 @@ struct TokenGrid {
     return all;
   }
   // Packed rows [tokens, width] to [batch, seq, width], or with width 0 [tokens] to [batch, seq];
-  // zeros at padding.
+  // zeros at padding. Where there are more rows than tokens, as many in each cell, the others stand
+  // behind its first token.
   Tensor padded(ConstTensorView packed, int64_t width) const;
 };
 

@@ -30,11 +30,19 @@ struct Case {
   std::vector<std::vector<uint8_t>> masked = {};
   std::vector<int32_t> labels = {};
   std::vector<float> class_weight = {};
+  std::vector<uint8_t> visible = {};  // one mark per token, or none
 };
 
-Case read_case(const TraceArrays& inputs, double mask_value) {
+// keep_padding: padding is part of the cells, and no token sees it.
+Case read_case(const TraceArrays& inputs, double mask_value, bool keep_padding) {
   constexpr const char* kNeeded = "src, values and src_key_padding_mask";
-  Case c{.grid = TokenGrid(required_input(inputs, "src_key_padding_mask", kNeeded), false)};
+  const Tensor& padding = required_input(inputs, "src_key_padding_mask", kNeeded);
+  Case c{.grid = TokenGrid(padding, false)};
+  if (keep_padding) {
+    c.grid.keep_all();
+    for (int64_t i = 0; i < padding.numel(); ++i)
+      c.visible.push_back(element(padding, i) == 0 ? 1 : 0);
+  }
   const Tensor& src = required_input(inputs, "src", kNeeded);
   const Tensor& values = required_input(inputs, "values", kNeeded);
   c.grid.require_grid(src, "src");
@@ -131,7 +139,7 @@ void Tracer::run(const std::optional<std::string>& gradient) {
   const Tap tap = [&](const std::string& name, ConstTensorView view) {
     out_[name] = case_.grid.padded(view, view.dim(1));
   };
-  const EncodeOptions encode{.save = learn, .tap = &tap};
+  const EncodeOptions encode{.save = learn, .tap = &tap, .visible = case_.visible};
   const TensorView x = take({tokens, dim});
   net_.encode(ctx_, batch_, encode, x);
   out_["transformer_output"] = case_.grid.padded(x, dim);
@@ -240,7 +248,9 @@ TraceArrays trace_scgpt(Context& ctx, const std::string& folder, const TraceArra
     scpeft = read_scpeft_adapter(read_json(peft, FileKind::model), open_checkpoint(folder),
                                  *model.network);
   if (scpeft.adapter) scpeft.adapter->attach(*model.network);
-  const Case c = read_case(inputs, model.config.mask_value);
+  // What the original computes for padding shows in the rows that join it.
+  const bool prefix = scpeft.adapter && scpeft.adapter->kind() == "prefix";
+  const Case c = read_case(inputs, model.config.mask_value, prefix);
 
   std::vector<Parameter*> trained;
   if (options.gradient) {
@@ -260,18 +270,16 @@ TraceArrays trace_scgpt(Context& ctx, const std::string& folder, const TraceArra
   Tracer(ctx, model, c, out).run(options.gradient);
   if (!options.gradient) return out;
   std::set<const Parameter*> in_arrays;
-  for (const auto& [name, parts] : scpeft.arrays) {
-    const Tensor& first = parts.front()->grad;
-    int64_t rows = 0;
-    for (const Parameter* p : parts) rows += p->grad.dim(0);
-    Tensor array(first.rank() == 1 ? Shape{rows} : Shape{rows, first.dim(1)}, DType::f32);
-    int64_t row = 0;
-    for (const Parameter* p : parts) {
-      copy(std::as_const(p->grad).view(), array.view().rows(row, row + p->grad.dim(0)));
-      row += p->grad.dim(0);
+  for (const auto& [name, array] : scpeft.arrays) {
+    Tensor all(array.shape, DType::f32);
+    float* to = all.as<float>();
+    for (const Parameter* p : array.parts) {
+      const ConstTensorView grad = std::as_const(p->grad).view();
+      copy(grad, TensorView(to, grad.shape(), DType::f32));
+      to += grad.numel();
       in_arrays.insert(p);
     }
-    out["grad." + name] = std::move(array);
+    out["grad." + name] = std::move(all);
   }
   std::erase_if(trained, [&](const Parameter* p) { return in_arrays.contains(p); });
   add_gradients(trained, out);

@@ -203,9 +203,12 @@ TEST_P(Golden, ScpeftLora) {
   expect_gradients(mode(), "scpeft_scgpt_lora", "", 16);
 }
 
-TEST_P(Golden, ScpeftBottlenecks) {
-  for (const auto& [name, gradients] : std::vector<std::pair<std::string, size_t>>{
-           {"scpeft_scgpt_encoder", 18}, {"scpeft_scgpt_token", 14}, {"scpeft_scgpt_hybrid", 22}}) {
+TEST_P(Golden, ScpeftBottlenecksAndPrefix) {
+  for (const auto& [name, gradients] :
+       std::vector<std::pair<std::string, size_t>>{{"scpeft_scgpt_encoder", 18},
+                                                   {"scpeft_scgpt_token", 14},
+                                                   {"scpeft_scgpt_hybrid", 22},
+                                                   {"scpeft_scgpt_prefix", 12}}) {
     SCGRAFT_NEEDS_SHARED("golden/" + name);
     expect_activations(mode(), name, outputs_of(name));
     expect_gradients_together(mode(), name, gradients);
