@@ -18,9 +18,9 @@ enum class Activation {
 //   x, y  any equal shape, f32 or f64, on CUDA f32, bf16 or f16; y overwritten; y may be x
 //
 // Throws ShapeError or TypeError when something does not fit.
-// Source: torch.nn.ReLU, LeakyReLU (slope 0.01), Sigmoid, Tanh and GELU. GELU is the exact form, the one
-// of BERT and of every backbone and adapter we know weights of; its approximation by tanh is
-// another function.
+// Source: torch.nn.ReLU, LeakyReLU (slope 0.01), Sigmoid, Tanh and GELU. GELU is the exact form,
+// the one of BERT and of every backbone and adapter we know weights of; its approximation by tanh
+// is another function.
 void activation(Context& ctx, Activation kind, ConstTensorView x, TensorView y);
 
 // dx = f'(x) dy, with f' taken from the output; 0 where relu is at 0. GELU is not monotonic, so its
