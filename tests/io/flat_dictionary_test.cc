@@ -41,7 +41,8 @@ TEST(FlatDictionary, AnythingElseIsRefused) {
   expect_refused(R"({"a": null})", "the key \"a\" with a value that is neither");
   expect_refused(R"({"a": [1]})", "the key \"a\" with a value that is neither");
   expect_refused(pickled::whole("]"), "holds no dictionary");
-  expect_refused(pickled::whole(std::string("}").append(integer(1) + integer(1) + "s")), "a key that is no text");
+  expect_refused(pickled::whole(std::string("}").append(integer(1) + integer(1) + "s")),
+                 "a key that is no text");
   expect_refused(pickled::whole(pickled::dict({{"a", "N"}})), "the key \"a\" with a value");
   expect_refused(pickled::whole(pickled::dict({{"a", integer(1)}, {"a", integer(2)}})),
                  "the key \"a\" twice");
