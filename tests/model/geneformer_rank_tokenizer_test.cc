@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <map>
 #include <numeric>
@@ -257,6 +258,61 @@ TEST(RankTokenizerRealDataTest, WholeFilesGetTheTokensThatNumpyComputes) {
       EXPECT_EQ(longest, c.longest);
       EXPECT_EQ(full, c.cut);
     }
+  }
+}
+
+// Dictionaries of the second generation made from those of the first: tokens two higher, symbols in
+// upper case mapped to ids, and those of antisense genes ("...-AS1") to the gene they belong to.
+GeneDictionaries second_generation(const TemporaryFolder& folder) {
+  const auto first = [](const std::string& name) {
+    return read_json(shared_path(kV1 + name), FileKind::model);
+  };
+  const nlohmann::json first_tokens = first("token_dictionary.json");
+  nlohmann::json tokens = {{"<pad>", 0}, {"<mask>", 1}, {"<cls>", 2}, {"<eos>", 3}};
+  for (const auto& [id, token] : first_tokens.items())
+    if (!id.starts_with("<")) tokens[id] = token.get<int64_t>() + 2;
+  const nlohmann::json symbols = first("gene_name_id_dict.json");
+  nlohmann::json mapping = nlohmann::json::object();
+  for (const auto& [symbol, own] : symbols.items()) {
+    std::string id = own;
+    if (symbol.ends_with("-AS1")) {
+      const auto sense = symbols.find(symbol.substr(0, symbol.size() - 4));
+      if (sense != symbols.end() && tokens.contains(*sense)) id = *sense;
+    }
+    std::string upper = symbol;
+    std::transform(upper.begin(), upper.end(), upper.begin(), ::toupper);
+    if (tokens.contains(id)) mapping[upper] = id;
+  }
+  return GeneDictionaries::open(put(folder / "tokens.json", tokens.dump()),
+                                shared_path(cat(kV1, "gene_median_dictionary.json")),
+                                put(folder / "mapping.json", mapping.dump()));
+}
+
+TEST(RankTokenizerRealDataTest, TheSecondGenerationGetsTheTokensThatNumpyComputes) {
+  constexpr const char* kFile = "data/scp1884_human_gut_crohn.h5ad";
+  SCGRAFT_NEEDS_SHARED(kFile);
+  SCGRAFT_NEEDS_SHARED(kV1Tokens);
+  const TemporaryFolder folder;
+  const GeneDictionaries dictionaries = second_generation(folder);
+  const H5ad file = H5ad::open(shared_path(kFile));
+  RowReader reader(file, "X");
+  SparseRows rows;
+  reader.read(0, reader.rows(), rows);
+  struct Case {
+    int64_t max_length, tokens;
+    uint64_t digest;
+  };
+  for (const Case& c :
+       {Case{0, 1062458, 298444920875450108u}, Case{300, 303870, 4312397175154942940u}}) {
+    const RankTokenizer tokenizer(dictionaries, file.var().index(), kFile,
+                                  {.max_length = c.max_length});
+    EXPECT_EQ(tokenizer.matched(), 14638);
+    EXPECT_EQ(tokenizer.matched() - tokenizer.merged(), 14409);
+    const TokenisedCells cells = tokenised(tokenizer, rows, {}, "float32", 2);
+    EXPECT_EQ(cells.offsets.back(), c.tokens);
+    uint64_t digest = 1469598103934665603u;
+    for (const int32_t token : cells.genes) digest = fnv1a(digest, token);
+    EXPECT_EQ(digest, c.digest);
   }
 }
 
