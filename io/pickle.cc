@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "io/byte_reader.h"
@@ -307,22 +308,30 @@ class PickleMachine {
     add(PickleKind::tensor).items = items;
   }
 
+  // Adds the number of type T that `bytes` are, if `type` is numpy's name for T.
+  template <class T>
+  bool add_number(std::string_view type, std::string_view name, std::string_view bytes) {
+    if (type != name || bytes.size() != sizeof(T)) return false;
+    T value;
+    std::memcpy(&value, bytes.data(), sizeof(T));
+    if constexpr (std::is_floating_point_v<T>)
+      add(PickleKind::real).real = value;
+    else
+      add_integer(value);
+    return true;
+  }
+
   // numpy scalar(dtype, bytes) of the types that dictionaries of genes hold.
   void add_scalar(const PickleNode& arguments) {
     if (arguments.items.size() != 2) fail("describes a numpy number in an unknown way");
     const auto type = node(arguments.items[0]).text;
-    const auto bytes = node(arguments.items[1]);
-    if (bytes.kind == PickleKind::bytes && bytes.text.size() == 8 && type == "f8") {
-      double value;
-      std::memcpy(&value, bytes.text.data(), 8);
-      add(PickleKind::real).real = value;
-    } else if (bytes.kind == PickleKind::bytes && bytes.text.size() == 8 && type == "i8") {
-      int64_t value;
-      std::memcpy(&value, bytes.text.data(), 8);
-      add_integer(value);
-    } else {
+    const PickleNode& content = node(arguments.items[1]);
+    const auto bytes = content.kind == PickleKind::bytes ? content.text : std::string_view();
+    if (!(add_number<double>(type, "f8", bytes) || add_number<float>(type, "f4", bytes) ||
+          add_number<int64_t>(type, "i8", bytes) || add_number<int32_t>(type, "i4", bytes) ||
+          add_number<int16_t>(type, "i2", bytes) || add_number<uint32_t>(type, "u4", bytes) ||
+          add_number<uint16_t>(type, "u2", bytes)))
       add_opaque(node(arguments.items[0]));
-    }
   }
 
   // State for an object that is left out: attributes of a dictionary, content of an opaque node.

@@ -12,7 +12,15 @@ namespace {
 [[noreturn]] void refuse(const std::string& file, const std::string& message,
                          const std::string& token = {}) {
   throw_file_error(FileKind::model, file, message, "E-VOCAB",
-                   "use the vocab.json that came with the model's weights", escaped(token));
+                   "use the vocabulary that came with the model's weights", escaped(token));
+}
+
+[[noreturn]] void refuse_id(const std::string& file, const std::string& token,
+                            const std::string& id, size_t count) {
+  refuse(file,
+         cat("token \"", escaped(token), "\" has the id ", id, "; ", count,
+             " tokens need the ids 0 to ", count - 1, ", each once"),
+         token);
 }
 
 }  // namespace
@@ -24,24 +32,32 @@ Vocabulary Vocabulary::open(const std::string& path) {
 Vocabulary Vocabulary::parse(std::span<const std::byte> bytes, const std::string& file) {
   const nlohmann::json json = parse_json(bytes, file, FileKind::model);
   if (!json.is_object()) refuse(file, "a vocabulary is an object {\"token\": id, ...}");
-  Vocabulary vocabulary;
-  const size_t count = json.size();
-  vocabulary.ids_.reserve(count + 3);
-  vocabulary.tokens_.resize(count, nullptr);
+  std::vector<std::pair<std::string, int64_t>> ids;
+  ids.reserve(json.size());
   for (const auto& [token, value] : json.items()) {
-    if (!value.is_number_integer() || value.get<int64_t>() < 0 ||
-        value.get<int64_t>() >= static_cast<int64_t>(count))
-      refuse(file,
-             cat("token \"", escaped(token), "\" has the id ", escaped(value.dump()), "; ", count,
-                 " tokens need the ids 0 to ", count - 1, ", each once"),
-             token);
-    const auto id = value.get<int32_t>();
-    const std::string*& slot = vocabulary.tokens_[static_cast<size_t>(id)];
+    if (!value.is_number_integer()) refuse_id(file, token, escaped(value.dump()), json.size());
+    ids.emplace_back(token, value.get<int64_t>());
+  }
+  return from_ids(ids, file);
+}
+
+Vocabulary Vocabulary::from_ids(std::span<const std::pair<std::string, int64_t>> ids,
+                                const std::string& file) {
+  Vocabulary vocabulary;
+  vocabulary.ids_.reserve(ids.size() + 3);
+  vocabulary.tokens_.resize(ids.size(), nullptr);
+  for (const auto& [token, value] : ids) {
+    if (value < 0 || value >= static_cast<int64_t>(ids.size()))
+      refuse_id(file, token, cat(value), ids.size());
+    const std::string*& slot = vocabulary.tokens_[static_cast<size_t>(value)];
     if (slot != nullptr)
-      refuse(file,
-             cat("tokens \"", escaped(*slot), "\" and \"", escaped(token), "\" share the id ", id),
-             token);
-    slot = &vocabulary.ids_.emplace(token, id).first->first;
+      refuse(
+          file,
+          cat("tokens \"", escaped(*slot), "\" and \"", escaped(token), "\" share the id ", value),
+          token);
+    const auto [entry, added] = vocabulary.ids_.emplace(token, static_cast<int32_t>(value));
+    if (!added) refuse(file, cat("token \"", escaped(token), "\" has two ids"), token);
+    slot = &entry->first;
   }
   return vocabulary;
 }

@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace scgraft {
@@ -24,6 +25,9 @@ class Vocabulary {
   // E-JSON...) when a token occurs twice, an id occurs twice or the ids are not 0..n-1.
   static Vocabulary open(const std::string& path);
   static Vocabulary parse(std::span<const std::byte> bytes, const std::string& file);
+  // The same from tokens and ids that were read from another kind of file.
+  static Vocabulary from_ids(std::span<const std::pair<std::string, int64_t>> ids,
+                             const std::string& file);
 
   int64_t size() const { return static_cast<int64_t>(tokens_.size()); }
   std::optional<int32_t> find(std::string_view token) const;

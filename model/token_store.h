@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "model/batch.h"
-#include "model/scgpt/tokenizer.h"
+#include "model/tokenised_cells.h"
 
 namespace scgraft {
 

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "model/scgpt/tokenizer.h"
 #include "model/token_store.h"
 #include "training/trainer.h"
 

@@ -8,27 +8,19 @@
 
 #include "io/text.h"
 #include "model/highly_variable.h"
+#include "model/parallel_rows.h"
 #include "model/preprocess.h"
 #include "model/scgpt/binning.h"
+#include "model/scgpt/tokenizer.h"
 #include "runtime/error.h"
-#include "runtime/parallel.h"
 #include "runtime/random.h"
 
 namespace scgraft {
 namespace {
 
-// Cells handed to a thread at once.
-constexpr int64_t kBlock = 32;
-
 const Preparation& validated(const Preparation& preparation) {
   preparation.validate();
   return preparation;
-}
-
-template <class Body>
-void parallel_rows(Context& ctx, int64_t rows, Body&& body) {
-  parallel_for(ctx, (rows + kBlock - 1) / kBlock,
-               [&](int64_t block) { body(block * kBlock, std::min(rows, (block + 1) * kBlock)); });
 }
 
 }  // namespace

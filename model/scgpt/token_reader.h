@@ -9,7 +9,7 @@
 #include "io/h5ad_rows.h"
 #include "io/vocabulary.h"
 #include "model/scgpt/preparation.h"
-#include "model/scgpt/tokenizer.h"
+#include "model/tokenised_cells.h"
 #include "runtime/context.h"
 
 namespace scgraft {
@@ -43,8 +43,9 @@ class TokenReader {
   // Preparation::genes for data that comes later.
   const std::vector<std::string>& genes() const { return genes_; }
 
-  // Overwrites `out` with the next cells, at least one; false at the end. A cell without a known
-  // expressed gene is <cls> alone and listed in out.empty.
+  // Overwrites `out` with the next cells, at least one; false at the end. Every cell starts with
+  // <cls>, whose value is 0; the values of genes are bins. A cell without a known expressed gene is
+  // <cls> alone and listed in out.empty.
   //   normalised  when given, overwritten with the same cells' log1p-normalised rows over all
   //               columns of the file (totals over all columns): input for baselines
   bool next(TokenisedCells& out, SparseRows* normalised = nullptr);

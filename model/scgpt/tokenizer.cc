@@ -25,16 +25,6 @@ void draw(RandomStream random, int32_t n, int32_t k, std::vector<int32_t>& drawn
 
 }  // namespace
 
-CellView TokenisedCells::view(int64_t i) const {
-  const auto begin = static_cast<size_t>(offsets[static_cast<size_t>(i)]);
-  const auto length = static_cast<size_t>(offsets[static_cast<size_t>(i) + 1]) - begin;
-  return {.cell = first_cell + i,
-          .genes = {genes.data() + begin, length},
-          .values = {values.data() + begin, length},
-          .targets = {},
-          .masked = {}};
-}
-
 void tokenise(int32_t cls_id, std::span<const int32_t> genes, std::span<const float> bins,
               std::span<int32_t> out_genes, std::span<float> out_values) {
   out_genes[0] = cls_id;

@@ -62,7 +62,7 @@ inline std::string text(std::string_view value) {
 }
 inline std::string integer(int32_t value) { return std::string("J").append(le(value)); }
 inline std::string global(std::string_view module, std::string_view name) {
-  return "c" + std::string(module) + "\n" + std::string(name) + "\n";
+  return std::string("c").append(module).append("\n").append(name).append("\n");
 }
 inline std::string tuple(const std::vector<std::string>& items) {
   std::string out = "(";

@@ -172,7 +172,15 @@ TEST(Pickle, AllowedNamesBecomeData) {
   };
   EXPECT_EQ(Parsed(scalar("f8", le(2.5))).root().real, 2.5);
   EXPECT_EQ(Parsed(scalar("i8", le(int64_t{-9}))).root().integer, -9);
-  EXPECT_EQ(Parsed(scalar("f4", le(2.5f))).root().kind, PickleKind::opaque);
+  EXPECT_EQ(Parsed(scalar("f4", le(2.5f))).root().real, 2.5);
+  EXPECT_EQ(Parsed(scalar("i4", le(int32_t{-9}))).root().integer, -9);
+  EXPECT_EQ(Parsed(scalar("i2", le(int16_t{-9}))).root().integer, -9);
+  EXPECT_EQ(Parsed(scalar("u4", le(uint32_t{4'000'000'000}))).root().integer, 4'000'000'000);
+  EXPECT_EQ(Parsed(scalar("u2", le(uint16_t{65000}))).root().integer, 65000);
+  // Of another type, or not of its size.
+  EXPECT_EQ(Parsed(scalar("f2", "ab")).root().kind, PickleKind::opaque);
+  EXPECT_EQ(Parsed(scalar("f8", le(2.5f))).root().kind, PickleKind::opaque);
+  EXPECT_EQ(Parsed(scalar("i2", le(int64_t{1}))).root().kind, PickleKind::opaque);
 }
 
 // Rows of the allow-list that have no meaning here stay opaque, whatever is done to them.

@@ -44,8 +44,7 @@ class Npz {
     uint16_t header_size = 0;  // format 1.0
     std::memcpy(&header_size, bytes + 8, 2);
     const std::string header(bytes + 10, header_size);
-    if (header.find("'fortran_order': False") == std::string::npos)
-      throw std::runtime_error("npz: " + name + " is not row-major");
+    const bool by_columns = header.find("'fortran_order': False") == std::string::npos;
     Array array;
     size_t count = 1;
     const size_t open = header.find('(', header.find("'shape'"));
@@ -61,14 +60,27 @@ class Npz {
       array.values = read<float>(data, count);
     else if (header.find("<f8") != std::string::npos)
       array.values = read<double>(data, count);
+    else if (header.find("<i2") != std::string::npos)
+      array.values = read<int16_t>(data, count);
     else if (header.find("<i8") != std::string::npos)
       array.values = read<int64_t>(data, count);
     else
       throw std::runtime_error("npz: " + name + " has a type that is not read");
+    if (by_columns) array.values = transposed(array, name);
     return array;
   }
 
  private:
+  // Values of a matrix that are stored column by column, row by row.
+  static std::vector<double> transposed(const Array& array, const std::string& name) {
+    if (array.shape.size() != 2) throw std::runtime_error("npz: " + name + " is not row-major");
+    const auto rows = static_cast<size_t>(array.shape[0]);
+    const auto columns = static_cast<size_t>(array.shape[1]);
+    std::vector<double> values(rows * columns);
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = array.values[i % columns * rows + i / columns];
+    return values;
+  }
   template <class T>
   static std::vector<double> read(const char* data, size_t count) {
     std::vector<T> values(count);

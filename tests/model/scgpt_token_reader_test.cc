@@ -6,6 +6,7 @@
 #include "model/preprocess.h"
 #include "model/scgpt/binning.h"
 #include "model/scgpt/token_reader.h"
+#include "model/scgpt/tokenizer.h"
 #include "model/token_store.h"
 #include "runtime/error.h"
 #include "runtime/random.h"

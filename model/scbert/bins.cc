@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/scbert/bins.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <string_view>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+
+#include "io/sha256.h"
+#include "io/text.h"
+#include "model/parallel_rows.h"
+#include "model/preprocess.h"
+#include "runtime/error.h"
+
+namespace scgraft {
+namespace {
+
+constexpr float kTargetSum = 1e4f;
+constexpr float kLn2 = std::numbers::ln2_v<float>;
+
+[[noreturn]] void refuse_order(const std::string& message, const std::string& file) {
+  ModelError error(message, "E-GENE-ORDER");
+  error.set_hint(
+      "use the list of genes that came with the model's training data, in its order: position i of "
+      "the model is gene i of the list");
+  error.set_where(file);
+  throw error;
+}
+
+std::string example(std::span<const std::string> names) {
+  return names.empty() ? std::string("none") : escaped(names[0], 40);
+}
+
+}  // namespace
+
+std::string gene_order_fingerprint(std::span<const std::string> genes) {
+  Sha256 digest;
+  for (const std::string& gene : genes) {
+    digest.update(gene);
+    digest.update("\n");
+  }
+  return digest.finish();
+}
+
+void require_gene_order(std::span<const std::string> genes, int64_t positions,
+                        const std::string& file, const std::string& model,
+                        const std::string& trained) {
+  const auto count = static_cast<int64_t>(genes.size());
+  if (count + 1 != positions)
+    refuse_order(cat(escaped(file), " lists ", count, " genes; the model ", escaped(model), " has ",
+                     positions, " positions, which are ", positions - 1, " genes and one more"),
+                 file);
+  std::unordered_set<std::string_view> seen;
+  for (const std::string& gene : genes)
+    if (!seen.insert(gene).second)
+      refuse_order(
+          cat(escaped(file), " lists the gene \"", escaped(gene, 40),
+              "\" twice; every position of the model ", escaped(model), " is another gene"),
+          file);
+  if (!trained.empty() && gene_order_fingerprint(genes) != trained)
+    refuse_order(cat(escaped(file), " lists ", count, " genes, but not those of the model ",
+                     escaped(model), " in their order"),
+                 file);
+}
+
+void scbert_normalise(std::span<float> x) {
+  const double total = total_of(x);
+  if (!(total > 0)) return;
+  const float divisor = static_cast<float>(total) / kTargetSum;
+  for (float& value : x) value /= divisor;
+}
+
+void scbert_log2(std::span<float> x) {
+  // The logarithm is rounded once, from f64: the last bit of a logarithm in f32 is the platform's.
+  for (float& value : x)
+    if (value != 0) value = static_cast<float>(std::log1p(static_cast<double>(value))) / kLn2;
+}
+
+void scbert_bin(std::span<const float> x, int64_t top, std::span<int32_t> tokens) {
+  const auto most = static_cast<float>(top);
+  for (size_t i = 0; i < x.size(); ++i) tokens[i] = static_cast<int32_t>(std::min(x[i], most));
+}
+
+ScbertBins::ScbertBins(std::span<const std::string> reference, std::span<const std::string> genes,
+                       std::string file, const ScbertBinOptions& options)
+    : file_(std::move(file)),
+      options_(options),
+      genes_(static_cast<int64_t>(reference.size())),
+      position_(genes.size(), -1) {
+  std::unordered_map<std::string_view, int32_t> free;  // genes without a column, with positions
+  for (size_t i = 0; i < reference.size(); ++i)
+    free.try_emplace(reference[i], static_cast<int32_t>(i));
+  for (size_t column = 0; column < genes.size(); ++column) {
+    const auto found = free.find(genes[column]);
+    if (found == free.end()) continue;
+    position_[column] = found->second;
+    ++matched_;
+    free.erase(found);
+  }
+  if (matched_ > 0 &&
+      static_cast<double>(matched_) >= options.min_share * static_cast<double>(genes_))
+    return;
+  DataError error(cat(escaped(file_), ": ", matched_, " of the model's ", genes_,
+                      " genes are among its ", genes.size(), "; the file names genes such as ",
+                      example(genes), ", the model such as ", example(reference)),
+                  matched_ == 0 ? "E-GENE-NONE" : "E-GENE-FEW");
+  error.set_hint(matched_ == 0 ? "--gene-key names the column of var with the names that the model "
+                                 "uses"
+                               : "use a file with all measured genes, not one of selected genes");
+  error.set_where(file_);
+  throw error;
+}
+
+void ScbertBins::align(std::span<const int32_t> columns, std::span<const float> values,
+                       std::span<float> aligned) const {
+  std::fill(aligned.begin(), aligned.end(), 0.f);
+  for (size_t k = 0; k < columns.size(); ++k) {
+    const int32_t position = position_[static_cast<size_t>(columns[k])];
+    if (position >= 0) aligned[static_cast<size_t>(position)] = values[k];
+  }
+}
+
+void ScbertBins::tokenise(Context& ctx, const SparseRows& rows, TokenisedCells& out) const {
+  require(rows.columns == columns(), "ScbertBins: wanted rows of ", columns(), " columns, got ",
+          rows.columns);
+  require_expression(rows, file_, "the matrix");
+  const int64_t cells = rows.rows();
+  const auto width = static_cast<size_t>(length());
+  out.first_cell = rows.first_row;
+  out.offsets.resize(static_cast<size_t>(cells) + 1);
+  for (int64_t row = 0; row <= cells; ++row) out.offsets[static_cast<size_t>(row)] = row * length();
+  out.genes.assign(static_cast<size_t>(cells) * width, 0);
+  out.values.resize(static_cast<size_t>(cells) * width);
+  std::vector<uint8_t> expressed(static_cast<size_t>(cells), 0);
+  parallel_rows(ctx, cells, [&](int64_t begin, int64_t end) {
+    std::vector<float> x(width - 1);
+    for (int64_t row = begin; row < end; ++row) {
+      const size_t first = static_cast<size_t>(row) * width;
+      align(rows.columns_of(row), rows.values_of(row), x);
+      expressed[static_cast<size_t>(row)] =
+          std::any_of(x.begin(), x.end(), [](float value) { return value > 0; });
+      scbert_normalise(x);
+      scbert_log2(x);
+      scbert_bin(x, options_.top, {out.genes.data() + first, x.size()});
+      for (size_t i = 0; i < width; ++i) out.values[first + i] = static_cast<float>(i);
+    }
+  });
+  out.empty.clear();
+  for (int64_t row = 0; row < cells; ++row)
+    if (expressed[static_cast<size_t>(row)] == 0) out.empty.push_back(rows.first_row + row);
+}
+
+}  // namespace scgraft
