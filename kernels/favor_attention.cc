@@ -38,8 +38,13 @@ Problem check(const char* op, Context& ctx, const ConstTensorView& q, const Cons
   require(q.rank() == 2 && heads > 0 && q.dim(1) % heads == 0, op,
           ": q must be [tokens, heads * head_dim], got ", q.shape(), " with ", heads, " heads");
   require_packed(op, "q", packing, q.dim(0));
-  require<TypeError>(q.dtype() == DType::f32 || q.dtype() == DType::f64, op,
-                     ": computes on f32 or f64, q is ", q.dtype(), "; convert it first");
+  if (ctx.device().is_cuda()) {
+    require<TypeError>(sum_type(q.dtype()) == DType::f32, op,
+                       ": computes on f32, bf16 or f16, q is ", q.dtype(), "; convert it first");
+  } else {
+    require<TypeError>(q.dtype() == DType::f32 || q.dtype() == DType::f64, op,
+                       ": computes on f32 or f64, q is ", q.dtype(), "; convert it first");
+  }
   require_tensor(op, "k", k, q.shape(), q.dtype());
   require_tensor(op, "v", v, q.shape(), q.dtype());
   const int64_t head_dim = q.dim(1) / heads, cells = packing.cells();
@@ -571,6 +576,10 @@ void favor_attention(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTe
   const Problem problem = check(op, ctx, q, k, v, packing, heads, projection, options, context);
   ctx.require_here(op, out);
   require_tensor(op, "out", out, q.shape(), q.dtype());
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda())
+      return cuda::favor_attention(ctx, q, k, v, packing, heads, projection, options, out, context);
+  }
   visit_real(q.dtype(), [&]<class T>(Type<T>) {
     Operands<T> x = operands<T>(q, k, v, projection, context);
     x.out = out.as<T>();
@@ -594,6 +603,11 @@ void favor_attention_backward(Context& ctx, ConstTensorView q, ConstTensorView k
   require_optional(op, "dk", dk, q.shape(), q.dtype());
   require_optional(op, "dv", dv, q.shape(), q.dtype());
   if (dq.empty() && dk.empty() && dv.empty()) return;
+  if constexpr (kBuiltWithCuda) {
+    if (ctx.device().is_cuda())
+      return cuda::favor_attention_backward(ctx, q, k, v, out, dout, packing, heads, projection,
+                                            options, context, dq, dk, dv);
+  }
   visit_real(q.dtype(), [&]<class T>(Type<T>) {
     Operands<T> x = operands<T>(q, k, v, projection, context);
     x.out = const_cast<T*>(out.as<T>());

@@ -43,15 +43,15 @@ struct FavorContext {
 //
 // The factor features^(-1/2) of the published features cancels in out and is left out.
 //
-//   q, k, v     [tokens, heads * head_dim]  on the CPU f32 or f64; head a owns columns
-//                                           a*head_dim ...
-//   projection  [features, head_dim]        type of q; features and head_dim of any size
+//   q, k, v     [tokens, heads * head_dim]  on the CPU f32 or f64, on CUDA f32, bf16 or f16 with
+//                                           head_dim <= 128; head a owns columns a*head_dim ...
+//   projection  [features, head_dim]        type of q, f32 for 16-bit types; any number of features
 //   out         [tokens, heads * head_dim]  type of q, overwritten
 //   context     overwritten
 //
 // No feature is stored beyond a panel of tokens. Sums over keys are formed panel by panel within
 // spans of kFavorSpan tokens of a cell, then span by span; scratch holds one [features, head_dim]
-// per cell, head and span.
+// per cell, head and span. With 16-bit types features and sums are f32, only out is rounded.
 // Throws ShapeError or TypeError when something does not fit.
 // Source: Choromanski et al., Rethinking Attention with Performers, as in scBERT.
 void favor_attention(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorView v,
@@ -69,7 +69,8 @@ void favor_attention(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTe
 // The maxima carry gradient: minus the sum of g over what was shifted goes to the u that is the
 // largest. Without the 1e-4 those sums would be zero. Among equal ones the first is taken: the
 // first feature of a query; of the keys the first in the order of `peak`, in a batch in the first
-// cell. (PyTorch shares it among equal keys.)
+// cell. (PyTorch shares it among equal keys.) With 16-bit types sums are f32; dk of the key that
+// has the stabiliser is rounded twice.
 //
 //   dout, out   [tokens, heads * head_dim]  out and context as the forward pass left them
 void favor_attention_backward(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorView v,
@@ -77,6 +78,17 @@ void favor_attention_backward(Context& ctx, ConstTensorView q, ConstTensorView k
                               int64_t heads, ConstTensorView projection, FavorOptions options,
                               const FavorContext& context, TensorView dq, TensorView dk,
                               TensorView dv);
+
+namespace cuda {  // in favor_attention.cu; favor_attention.cc calls these after its checks
+void favor_attention(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorView v,
+                     const Packing& packing, int64_t heads, ConstTensorView projection,
+                     FavorOptions options, TensorView out, const FavorContext& context);
+void favor_attention_backward(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorView v,
+                              ConstTensorView out, ConstTensorView dout, const Packing& packing,
+                              int64_t heads, ConstTensorView projection, FavorOptions options,
+                              const FavorContext& context, TensorView dq, TensorView dk,
+                              TensorView dv);
+}  // namespace cuda
 
 // Tokens of a cell whose sums one unit of work forms.
 inline constexpr int64_t kFavorSpan = 16 * kPanelRows;

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <vector>
 
+#include "runtime/gpu/emulator.h"
+#include "tests/kernels/capability.h"
 #include "tests/kernels/packed_cells.h"
 
 namespace scgraft {
@@ -99,6 +101,7 @@ class FavorAttentionTest : public OpTest {
     return c;
   }
   bool is_f64() const { return dtype() == DType::f64; }
+  bool on_cuda() { return ctx().device().is_cuda(); }
 };
 INSTANTIATE_OP_TEST(FavorAttentionTest);
 
@@ -252,7 +255,7 @@ TEST_P(FavorAttentionTest, AgreesWithTheDefinitionInDoublePrecision) {
   };
   // The last cells have two spans, and three.
   const std::vector<Size> sizes = {
-      {1, 2, {0, 1, 2, 3, 31, 33}}, {2, 3, {65, 1, 17}}, {8, 8, {64, 65}},
+      {1, 7, {0, 1, 2, 3, 31, 33}}, {2, 3, {65, 1, 17}}, {8, 8, {64, 65}},
       {16, 44, {1, 0, 37, 129}},    {31, 33, {33, 31}},  {33, 65, {40}},
       {64, 266, {257, 3}},          {80, 70, {30}},      {128, 150, {70, 5}},
       {8, 24, {17, 1025, 3}},       {4, 9, {2049}},
@@ -404,6 +407,131 @@ TEST_P(FavorAttentionTest, ErrorsSayWhatWasWanted) {
   c.forward(ctx());
   c.mass = zeros({2, 2, 4});
   expect_error("mass of the context must be [2, 2, 3]", [&] { c.backward(ctx()); });
+}
+
+// What lies behind the end of a cell is another cell: nothing of it may be touched.
+TEST_P(FavorAttentionTest, NanStaysInItsCell) {
+  for (const DType type : storage_types()) {
+    store(type);
+    Call c = call({20, 20, 20}, 1, 64, 70);
+    for (Tensor* t : {&c.q, &c.k, &c.v, &c.dout}) {
+      std::vector<double> values = values_of(t->view());
+      for (size_t i = 20 * 64; i < 40 * 64; ++i) values[i] = NAN;
+      *t = tensor_of(t->shape(), type, values);
+    }
+    c.forward(ctx());
+    c.backward(ctx());
+    for (const Tensor* t : {&c.out, &c.dq, &c.dk, &c.dv}) {
+      const std::vector<double> values = values_of(t->view());
+      for (size_t i = 0; i < values.size(); ++i)
+        ASSERT_EQ(std::isnan(values[i]), i >= 20 * 64 && i < 40 * 64) << i;
+    }
+  }
+}
+
+// exp(-s) and most features are zero: the floor alone is left.
+TEST_P(FavorAttentionTest, LargeTokensStayFinite) {
+  for (const DType type : storage_types()) {
+    store(type);
+    Call c = call({70}, 1, 64, 40, FavorStabiliser::cell, 30.0);
+    c.forward(ctx());
+    c.backward(ctx());
+    for (const Tensor* t : {&c.out, &c.dq, &c.dk, &c.dv})
+      for (const double x : values_of(t->view())) ASSERT_TRUE(std::isfinite(x));
+  }
+}
+
+// Gradients take the out of the call: dout . out cancels, which makes its rounding visible in them.
+TEST_P(FavorAttentionTest, SixteenBitTypesAgreeWithTheDefinition) {
+  if (!on_cuda()) GTEST_SKIP() << "the CPU computes in f32 and f64";
+  for (const int capability : Capability::all())
+    for (const DType type : {DType::bf16, DType::f16})
+      for (const int64_t head_dim : {7, 16, 64, 128})
+        for (FavorStabiliser stabiliser : kBoth) {
+          SCOPED_TRACE(cat(type, ", head_dim ", head_dim, ", compute capability ", capability));
+          const Capability chosen(capability);
+          store(type);
+          Call c = call({0, 1, 17, 130}, 2, head_dim, head_dim == 64 ? 266 : 44, stabiliser);
+          Call want = c.as_f64();
+          Context reference = definition();
+          c.forward(ctx());
+          want.forward(reference);
+          expect_close(c.out.view(), values_of(want.out.view()), 2048);
+          expect_close(c.sums.view(), values_of(want.sums.view()), 2048);
+          expect_close(c.mass.view(), values_of(want.mass.view()), 2048);
+          want.out = in_f64(c.out);
+          c.backward(ctx());
+          want.backward(reference);
+          expect_close(c.dq.view(), values_of(want.dq.view()), 2048);
+          expect_close(c.dk.view(), values_of(want.dk.view()), 2048);
+          expect_close(c.dv.view(), values_of(want.dv.view()), 2048);
+        }
+}
+
+TEST_P(FavorAttentionTest, UnalignedTensorsGiveTheSameBits) {
+  for (const DType type : storage_types()) {
+    store(type);
+    Call c = call({33, 5}, 2, 16, 20);
+    c.forward(ctx());
+    c.backward(ctx());
+    const Shape shape = c.q.shape(), feature_shape = c.projection.shape();
+    const auto moved = [&](const Tensor& t) {
+      std::vector<double> values = values_of(t.view());
+      values.insert(values.begin(), 0);
+      return tensor_of({t.numel() + 1}, t.dtype(), values);
+    };
+    Tensor q = moved(c.q), k = moved(c.k), v = moved(c.v), dout = moved(c.dout),
+           projection = moved(c.projection);
+    Tensor out = poisoned({c.q.numel() + 1}), dq = poisoned(out.shape()),
+           dk = poisoned(out.shape()), dv = poisoned(out.shape());
+    const std::vector<int32_t> offsets = c.cells().offsets;
+    favor_attention(ctx(), behind_first(q, shape), behind_first(k, shape), behind_first(v, shape),
+                    packing_over(offsets), 2, behind_first(projection, feature_shape), c.options,
+                    behind_first(out, shape), c.context());
+    favor_attention_backward(
+        ctx(), behind_first(q, shape), behind_first(k, shape), behind_first(v, shape),
+        behind_first(out, shape), behind_first(dout, shape), packing_over(offsets), 2,
+        behind_first(projection, feature_shape), c.options, c.context(), behind_first(dq, shape),
+        behind_first(dk, shape), behind_first(dv, shape));
+    expect_same_bits(behind_first(out, shape), c.out.view());
+    expect_same_bits(behind_first(dq, shape), c.dq.view());
+    expect_same_bits(behind_first(dk, shape), c.dk.view());
+    expect_same_bits(behind_first(dv, shape), c.dv.view());
+  }
+}
+
+TEST_P(FavorAttentionTest, FitsTheSharedMemoryOfEveryDevice) {
+  const Capability smallest(75);
+  for (const int64_t head_dim : {32, 64, 128}) {
+    Call c = call({3}, 1, head_dim, 5);
+    c.forward(ctx());
+    c.backward(ctx());
+  }
+}
+
+// Threads, warps and blocks may run in any order.
+TEST_P(FavorAttentionTest, SchedulingDoesNotChangeABit) {
+  if (!kCudaEmulated || !on_cuda()) GTEST_SKIP() << "only the emulated device can be told an order";
+  for (const int64_t head_dim : {64, 128}) {
+    Call c = call({70, 1030}, 2, head_dim, 70, FavorStabiliser::batch);
+    c.forward(ctx());
+    c.backward(ctx());
+    Call other = c.copy();
+    for (const gpu::Order order : {gpu::Order::reverse, gpu::Order::random}) {
+      gpu::emulator_options().order = order;
+      other.forward(ctx());
+      other.backward(ctx());
+      gpu::emulator_options().order = gpu::Order::forward;
+      expect_all_same_bits(c, other);
+    }
+  }
+}
+
+TEST_P(FavorAttentionTest, HeadsOnADeviceAreAtMost128Wide) {
+  if (!on_cuda()) GTEST_SKIP() << "the CPU takes heads of any width";
+  Call c = call({3}, 1, 129, 5);
+  expect_error("favor_attention: heads on cuda:0 are at most 128 wide, got 129",
+               [&] { c.forward(ctx()); });
 }
 
 }  // namespace
