@@ -157,6 +157,23 @@ TEST_P(FavorAttentionTest, FirstOfEqualLargestIsThePeak) {
   EXPECT_EQ(on_host(c.peak.view()).view().as<int64_t>()[0], (1 * 2 + 1) * 2 + 1);
 }
 
+// Equal ones in different spans and heads, and in features that different blocks own.
+TEST_P(FavorAttentionTest, FirstOfEqualLargestOfALongCell) {
+  const int64_t features = 150;
+  Call c = call({1100}, 2, 1, features);
+  std::vector<double> omega(features, 0.5), k(2200, 0.1);
+  omega[20] = omega[140] = 2;
+  for (const size_t row : {2 * 1050, 2 * 1020 + 1, 2 * 1021}) k[row] = 3;
+  c.projection = tensor({features, 1}, omega);
+  c.k = tensor({1100, 2}, k);
+  c.forward(ctx());
+  EXPECT_EQ(on_host(c.peak.view()).view().as<int64_t>()[0], (2 * 1020 + 1) * features + 20);
+  k[2 * 1020] = 3;
+  c.k = tensor({1100, 2}, k);
+  c.forward(ctx());
+  EXPECT_EQ(on_host(c.peak.view()).view().as<int64_t>()[0], 2 * 1020 * features + 20);
+}
+
 TEST_P(FavorAttentionTest, BatchStabiliserIsTheLargestOfAllCells) {
   for (FavorStabiliser stabiliser : kBoth) {
     Call c = call({2, 0, 1, 2}, 1, 1, 1, stabiliser);
