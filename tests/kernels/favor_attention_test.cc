@@ -162,7 +162,7 @@ TEST_P(FavorAttentionTest, FirstOfEqualLargestOfALongCell) {
   const int64_t features = 150;
   Call c = call({1100}, 2, 1, features);
   std::vector<double> omega(features, 0.5), k(2200, 0.1);
-  omega[20] = omega[140] = 2;
+  omega[20] = omega[21] = omega[52] = omega[140] = 2;
   for (const size_t row : {2 * 1050, 2 * 1020 + 1, 2 * 1021}) k[row] = 3;
   c.projection = tensor({features, 1}, omega);
   c.k = tensor({1100, 2}, k);
