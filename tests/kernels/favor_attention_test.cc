@@ -461,28 +461,26 @@ TEST_P(FavorAttentionTest, LargeTokensStayFinite) {
 // Gradients take the out of the call: dout . out cancels, which makes its rounding visible in them.
 TEST_P(FavorAttentionTest, SixteenBitTypesAgreeWithTheDefinition) {
   if (!on_cuda()) GTEST_SKIP() << "the CPU computes in f32 and f64";
-  for (const int capability : Capability::all())
-    for (const DType type : {DType::bf16, DType::f16})
-      for (const int64_t head_dim : {7, 16, 64, 128})
-        for (FavorStabiliser stabiliser : kBoth) {
-          SCOPED_TRACE(cat(type, ", head_dim ", head_dim, ", compute capability ", capability));
-          const Capability chosen(capability);
-          store(type);
-          Call c = call({0, 1, 17, 130}, 2, head_dim, head_dim == 64 ? 266 : 44, stabiliser);
-          Call want = c.as_f64();
-          Context reference = definition();
-          c.forward(ctx());
-          want.forward(reference);
-          expect_close(c.out.view(), values_of(want.out.view()), 2048);
-          expect_close(c.sums.view(), values_of(want.sums.view()), 2048);
-          expect_close(c.mass.view(), values_of(want.mass.view()), 2048);
-          want.out = in_f64(c.out);
-          c.backward(ctx());
-          want.backward(reference);
-          expect_close(c.dq.view(), values_of(want.dq.view()), 2048);
-          expect_close(c.dk.view(), values_of(want.dk.view()), 2048);
-          expect_close(c.dv.view(), values_of(want.dv.view()), 2048);
-        }
+  for (const DType type : {DType::bf16, DType::f16})
+    for (const int64_t head_dim : {7, 16, 64, 128}) {
+      SCOPED_TRACE(cat(type, ", head_dim ", head_dim));
+      store(type);
+      Call c = call({0, 1, 17, 130}, 2, head_dim, head_dim == 64 ? 266 : 44,
+                    type == DType::bf16 ? FavorStabiliser::cell : FavorStabiliser::batch);
+      Call want = c.as_f64();
+      Context reference = definition();
+      c.forward(ctx());
+      want.forward(reference);
+      expect_close(c.out.view(), values_of(want.out.view()), 2048);
+      expect_close(c.sums.view(), values_of(want.sums.view()), 2048);
+      expect_close(c.mass.view(), values_of(want.mass.view()), 2048);
+      want.out = in_f64(c.out);
+      c.backward(ctx());
+      want.backward(reference);
+      expect_close(c.dq.view(), values_of(want.dq.view()), 2048);
+      expect_close(c.dk.view(), values_of(want.dk.view()), 2048);
+      expect_close(c.dv.view(), values_of(want.dv.view()), 2048);
+    }
 }
 
 TEST_P(FavorAttentionTest, UnalignedTensorsGiveTheSameBits) {
