@@ -391,8 +391,7 @@ class Spans {
 class FastCall {
  public:
   FastCall(Context& ctx, const Problem& problem, const float* projection)
-      : ctx_(ctx),
-        problem_(problem),
+      : problem_(problem),
         scratch_(ctx.scratch()),
         spans(scratch_, problem),
         width(simd().width(problem.head_dim)),
@@ -422,7 +421,6 @@ class FastCall {
   int64_t owner(const Spans::Unit& unit) const { return unit.cell * problem_.heads + unit.head; }
 
  private:
-  Context& ctx_;
   const Problem& problem_;
   Arena::Scope scratch_;
 
