@@ -1,0 +1,555 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/favor_attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "runtime/gpu/emulator.h"
+#include "tests/kernels/capability.h"
+#include "tests/kernels/packed_cells.h"
+
+namespace scgraft {
+namespace {
+
+// Inputs, outputs and gradients of one call.
+struct Call {
+  std::vector<int32_t> lengths;
+  int64_t heads;
+  FavorOptions options;
+  Tensor q = {}, k = {}, v = {}, projection = {}, dout = {};
+  Tensor out = {}, dq = {}, dk = {}, dv = {}, sums = {}, mass = {}, largest = {}, peak = {};
+
+  PackedCells cells() const { return {lengths, std::vector<int64_t>(lengths.size(), 0)}; }
+  FavorContext context() {
+    return {
+        .sums = sums.view(), .mass = mass.view(), .largest = largest.view(), .peak = peak.view()};
+  }
+  static Tensor nans(const Shape& shape, const Tensor& like, DType dtype) {
+    const std::vector<double> values(static_cast<size_t>(shape.numel()), NAN);
+    return tensor_of(shape, dtype, values).to(like.device());
+  }
+  void forward(Context& ctx) {
+    const auto n = static_cast<int64_t>(lengths.size());
+    const int64_t features = projection.dim(0);
+    const DType type = projection.dtype();
+    out = nans(q.shape(), q, q.dtype());
+    sums = nans({n, heads, features, projection.dim(1)}, q, type);
+    mass = nans({n, heads, features}, q, type);
+    largest = nans({n}, q, type);
+    peak = Tensor({n}, DType::i64, q.device());
+    const PackedCells packed = cells();
+    const Packing packing =
+        q.device().is_cpu() ? Packing::over(packed.offsets) : packing_over(packed.offsets);
+    favor_attention(ctx, q.view(), k.view(), v.view(), packing, heads, projection.view(), options,
+                    out.view(), context());
+  }
+  void backward(Context& ctx) {
+    dq = nans(q.shape(), q, q.dtype());
+    dk = nans(q.shape(), q, q.dtype());
+    dv = nans(q.shape(), q, q.dtype());
+    backward(ctx, dq.view(), dk.view(), dv.view());
+  }
+  void backward(Context& ctx, TensorView to_q, TensorView to_k, TensorView to_v) {
+    const PackedCells packed = cells();
+    const Packing packing =
+        q.device().is_cpu() ? Packing::over(packed.offsets) : packing_over(packed.offsets);
+    favor_attention_backward(ctx, q.view(), k.view(), v.view(), out.view(), dout.view(), packing,
+                             heads, projection.view(), options, context(), to_q, to_k, to_v);
+  }
+  static Call of(const Call& from, const std::vector<int32_t>& lengths,
+                 const std::function<Tensor(const Tensor&)>& tokens, Tensor projection) {
+    Call c{.lengths = lengths, .heads = from.heads, .options = from.options};
+    c.q = tokens(from.q);
+    c.k = tokens(from.k);
+    c.v = tokens(from.v);
+    c.dout = tokens(from.dout);
+    c.projection = std::move(projection);
+    return c;
+  }
+  // The same inputs for the definition.
+  Call as_f64() const { return of(*this, lengths, in_f64, in_f64(projection)); }
+  Call copy() const {
+    return of(
+        *this, lengths, [](const Tensor& t) { return t.clone(); }, projection.clone());
+  }
+  // The inputs of one cell alone.
+  Call only(size_t cell) const {
+    const PackedCells all = cells();
+    const auto rows = [&](const Tensor& t) {
+      return tensor_of({lengths[cell], t.dim(1)}, t.dtype(),
+                       values_of(t.view().rows(all.offsets[cell], all.offsets[cell + 1])));
+    };
+    return of(*this, {lengths[cell]}, rows, projection.clone());
+  }
+};
+
+class FavorAttentionTest : public OpTest {
+ protected:
+  Call call(const std::vector<int32_t>& lengths, int64_t heads, int64_t head_dim, int64_t features,
+            FavorStabiliser stabiliser = FavorStabiliser::cell, double scale = 1) {
+    Call c{.lengths = lengths, .heads = heads, .options = {stabiliser}};
+    const Shape shape{c.cells().rows(), heads * head_dim};
+    c.q = random(shape, scale);
+    c.k = random(shape, scale);
+    c.v = random(shape);
+    c.dout = random(shape);
+    const DType stored = dtype();
+    if (size_of(stored) == 2) store(DType::f32);
+    c.projection = random({features, head_dim});
+    store(stored);
+    return c;
+  }
+  bool is_f64() const { return dtype() == DType::f64; }
+  bool on_cuda() { return ctx().device().is_cuda(); }
+};
+INSTANTIATE_OP_TEST(FavorAttentionTest);
+
+constexpr FavorStabiliser kBoth[] = {FavorStabiliser::cell, FavorStabiliser::batch};
+Context definition() { return Context(Device::cpu(), {.threads = 2, .reference = true}); }
+
+TEST_P(FavorAttentionTest, OnlyTokenReturnsItsValue) {
+  Call c = call({1, 0, 1}, 2, 8, 5);
+  c.forward(ctx());
+  expect_close(c.out.view(), values_of(c.v.view()), 16);
+}
+
+TEST_P(FavorAttentionTest, EqualKeysAverageTheValues) {
+  Call c = call({3}, 1, 2, 3);
+  c.k = tensor({3, 2}, {1, -1, 1, -1, 1, -1});
+  c.v = tensor({3, 2}, {1, 2, 3, 4, 8, 0});
+  c.forward(ctx());
+  expect_close(c.out.view(), {4, 2, 4, 2, 4, 2}, 9);
+}
+
+TEST_P(FavorAttentionTest, HandComputed) {
+  // head_dim 1, so c = 1. Keys 0 and 1: u = (0, 0) and (1, -1), s = 0 and 1/2, largest u is 1.
+  Call c = call({2}, 1, 1, 2);
+  c.q = tensor({2, 1}, {0, 1});
+  c.k = tensor({2, 1}, {0, 1});
+  c.v = tensor({2, 1}, {3, 5});
+  c.projection = tensor({2, 1}, {1, -1});
+  c.forward(ctx());
+  const double f = 1e-4, e1 = std::exp(-1.0), e2 = std::exp(-0.5), e3 = std::exp(-2.5);
+  const double k0[2] = {e1 + f, e1 + f}, k1[2] = {e2 + f, e3 + f};
+  const double q0[2] = {1 + f, 1 + f}, q1[2] = {e2 + f, e3 + f};
+  std::vector<double> want;
+  for (const double* q : {q0, q1}) {
+    const double w0 = q[0] * k0[0] + q[1] * k0[1], w1 = q[0] * k1[0] + q[1] * k1[1];
+    want.push_back((3 * w0 + 5 * w1) / (w0 + w1));
+  }
+  expect_close(c.out.view(), want, 4);
+  expect_close(c.mass.view(), {k0[0] + k1[0], k0[1] + k1[1]}, 2);
+  expect_close(c.sums.view(), {3 * k0[0] + 5 * k1[0], 3 * k0[1] + 5 * k1[1]}, 2);
+  expect_close(c.largest.view(), {1.0});
+  EXPECT_EQ(on_host(c.peak.view()).view().as<int64_t>()[0], 2);  // token 1, feature 0
+}
+
+TEST_P(FavorAttentionTest, FirstOfEqualLargestIsThePeak) {
+  // Two features, two heads: both heads of tokens 1 and 2 reach 2 with feature 1.
+  Call c = call({3}, 2, 1, 2);
+  c.projection = tensor({2, 1}, {1, 2});
+  c.k = tensor({3, 2}, {0, 0, 1, 1, 1, 1});
+  c.forward(ctx());
+  EXPECT_EQ(on_host(c.peak.view()).view().as<int64_t>()[0], (1 * 2 + 0) * 2 + 1);
+  c.k = tensor({3, 2}, {0, 0, 0, 1, 1, 0});
+  c.forward(ctx());
+  EXPECT_EQ(on_host(c.peak.view()).view().as<int64_t>()[0], (1 * 2 + 1) * 2 + 1);
+}
+
+// Equal ones in different spans and heads, and in features that different blocks own.
+TEST_P(FavorAttentionTest, FirstOfEqualLargestOfALongCell) {
+  const int64_t features = 150;
+  Call c = call({1100}, 2, 1, features);
+  std::vector<double> omega(features, 0.5), k(2200, 0.1);
+  omega[20] = omega[21] = omega[52] = omega[140] = 2;
+  for (const size_t row : {2 * 1050, 2 * 1020 + 1, 2 * 1021}) k[row] = 3;
+  c.projection = tensor({features, 1}, omega);
+  c.k = tensor({1100, 2}, k);
+  c.forward(ctx());
+  EXPECT_EQ(on_host(c.peak.view()).view().as<int64_t>()[0], (2 * 1020 + 1) * features + 20);
+  k[2 * 1020] = 3;
+  c.k = tensor({1100, 2}, k);
+  c.forward(ctx());
+  EXPECT_EQ(on_host(c.peak.view()).view().as<int64_t>()[0], 2 * 1020 * features + 20);
+}
+
+TEST_P(FavorAttentionTest, BatchStabiliserIsTheLargestOfAllCells) {
+  for (FavorStabiliser stabiliser : kBoth) {
+    Call c = call({2, 0, 1, 2}, 1, 1, 1, stabiliser);
+    c.projection = tensor({1, 1}, {1});
+    c.k = tensor({5, 1}, {1, 2, 4, 4, 3});
+    c.forward(ctx());
+    const Tensor peak = on_host(c.peak.view());
+    const int64_t* at = peak.view().as<int64_t>();
+    const std::vector<double> largest = values_of(c.largest.view());
+    if (stabiliser == FavorStabiliser::batch) {
+      EXPECT_EQ(largest, std::vector<double>(4, 4.0));
+      EXPECT_EQ(std::vector<int64_t>(at, at + 4), (std::vector<int64_t>{-1, -1, 0, -1}));
+    } else {
+      EXPECT_EQ(largest, (std::vector<double>{2, -INFINITY, 4, 4}));
+      EXPECT_EQ(std::vector<int64_t>(at, at + 4), (std::vector<int64_t>{1, -1, 0, 0}));
+    }
+  }
+}
+
+// The published formula as it stands: all features of a cell, the factor features^(-1/2) included.
+TEST_P(FavorAttentionTest, AgreesWithTheFormulaWrittenOut) {
+  const int64_t heads = 2, dim = 4, features = 6;
+  for (FavorStabiliser stabiliser : kBoth) {
+    Call c = call({7, 3}, heads, dim, features, stabiliser);
+    c.forward(ctx());
+    const std::vector<double> q = values_of(c.q.view()), k = values_of(c.k.view()),
+                              v = values_of(c.v.view()), omega = values_of(c.projection.view());
+    const double factor = std::pow(static_cast<double>(dim), -0.25);
+    const auto u = [&](const std::vector<double>& x, int64_t token, int64_t head, int64_t j) {
+      double sum = 0;
+      for (int64_t d = 0; d < dim; ++d)
+        sum += factor * x[static_cast<size_t>((token * heads + head) * dim + d)] *
+               omega[static_cast<size_t>(j * dim + d)];
+      return sum;
+    };
+    const auto phi = [&](const std::vector<double>& x, int64_t token, int64_t head, int64_t j,
+                         double largest) {
+      double half = 0;
+      for (int64_t d = 0; d < dim; ++d)
+        half += std::pow(factor * x[static_cast<size_t>((token * heads + head) * dim + d)], 2) / 2;
+      return (std::exp(u(x, token, head, j) - half - largest) + 1e-4) /
+             std::sqrt(static_cast<double>(features));
+    };
+    std::vector<double> want(q.size());
+    const std::vector<std::pair<int64_t, int64_t>> ranges = {{0, 7}, {7, 10}};
+    for (const auto& [begin, end] : ranges) {
+      const bool batch = stabiliser == FavorStabiliser::batch;
+      double key_largest = -INFINITY;
+      for (int64_t m = batch ? 0 : begin; m < (batch ? 10 : end); ++m)
+        for (int64_t head = 0; head < heads; ++head)
+          for (int64_t j = 0; j < features; ++j)
+            key_largest = std::max(key_largest, u(k, m, head, j));
+      for (int64_t i = begin; i < end; ++i)
+        for (int64_t head = 0; head < heads; ++head) {
+          double largest = -INFINITY, total = 0;
+          for (int64_t j = 0; j < features; ++j) largest = std::max(largest, u(q, i, head, j));
+          std::vector<double> row(static_cast<size_t>(dim));
+          for (int64_t m = begin; m < end; ++m) {
+            double weight = 0;
+            for (int64_t j = 0; j < features; ++j)
+              weight += phi(q, i, head, j, largest) * phi(k, m, head, j, key_largest);
+            total += weight;
+            for (int64_t d = 0; d < dim; ++d)
+              row[static_cast<size_t>(d)] +=
+                  weight * v[static_cast<size_t>((m * heads + head) * dim + d)];
+          }
+          for (int64_t d = 0; d < dim; ++d)
+            want[static_cast<size_t>((i * heads + head) * dim + d)] =
+                row[static_cast<size_t>(d)] / total;
+        }
+    }
+    expect_close(c.out.view(), want, 256);
+  }
+}
+
+TEST_P(FavorAttentionTest, CellsWithoutTokens) {
+  for (const std::vector<int32_t>& lengths :
+       {std::vector<int32_t>{}, std::vector<int32_t>{0, 0}, std::vector<int32_t>{0, 2, 0}})
+    for (FavorStabiliser stabiliser : kBoth) {
+      Call c = call(lengths, 2, 4, 3, stabiliser);
+      c.forward(ctx());
+      c.backward(ctx());
+      for (const double x : values_of(c.sums.view())) EXPECT_FALSE(std::isnan(x));
+      for (const double x : values_of(c.dk.view())) EXPECT_FALSE(std::isnan(x));
+      if (lengths.empty() || lengths.size() == 3) continue;
+      for (const double x : values_of(c.mass.view())) EXPECT_EQ(x, 0);
+      for (const double x : values_of(c.largest.view())) EXPECT_EQ(x, -INFINITY);
+    }
+}
+
+TEST_P(FavorAttentionTest, AgreesWithTheDefinitionInDoublePrecision) {
+  if (is_f64()) GTEST_SKIP() << "the definition in double precision is the other side";
+  struct Size {
+    int64_t head_dim, features;
+    std::vector<int32_t> lengths;
+  };
+  // The last cells have two spans, and three.
+  const std::vector<Size> sizes = {
+      {1, 7, {0, 1, 2, 3, 31, 33}}, {2, 3, {65, 1, 17}}, {8, 8, {64, 65}},
+      {16, 44, {1, 0, 37, 129}},    {31, 33, {33, 31}},  {33, 65, {40}},
+      {64, 266, {70, 3}},           {80, 70, {30}},      {128, 150, {40}},
+      {8, 24, {17, 1025, 3}},       {4, 9, {2049}},
+  };
+  for (const Size& size : sizes)
+    for (FavorStabiliser stabiliser : kBoth) {
+      // Both for the narrow heads alone: the definition takes its time under sanitizers.
+      if (stabiliser == FavorStabiliser::batch && size.head_dim > 16) continue;
+      SCOPED_TRACE(cat("head_dim ", size.head_dim, ", features ", size.features));
+      Call c = call(size.lengths, 2, size.head_dim, size.features, stabiliser);
+      Call want = c.as_f64();
+      c.forward(ctx());
+      c.backward(ctx());
+      Context reference = definition();
+      want.forward(reference);
+      want.backward(reference);
+      expect_same_bits(on_host(c.peak.view()).view(), want.peak.view());
+      std::vector<double> largest = values_of(c.largest.view());
+      std::vector<double> want_largest = values_of(want.largest.view());
+      for (size_t cell = 0; cell < largest.size(); ++cell)  // infinity minus infinity is no number
+        if (largest[cell] == want_largest[cell]) largest[cell] = want_largest[cell] = 0;
+      expect_close(tensor(c.largest.shape(), largest).view(), want_largest, size.head_dim);
+      expect_close(c.sums.view(), values_of(want.sums.view()), 2049);
+      expect_close(c.mass.view(), values_of(want.mass.view()), 2049);
+      expect_close(c.out.view(), values_of(want.out.view()), 2049);
+      expect_close(c.dq.view(), values_of(want.dq.view()), 2049);
+      expect_close(c.dk.view(), values_of(want.dk.view()), 2049);
+      expect_close(c.dv.view(), values_of(want.dv.view()), 2049);
+    }
+}
+
+// The largest u of a span grows from panel to panel and from span to span and shrinks again: what
+// was summed with a smaller shift must fade, what comes later must not grow.
+TEST_P(FavorAttentionTest, ShiftChangesWithinACell) {
+  for (const int64_t peak : {0, 700, 1490}) {
+    Call c = call({1500}, 1, 8, 12);
+    std::vector<double> k = values_of(c.k.view());
+    for (size_t i = 0; i < k.size(); ++i)
+      k[i] *= static_cast<int64_t>(i) / 8 == peak ? 3.0 : i / 8 % 200 < 100 ? 0.05 : 0.5;
+    c.k = tensor(c.k.shape(), k);
+    Call want = c.as_f64();
+    c.forward(ctx());
+    c.backward(ctx());
+    Context reference = definition();
+    want.forward(reference);
+    want.backward(reference);
+    expect_same_bits(on_host(c.peak.view()).view(), want.peak.view());
+    expect_close(c.sums.view(), values_of(want.sums.view()), 2048);
+    expect_close(c.mass.view(), values_of(want.mass.view()), 2048);
+    expect_close(c.out.view(), values_of(want.out.view()), 2048);
+    expect_close(c.dq.view(), values_of(want.dq.view()), 2048);
+    expect_close(c.dk.view(), values_of(want.dk.view()), 2048);
+    expect_close(c.dv.view(), values_of(want.dv.view()), 2048);
+  }
+}
+
+TEST_P(FavorAttentionTest, GradientsMatchFiniteDifferences) {
+  if (!is_f64()) GTEST_SKIP() << "finite differences are taken in f64 only";
+  for (FavorStabiliser stabiliser : kBoth) {
+    Call c = call({3, 0, 1, 4}, 2, 3, 5, stabiliser);
+    c.forward(ctx());
+    c.backward(ctx());
+    const auto loss = [&] {
+      c.forward(ctx());
+      return dot(c.out.view(), c.dout.view());
+    };
+    expect_gradient(c.q, loss, c.dq.view());
+    expect_gradient(c.k, loss, c.dk.view());
+    expect_gradient(c.v, loss, c.dv.view());
+  }
+}
+
+// With features below or beside the floor the maxima matter: differences must see their gradient.
+TEST_P(FavorAttentionTest, GradientsOfTheMaximaMatchFiniteDifferences) {
+  if (!is_f64()) GTEST_SKIP() << "finite differences are taken in f64 only";
+  for (FavorStabiliser stabiliser : kBoth) {
+    Call c = call({3, 4}, 2, 3, 5, stabiliser, 4.0);
+    c.forward(ctx());
+    c.backward(ctx());
+    const auto loss = [&] {
+      c.forward(ctx());
+      return dot(c.out.view(), c.dout.view());
+    };
+    expect_gradient(c.q, loss, c.dq.view());
+    expect_gradient(c.k, loss, c.dk.view());
+  }
+}
+
+TEST_P(FavorAttentionTest, UnwantedGradientsAreSkippedAndChangeNothing) {
+  Call c = call({3, 70}, 2, 16, 20);
+  c.forward(ctx());
+  c.backward(ctx());
+  for (int wanted = 0; wanted < 8; ++wanted) {
+    Tensor got[3] = {poisoned(c.q.shape()), poisoned(c.q.shape()), poisoned(c.q.shape())};
+    TensorView views[3];
+    for (int i = 0; i < 3; ++i)
+      if (wanted >> i & 1) views[i] = got[i].view();
+    c.backward(ctx(), views[0], views[1], views[2]);
+    if (wanted & 1) expect_same_bits(got[0].view(), c.dq.view());
+    if (wanted & 2) expect_same_bits(got[1].view(), c.dk.view());
+    if (wanted & 4) expect_same_bits(got[2].view(), c.dv.view());
+  }
+}
+
+void expect_all_same_bits(const Call& a, const Call& b, int64_t begin = 0, int64_t end = -1) {
+  const auto rows = [&](const Tensor& t) { return t.view().rows(begin, end < 0 ? t.dim(0) : end); };
+  expect_same_bits(rows(a.out), b.out.view());
+  expect_same_bits(rows(a.dq), b.dq.view());
+  expect_same_bits(rows(a.dk), b.dk.view());
+  expect_same_bits(rows(a.dv), b.dv.view());
+}
+
+TEST_P(FavorAttentionTest, ThreadCountDoesNotChangeABit) {
+  for (FavorStabiliser stabiliser : kBoth) {
+    Call c = call({33, 1040, 7, 200}, 3, 8, 20, stabiliser);
+    Call one = c.copy();
+    c.forward(ctx());
+    c.backward(ctx());
+    Context single(test_device(), {.threads = 1, .reference = GetParam().reference});
+    one.forward(single);
+    one.backward(single);
+    expect_all_same_bits(c, one);
+  }
+}
+
+TEST_P(FavorAttentionTest, BatchMatesDoNotChangeABit) {
+  Call c = call({33, 1040, 150, 0}, 2, 24, 30);
+  c.forward(ctx());
+  c.backward(ctx());
+  const std::vector<int32_t> offsets = c.cells().offsets;
+  for (size_t cell = 0; cell < 3; ++cell) {
+    Call alone = c.only(cell);
+    alone.forward(ctx());
+    alone.backward(ctx());
+    expect_all_same_bits(c, alone, offsets[cell], offsets[cell + 1]);
+  }
+}
+
+TEST_P(FavorAttentionTest, ErrorsSayWhatWasWanted) {
+  Call c = call({2, 1}, 2, 4, 3);
+  c.forward(ctx());
+  c.heads = 3;
+  expect_error("with 3 heads", [&] { c.forward(ctx()); });
+  c.heads = 2;
+  c.projection = random({3, 5});
+  expect_error("the projection must be [features, 4]", [&] { c.forward(ctx()); });
+  c.projection = random({3, 4});
+  c.lengths = {2};
+  expect_error("q has 3 tokens, the packing has 2", [&] { c.forward(ctx()); });
+  c.lengths = {2, 1};
+  c.forward(ctx());
+  c.mass = zeros({2, 2, 4});
+  expect_error("mass of the context must be [2, 2, 3]", [&] { c.backward(ctx()); });
+}
+
+// What lies behind the end of a cell is another cell: nothing of it may be touched.
+TEST_P(FavorAttentionTest, NanStaysInItsCell) {
+  for (const DType type : storage_types()) {
+    store(type);
+    Call c = call({20, 20, 20}, 1, 64, 70);
+    for (Tensor* t : {&c.q, &c.k, &c.v, &c.dout}) {
+      std::vector<double> values = values_of(t->view());
+      for (size_t i = 20 * 64; i < 40 * 64; ++i) values[i] = NAN;
+      *t = tensor_of(t->shape(), type, values);
+    }
+    c.forward(ctx());
+    c.backward(ctx());
+    for (const Tensor* t : {&c.out, &c.dq, &c.dk, &c.dv}) {
+      const std::vector<double> values = values_of(t->view());
+      for (size_t i = 0; i < values.size(); ++i)
+        ASSERT_EQ(std::isnan(values[i]), i >= 20 * 64 && i < 40 * 64) << i;
+    }
+  }
+}
+
+// exp(-s) and most features are zero: the floor alone is left.
+TEST_P(FavorAttentionTest, LargeTokensStayFinite) {
+  for (const DType type : storage_types()) {
+    store(type);
+    Call c = call({70}, 1, 64, 40, FavorStabiliser::cell, 30.0);
+    c.forward(ctx());
+    c.backward(ctx());
+    for (const Tensor* t : {&c.out, &c.dq, &c.dk, &c.dv})
+      for (const double x : values_of(t->view())) ASSERT_TRUE(std::isfinite(x));
+  }
+}
+
+// Gradients take the out of the call: dout . out cancels, which makes its rounding visible in them.
+TEST_P(FavorAttentionTest, SixteenBitTypesAgreeWithTheDefinition) {
+  if (!on_cuda()) GTEST_SKIP() << "the CPU computes in f32 and f64";
+  for (const DType type : {DType::bf16, DType::f16})
+    for (const int64_t head_dim : {7, 16, 64, 128}) {
+      SCOPED_TRACE(cat(type, ", head_dim ", head_dim));
+      store(type);
+      Call c = call({0, 1, 17, 70}, 2, head_dim, 44,
+                    type == DType::bf16 ? FavorStabiliser::cell : FavorStabiliser::batch);
+      Call want = c.as_f64();
+      Context reference = definition();
+      c.forward(ctx());
+      want.forward(reference);
+      expect_close(c.out.view(), values_of(want.out.view()), 2048);
+      expect_close(c.sums.view(), values_of(want.sums.view()), 2048);
+      expect_close(c.mass.view(), values_of(want.mass.view()), 2048);
+      want.out = in_f64(c.out);
+      c.backward(ctx());
+      want.backward(reference);
+      expect_close(c.dq.view(), values_of(want.dq.view()), 2048);
+      expect_close(c.dk.view(), values_of(want.dk.view()), 2048);
+      expect_close(c.dv.view(), values_of(want.dv.view()), 2048);
+    }
+}
+
+TEST_P(FavorAttentionTest, UnalignedTensorsGiveTheSameBits) {
+  for (const DType type : storage_types()) {
+    store(type);
+    Call c = call({33, 5}, 2, 16, 20);
+    c.forward(ctx());
+    c.backward(ctx());
+    const Shape shape = c.q.shape(), feature_shape = c.projection.shape();
+    const auto moved = [&](const Tensor& t) {
+      std::vector<double> values = values_of(t.view());
+      values.insert(values.begin(), 0);
+      return tensor_of({t.numel() + 1}, t.dtype(), values);
+    };
+    Tensor q = moved(c.q), k = moved(c.k), v = moved(c.v), dout = moved(c.dout),
+           projection = moved(c.projection);
+    Tensor out = poisoned({c.q.numel() + 1}), dq = poisoned(out.shape()),
+           dk = poisoned(out.shape()), dv = poisoned(out.shape());
+    const std::vector<int32_t> offsets = c.cells().offsets;
+    favor_attention(ctx(), behind_first(q, shape), behind_first(k, shape), behind_first(v, shape),
+                    packing_over(offsets), 2, behind_first(projection, feature_shape), c.options,
+                    behind_first(out, shape), c.context());
+    favor_attention_backward(
+        ctx(), behind_first(q, shape), behind_first(k, shape), behind_first(v, shape),
+        behind_first(out, shape), behind_first(dout, shape), packing_over(offsets), 2,
+        behind_first(projection, feature_shape), c.options, c.context(), behind_first(dq, shape),
+        behind_first(dk, shape), behind_first(dv, shape));
+    expect_same_bits(behind_first(out, shape), c.out.view());
+    expect_same_bits(behind_first(dq, shape), c.dq.view());
+    expect_same_bits(behind_first(dk, shape), c.dk.view());
+    expect_same_bits(behind_first(dv, shape), c.dv.view());
+  }
+}
+
+TEST_P(FavorAttentionTest, FitsTheSharedMemoryOfEveryDevice) {
+  const Capability smallest(75);
+  for (const int64_t head_dim : {32, 64, 128}) {
+    Call c = call({3}, 1, head_dim, 5);
+    c.forward(ctx());
+    c.backward(ctx());
+  }
+}
+
+// Threads, warps and blocks may run in any order.
+TEST_P(FavorAttentionTest, SchedulingDoesNotChangeABit) {
+  if (!kCudaEmulated || !on_cuda()) GTEST_SKIP() << "only the emulated device can be told an order";
+  for (const int64_t head_dim : {64, 128}) {
+    Call c = call({70, 1030}, 2, head_dim, 70, FavorStabiliser::batch);
+    c.forward(ctx());
+    c.backward(ctx());
+    Call other = c.copy();
+    for (const gpu::Order order : {gpu::Order::reverse, gpu::Order::random}) {
+      gpu::emulator_options().order = order;
+      other.forward(ctx());
+      other.backward(ctx());
+      gpu::emulator_options().order = gpu::Order::forward;
+      expect_all_same_bits(c, other);
+    }
+  }
+}
+
+TEST_P(FavorAttentionTest, HeadsOnADeviceAreAtMost128Wide) {
+  if (!on_cuda()) GTEST_SKIP() << "the CPU takes heads of any width";
+  Call c = call({3}, 1, 129, 5);
+  expect_error("favor_attention: heads on cuda:0 are at most 128 wide, got 129",
+               [&] { c.forward(ctx()); });
+}
+
+}  // namespace
+}  // namespace scgraft
