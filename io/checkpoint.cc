@@ -145,7 +145,8 @@ Checkpoint open_checkpoint(const std::string& path, const std::string& section) 
 
 std::string find_checkpoint(const std::string& folder) {
   const std::set<std::string> extensions = {".safetensors", ".pt", ".pth", ".bin", ".ckpt"};
-  const std::set<std::string> usual = {"best_model.pt", "model.pt", "pytorch_model.bin"};
+  const std::set<std::string> usual = {"best_model.pt", "model.pt", "pytorch_model.bin",
+                                       "panglao_pretrain.pth", "panglao_pretrained.pth"};
   const std::set<std::string> not_weights = {"adapter_model.bin", "adapter_model.safetensors",
                                              "optimizer.bin",     "optimizer.pt",
                                              "rng_state.pth",     "scheduler.pt",

@@ -45,6 +45,11 @@ int64_t CheckpointSource::rows(const std::string& name) const {
   return found.dims.empty() ? 0 : found.dims[0];
 }
 
+int64_t CheckpointSource::columns(const std::string& name) const {
+  const TensorInfo& found = file_.info(name_in_file(name));
+  return found.dims.size() < 2 ? 0 : found.dims[1];
+}
+
 Tensor CheckpointSource::take(const std::string& name, const Shape& shape) {
   if (!has(name)) {
     missing_.insert(name);

@@ -25,6 +25,8 @@ class CheckpointSource {
   const std::string& name_in_file(const std::string& name) const;
   // Length of its first dimension, 0 for a scalar. Throws ModelError when it is missing.
   int64_t rows(const std::string& name) const;
+  // The same of its second dimension.
+  int64_t columns(const std::string& name) const;
 
   // As a ParameterSource: shares the mapped file where types agree. Empty when the file has no such
   // tensor; check() throws then, and no network may be used before it has been called.

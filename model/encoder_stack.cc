@@ -2,14 +2,12 @@
 #include "model/encoder_stack.h"
 
 #include <algorithm>
+#include <array>
 
 #include "kernels/cast.h"
 
 namespace scgraft {
 namespace {
-
-constexpr std::array<const char*, 6> kSites = {"attn.q",   "attn.k", "attn.v",
-                                               "attn.out", "ffn.in", "ffn.out"};
 
 constexpr std::array<const char*, 3> kHiddenSites = {"norm1", "ffn.beside", "attn.branch"};
 
@@ -23,31 +21,9 @@ std::array<Linear*, 6> linears_of(EncoderLayer& l) {
 
 }  // namespace
 
-std::vector<std::string> EncoderStack::linear_sites() const {
-  std::vector<std::string> names;
-  for (size_t i = 0; i < layers.size(); ++i)
-    for (const char* site : kSites) names.push_back(cat("layers.", i, ".", site));
-  return names;
-}
-
-std::pair<size_t, size_t> EncoderStack::place(const std::string& site) const {
-  for (size_t i = 0; i < layers.size(); ++i)
-    for (size_t s = 0; s < kSites.size(); ++s)
-      if (site == cat("layers.", i, ".", kSites[s])) return {i, s};
-  throw ConfigError(
-      cat("no place \"", site, "\" to attach an adapter; this backbone has layers.0 ... layers.",
-          layers.size() - 1, " with attn.q, attn.k, attn.v, attn.out, ffn.in, ffn.out"),
-      "E-SITE");
-}
-
 Linear& EncoderStack::linear_site(const std::string& name) {
-  const auto [layer, site] = place(name);
+  const auto [layer, site] = sites_.place(name, layers.size());
   return *linears_of(layers[layer])[site];
-}
-
-std::string EncoderStack::module_path(const std::string& site) const {
-  const auto [layer, which] = place(site);
-  return cat(names_.layers, layer, ".", names_.projections[which]);
 }
 
 std::vector<std::string> EncoderStack::hidden_sites() const {

@@ -1,34 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-#include <array>
 #include <string>
 #include <vector>
 
 #include "model/backbone.h"
 #include "model/encoder_layer.h"
 #include "model/inserted_rows.h"
+#include "model/linear_sites.h"
 
 namespace scgraft {
 
 // The layers of a post-norm encoder and a pass through all of them.
 class EncoderStack {
  public:
-  // What a published checkpoint calls the projections of a layer: "<layers><i>.<projection>", in
-  // the order q, k, v, out, ffn_in, ffn_out.
-  struct Names {
-    std::string layers;
-    std::array<const char*, 6> projections;
-  };
-  explicit EncoderStack(Names names) : names_(std::move(names)) {}
+  explicit EncoderStack(LinearSites sites) : sites_(std::move(sites)) {}
 
   // To be filled by whoever makes the parameters.
   std::vector<EncoderLayer> layers;
   int size() const { return static_cast<int>(layers.size()); }
 
-  std::vector<std::string> linear_sites() const;
+  std::vector<std::string> linear_sites() const { return sites_.names(layers.size()); }
   Linear& linear_site(const std::string& name);
-  std::string module_path(const std::string& site) const;
-  std::string layer_path(int layer) const { return cat(names_.layers, layer); }
+  std::string module_path(const std::string& site) const {
+    return sites_.module_path(site, layers.size());
+  }
+  std::string layer_path(int layer) const { return sites_.layer_path(layer); }
   std::vector<std::string> hidden_sites() const;
   HiddenSite*& hidden_site(const std::string& name);
   // What is attached at hidden sites.
@@ -52,10 +48,7 @@ class EncoderStack {
                       const EncodeOptions& options, TensorView dout);
 
  private:
-  // Layer and place of a site. Throws ConfigError listing the sites.
-  std::pair<size_t, size_t> place(const std::string& site) const;
-
-  Names names_;
+  LinearSites sites_;
   // Which rows go through a layer: those of the batch, or with rows of an adapter among them.
   int first_prefixed() const;  // size() when none is
   std::vector<EncoderLayer::Saved> saved_;

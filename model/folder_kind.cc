@@ -18,6 +18,7 @@ struct Kind {
 constexpr Kind kKinds[] = {
     {"scgpt", "args.json", ""},
     {"geneformer", "config.json", "num_hidden_layers"},
+    {"scbert", "config.json", "dim_head"},
 };
 
 }  // namespace
@@ -36,7 +37,7 @@ std::string folder_kind(const std::string& folder) {
   error.set_hint(
       "scGPT: args.json, vocab.json and best_model.pt or model.safetensors; Geneformer: "
       "config.json "
-      "and model.safetensors or pytorch_model.bin");
+      "and model.safetensors or pytorch_model.bin; scBERT: config.json and a .pth file");
   throw error;
 }
 

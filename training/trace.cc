@@ -14,6 +14,7 @@ struct Kind {
 };
 constexpr Kind kKinds[] = {
     {"geneformer", trace_geneformer},
+    {"scbert", trace_scbert},
     {"scgpt", trace_scgpt},
 };
 

@@ -19,6 +19,9 @@ struct TraceOptions {
   //   everything
   std::optional<std::string> gradient;
   DType product = DType::f32;  // type in which frozen weights are multiplied
+  // What the published code does where scgraft computes something else by default: scBERT's keys
+  // are shifted by the largest of the whole batch, not of their cell.
+  bool upstream = false;
 };
 
 // Runs a checkpoint folder on given tokens and returns every named activation, so that a converted

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "kernels/cross_entropy.h"
 #include "runtime/error.h"
 
 namespace scgraft {
@@ -93,6 +94,25 @@ double sum_of(ConstTensorView values) {
   double total = 0;
   for (int64_t i = 0; i < host.numel(); ++i) total += static_cast<double>(host.as<float>()[i]);
   return total;
+}
+
+double mean_cross_entropy(Context& ctx, ConstTensorView logits, const std::vector<int32_t>& labels,
+                          TensorView dlogits) {
+  int64_t counted = 0;
+  for (const int32_t label : labels) {
+    require<DataError>(label < logits.dim(1), "labels holds ", label, ", the head has ",
+                       logits.dim(1), " classes");
+    counted += label >= 0;
+  }
+  require<DataError>(counted > 0, "labels has no label at all");
+  const Shape shape{static_cast<int64_t>(labels.size())};
+  Tensor on_device(shape, DType::i32, ctx.device());
+  copy(ctx, view_of(labels.data(), shape), on_device.view());
+  const TensorView each = ctx.activations().take(shape, DType::f32);
+  cross_entropy(ctx, logits, std::as_const(on_device).view(), {},
+                1.0 / static_cast<double>(counted), each, dlogits);
+  const double sum = sum_of(each);
+  return sum / static_cast<double>(counted);
 }
 
 void add_gradients(const std::vector<Parameter*>& trained, TraceArrays& out) {

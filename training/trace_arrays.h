@@ -58,6 +58,12 @@ Tensor scalar(double value);
 // Of the elements of an f32 array on any device.
 double sum_of(ConstTensorView values);
 
+// Mean cross entropy of logits [rows, classes] over the rows with a label; its gradient goes to
+// dlogits, empty when not wanted. Throws DataError for a label that is no class, or when there is
+// none at all.
+double mean_cross_entropy(Context& ctx, ConstTensorView logits, const std::vector<int32_t>& labels,
+                          TensorView dlogits);
+
 // Adds every trainable parameter's gradient as "grad.<name>".
 void add_gradients(const std::vector<Parameter*>& trained, TraceArrays& out);
 

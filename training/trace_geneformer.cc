@@ -3,38 +3,12 @@
 #include <string_view>
 #include <vector>
 
-#include "kernels/cross_entropy.h"
 #include "kernels/pool.h"
 #include "model/geneformer/load.h"
 #include "training/trace_kinds.h"
 
 namespace scgraft {
 namespace {
-
-// A loss and the arrays it is of.
-struct Loss {
-  ConstTensorView logits;  // [rows, classes]
-  std::vector<int32_t> labels;
-};
-
-// Mean cross entropy over the rows with a label; writes its gradient to dlogits when wanted.
-double mean_cross_entropy(Context& ctx, const Loss& loss, TensorView dlogits) {
-  int64_t counted = 0;
-  for (const int32_t label : loss.labels) {
-    require<DataError>(label < loss.logits.dim(1), "labels holds ", label, ", the head has ",
-                       loss.logits.dim(1), " classes");
-    counted += label >= 0;
-  }
-  require<DataError>(counted > 0, "labels has no label at all");
-  const Shape shape{static_cast<int64_t>(loss.labels.size())};
-  Tensor labels(shape, DType::i32, ctx.device());
-  copy(ctx, view_of(loss.labels.data(), shape), labels.view());
-  const TensorView each = ctx.activations().take(shape, DType::f32);
-  cross_entropy(ctx, loss.logits, std::as_const(labels).view(), {},
-                1.0 / static_cast<double>(counted), each, dlogits);
-  const double sum = sum_of(each);
-  return sum / static_cast<double>(counted);
-}
 
 // One folder, one batch, one pass.
 class Tracer {
@@ -109,7 +83,7 @@ bool Tracer::loss(ConstTensorView logits, bool of_tokens, bool learn, TensorView
     require<DataError>(!learn, "the inputs have no labels, which a gradient needs");
     return false;
   }
-  out_["loss"] = scalar(mean_cross_entropy(ctx_, {logits, given}, dlogits));
+  out_["loss"] = scalar(mean_cross_entropy(ctx_, logits, given, dlogits));
   return learn;
 }
 

@@ -9,6 +9,8 @@ namespace scgraft {
 // trace.cc.
 TraceArrays trace_geneformer(Context& ctx, const std::string& folder, const TraceArrays& inputs,
                              const TraceOptions& options);
+TraceArrays trace_scbert(Context& ctx, const std::string& folder, const TraceArrays& inputs,
+                         const TraceOptions& options);
 TraceArrays trace_scgpt(Context& ctx, const std::string& folder, const TraceArrays& inputs,
                         const TraceOptions& options);
 

@@ -18,11 +18,18 @@ struct Options {
   std::string inputs;
   std::vector<std::string> gradient;  // empty with the flag given: the loss without a name
   bool wants_gradient = false;
+  std::vector<std::string> settings;
 };
 
 void trace(Session& session, const Options& options) {
   TraceOptions settings;
   settings.product = session.product_type();
+  for (const std::string& setting : options.settings) {
+    if (setting != "compat=upstream" && setting != "compat=scgraft")
+      throw ConfigError(
+          cat("--set takes compat=upstream or compat=scgraft, got \"", setting, "\""));
+    settings.upstream = setting == "compat=upstream";
+  }
   if (options.wants_gradient)
     settings.gradient = options.gradient.empty() ? std::string() : options.gradient.front();
   std::map<std::string, Tensor> inputs;
@@ -58,8 +65,9 @@ void add_trace(CLI::App& root, Session& session) {
                  "scgraft trace --model models/scgpt --inputs tokens.npz -o grads.npz --grad cls"}},
                [&session, options] { trace(session, *options); });
   verb.add_option("--model", options->model, "Checkpoint folder")->required()->type_name("DIR");
-  verb.add_option("--inputs", options->inputs,
-                  "src, values and src_key_padding_mask; labels for losses")
+  verb.add_option(
+          "--inputs", options->inputs,
+          "Tokens under the names of the recordings (scGPT: src, values, src_key_padding_mask)")
       ->required()
       ->type_name("FILE.npz");
   CLI::Option* gradient =
@@ -67,6 +75,9 @@ void add_trace(CLI::App& root, Session& session) {
                       "Also gradients: of the adapter's loss, or of the one named (cls, multi)")
           ->expected(0, 1)
           ->type_name("[NAME]");
+  verb.add_option("-s,--set", options->settings,
+                  "compat=upstream: compute as the published code where scgraft does not")
+      ->type_name("KEY=VALUE");
   add_common_flags(verb, session.flags(),
                    {.output_required = true, .compute = true, .precision = true});
   verb.parse_complete_callback([options, gradient] {

@@ -10,8 +10,8 @@
 namespace scgraft {
 namespace {
 
-EncoderStack::Names layer_names() {
-  return {.layers = "bert.encoder.layer.",
+LinearSites layer_names() {
+  return {.before = "bert.encoder.layer.",
           .projections = {"attention.self.query", "attention.self.key", "attention.self.value",
                           "attention.output.dense", "intermediate.dense", "output.dense"}};
 }

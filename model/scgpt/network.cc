@@ -13,8 +13,8 @@ namespace {
 
 constexpr double kLargestValue = 512;  // the value encoder clamps above, not below
 // What non-flash checkpoints call the projections of a layer.
-EncoderStack::Names layer_names() {
-  return {.layers = "transformer_encoder.layers.",
+LinearSites layer_names() {
+  return {.before = "transformer_encoder.layers.",
           .projections = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
                           "self_attn.out_proj", "linear1", "linear2"}};
 }

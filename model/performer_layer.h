@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include "kernels/favor_attention.h"
+#include "kernels/packing.h"
+#include "model/linear.h"
+#include "model/norm.h"
+
+namespace scgraft {
+
+// One pre-norm layer with FAVOR+ attention (Performer):
+//
+//   mid = x + out(favor(q(n), k(n), v(n)))    n = LN1(x)
+//   y   = mid + ffn_out(gelu(ffn_in(LN2(mid))))
+//
+// Parameters accumulate gradients, activations are overwritten.
+struct PerformerLayer {
+  Linear q, k, v, out, ffn_in, ffn_out;
+  LayerNorm norm1, norm2;
+  Parameter* projection = nullptr;  // [features, head_dim] random features; never trained
+  int64_t heads = 1;
+  FavorOptions favor;
+
+  // What the backward pass reads; views into the activation arena.
+  struct Saved {
+    ConstTensorView n1, n2;          // [tokens, dim] after the norms
+    ConstTensorView q, k, v, favor;  // [tokens, heads * head_dim]
+    ConstTensorView pre;             // [tokens, ffn] before gelu
+    FavorContext context;
+    LayerNorm::Saved norm1, norm2;
+  };
+  // Named activations for `trace`; empty views are not filled.
+  struct Taps {
+    TensorView n1 = {};                             // [tokens, dim]
+    TensorView q = {}, k = {}, v = {}, favor = {};  // [tokens, heads * head_dim]
+    TensorView attention_out = {};                  // [tokens, dim] after the out projection
+    TensorView mid = {};                            // [tokens, dim]
+    TensorView ffn_out = {};                        // [tokens, dim] before the residual
+  };
+
+  bool trainable() const;
+  std::vector<Linear*> linears();
+
+  // x, y [tokens, dim]; y overwritten. saved null: inference, nothing is kept.
+  void forward(Context& ctx, ConstTensorView x, const Packing& packing, bool training, TensorView y,
+               Saved* saved, const Taps* taps = nullptr);
+  // dy [tokens, dim] is consumed and, with want_dx, becomes the gradient of x.
+  void backward(Context& ctx, const Saved& saved, const Packing& packing, bool training,
+                TensorView dy, bool want_dx);
+};
+
+}  // namespace scgraft

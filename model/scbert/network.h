@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <optional>
+
+#include "model/backbone.h"
+#include "model/linear_sites.h"
+#include "model/parameter_source.h"
+#include "model/performer_layer.h"
+#include "model/scbert/config.h"
+#include "model/scbert/heads.h"
+
+namespace scgraft {
+
+// The scBERT network, a Performer over all genes of a cell in one order:
+//
+//   x      = token[bin] + position[gene]
+//   layers = pre-norm layers with FAVOR+ attention (model/performer_layer.h), then one more norm
+//
+// A token's id in the batch is its bin, its value the position of its gene, 0 for the first. What
+// is attached at the site "tokens" is in the way of x.
+// Source: scBERT (Yang et al. 2022); names are those of its checkpoints.
+class ScbertNetwork : public Backbone {
+ public:
+  // Which heads exist: prediction of bins, or a classifier of so many classes (0: none) of cells of
+  // `rows` tokens.
+  struct Heads {
+    bool bins = true;
+    int64_t classes = 0;
+    int64_t rows = 0;
+    int64_t width1 = 512, width2 = 128;
+  };
+  ScbertNetwork(const ScbertConfig& config, int64_t features, Heads heads,
+                const ParameterSource& source);
+
+  const ScbertConfig& config() const { return config_; }
+  Linear* bins() { return bins_ ? &*bins_ : nullptr; }
+  RowClassifier* classifier() { return classifier_ ? &*classifier_ : nullptr; }
+  // Of the keys of each cell (the default) or of the whole batch, as the published code.
+  void set_stabiliser(FavorStabiliser stabiliser);
+
+  std::string_view kind() const override { return "scbert"; }
+  int64_t dim() const override { return config_.dim; }
+  int layer_count() const override { return static_cast<int>(layers_.size()); }
+  ParameterSet& parameters() override { return parameters_; }
+  std::vector<Parameter*> encoder_parameters() override;
+  std::vector<std::string> linear_sites() const override { return sites_.names(layers_.size()); }
+  Linear& linear_site(const std::string& name) override;
+  std::string module_path(const std::string& site) const override {
+    return sites_.module_path(site, layers_.size());
+  }
+  std::vector<std::string> hidden_sites() const override { return {"tokens"}; }
+  HiddenSite*& hidden_site(const std::string& name) override;
+  PrefixSite*& prefix_site(int layer) override;
+  std::string layer_path(int layer) const override { return sites_.layer_path(layer); }
+  void encode(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
+              TensorView out) override;
+  void encode_backward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
+                       TensorView dout) override;
+  void move_to(Device device) override;
+  void parameters_updated() override;
+  void set_precision(DType product) override;
+
+ private:
+  void front_forward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
+                     TensorView x);
+  void front_backward(Context& ctx, const TokenBatch& batch, TensorView dx);
+  bool tables_trainable() const { return tokens_->trainable() || positions_->trainable(); }
+  int frontier() const;
+  std::vector<Linear*> linears();
+  std::vector<LayerNorm*> norms();
+
+  ScbertConfig config_;
+  LinearSites sites_;
+  ParameterSet parameters_;
+  Parameter* tokens_ = nullptr;
+  Parameter* positions_ = nullptr;
+  HiddenSite* token_site_ = nullptr;
+  std::vector<PerformerLayer> layers_;
+  LayerNorm norm_;
+  std::optional<Linear> bins_;
+  std::optional<RowClassifier> classifier_;
+  std::vector<PerformerLayer::Saved> saved_;
+  LayerNorm::Saved norm_saved_;
+  int first_saved_ = 0;
+  DType type_ = DType::f32;        // of what passes between layers
+  PreparedArray<int32_t> places_;  // rows of the position table for the distinct values of a batch
+  DeviceArrays place_memory_;
+  DType product_ = DType::f32;
+};
+
+}  // namespace scgraft
