@@ -14,7 +14,12 @@ AdapterUnion::AdapterUnion(const AdapterOptions& options,
 }
 
 void AdapterUnion::attach(Backbone& backbone) {
-  for (const auto& part : parts_) part->attach(backbone);
+  for (size_t i = 0; i < parts_.size(); ++i) try {
+      parts_[i]->attach(backbone);
+    } catch (...) {  // all of it or nothing
+      while (i-- > 0) parts_[i]->detach(backbone);
+      throw;
+    }
 }
 
 void AdapterUnion::detach(Backbone& backbone) {

@@ -75,7 +75,8 @@ struct BadConfig {
 
 TEST_F(StoreTest, ConfigurationThatCannotBeComputedIsRefused) {
   const std::vector<BadConfig> cases = {
-      {"\"VERA\"; this version reads LORA", [](json& c) { c["peft_type"] = "VERA"; }},
+      {"\"VERA\"; this version reads SCGRAFT_ENCODER, LORA",
+       [](json& c) { c["peft_type"] = "VERA"; }},
       {"no peft_type", [](json& c) { c.erase("peft_type"); }},
       {"peft_type is not a string", [](json& c) { c["peft_type"] = 3; }},
       {"use_dora", [](json& c) { c["use_dora"] = true; }},

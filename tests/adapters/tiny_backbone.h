@@ -8,6 +8,7 @@
 #include "adapters/adapter.h"
 #include "io/sha256.h"
 #include "model/geneformer/network.h"
+#include "model/scbert/network.h"
 #include "model/scgpt/network.h"
 #include "tests/testing/op_test.h"
 
@@ -40,6 +41,27 @@ inline std::unique_ptr<GeneformerNetwork> tiny_geneformer(uint64_t seed = 1) {
   config.dropout = config.attention_dropout = 0;
   return std::make_unique<GeneformerNetwork>(config, GeneformerNetwork::Heads{.words = false},
                                              geneformer_initialiser(seed));
+}
+
+// An scBERT network of the same size.
+inline std::unique_ptr<ScbertNetwork> tiny_scbert(uint64_t seed = 1) {
+  ScbertConfig config;
+  config.tokens = 20;
+  config.dim = 16;
+  config.heads = 2;
+  config.head_dim = 8;
+  config.layers = 2;
+  config.positions = 8;
+  config.ffn_factor = 2;
+  const ParameterSource random = [seed](const std::string& name, const Shape& shape) {
+    Parameter p{name, Tensor(shape, DType::f32), {}};
+    if (name.find("norm") != std::string::npos)
+      fill(p, name.ends_with(".weight") ? 1.0 : 0.0);
+    else
+      initialise_uniform(p, name.ends_with("projection_matrix") ? 2.0 : 0.3, seed);
+    return std::move(p.value);
+  };
+  return std::make_unique<ScbertNetwork>(config, 12, ScbertNetwork::Heads{.bins = false}, random);
 }
 
 // Three cells of different lengths, whose values pass for ranks too.

@@ -36,10 +36,11 @@ struct Mode {
 };
 
 Arrays trace(const Mode& mode, const std::string& name, std::optional<std::string> gradient = {},
-             int threads = 0) {
+             int threads = 0, bool upstream = true) {
   Context ctx(mode.device(), {.threads = threads});
-  return trace_checkpoint(ctx, folder_of(name), arrays_of(name, "arrays.npz"),
-                          {.gradient = std::move(gradient), .product = mode.product});
+  return trace_checkpoint(
+      ctx, folder_of(name), arrays_of(name, "arrays.npz"),
+      {.gradient = std::move(gradient), .product = mode.product, .upstream = upstream});
 }
 
 // 1 where a place [batch, seq] holds padding; [0] when the case has none.
@@ -219,6 +220,40 @@ TEST_P(Golden, ScpeftNone) {
   SCGRAFT_NEEDS_SHARED("golden/scpeft_scgpt_none");
   expect_activations(mode(), "scpeft_scgpt_none", outputs_of("scpeft_scgpt_none"));
   expect_gradients_together(mode(), "scpeft_scgpt_none", 55);
+}
+
+// What the traced program is meant to tell of scBERT: everything but features of the attention, its
+// maps, and what was computed cell by cell.
+TEST_P(Golden, ScbertBins) {
+  SCGRAFT_NEEDS_SHARED("golden/scbert_pretrain");
+  std::vector<std::string> outputs = {"encodings", "final_norm", "logits", "loss"};
+  for (const char* layer : {"layer0", "layer1"})
+    for (const char* part :
+         {"_in", "_attn_prenorm", "_q", "_k", "_v", "_favor_out", "_attn_out", "_mid", "_ff_out"})
+      outputs.push_back(cat(layer, part));
+  expect_activations(mode(), "scbert_pretrain", outputs);
+  expect_gradients_together(mode(), "scbert_pretrain", 31);
+}
+
+TEST_P(Golden, ScbertClassesOfCells) {
+  SCGRAFT_NEEDS_SHARED("golden/scbert_finetune_cls");
+  expect_activations(mode(), "scbert_finetune_cls",
+                     {"layer0_favor_out", "layer1_mid", "final_norm", "logits", "loss"});
+  expect_gradients_together(mode(), "scbert_finetune_cls", 23);
+}
+
+// Without the published coupling of a batch a cell is what it is alone.
+TEST_P(Golden, ScbertCellsDoNotDependOnTheirBatch) {
+  SCGRAFT_NEEDS_SHARED("golden/scbert_pretrain");
+  const Arrays want = arrays_of("scbert_pretrain", "arrays.npz");
+  const Arrays got = trace(mode(), "scbert_pretrain", {}, 0, false);
+  const Arrays upstream = trace(mode(), "scbert_pretrain");
+  const Tensor& alone = want.at("logits_row_by_row");
+  EXPECT_LE(difference(got.at("logits"), alone, padding_of(want)),
+            mode().activation * scale_of(mode(), alone));
+  if (mode().product == DType::f32) {
+    EXPECT_GT(difference(upstream.at("logits"), alone, padding_of(want)), 10 * kActivation);
+  }
 }
 
 // Every recorded array but the attention maps, which are seq x seq.
