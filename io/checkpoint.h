@@ -61,9 +61,9 @@ class Checkpoint {
 Checkpoint open_checkpoint(const std::string& path, const std::string& section = {});
 
 // The weights file in a folder: model.safetensors; else the only one of best_model.pt, model.pt,
-// pytorch_model.bin, panglao_pretrain.pth and panglao_pretrained.pth; else the only file of weights there is (.safetensors, .pt, .pth, .bin,
-// .ckpt; not adapters and not training states). Throws ModelError (E-CHECKPOINT) listing the
-// candidates when there is none or a choice.
+// pytorch_model.bin, panglao_pretrain.pth and panglao_pretrained.pth; else the only file of weights
+// there is (.safetensors, .pt, .pth, .bin, .ckpt; not adapters and not training states). Throws
+// ModelError (E-CHECKPOINT) listing the candidates when there is none or a choice.
 std::string find_checkpoint(const std::string& folder);
 
 }  // namespace scgraft
