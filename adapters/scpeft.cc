@@ -68,9 +68,10 @@ class Arrays {
   void add(const std::string& theirs, const std::string& ours) {
     out_.arrays[theirs].parts.push_back(ours_.at(ours));
   }
+  // theirs: "<name>.fc" or "<name>.D_fc".
   void add_bottleneck(const std::string& theirs, const std::string& ours) {
-    for (const char* part : {".fc1.weight", ".fc1.bias", ".fc2.weight", ".fc2.bias"})
-      add(theirs + part, ours + part);
+    for (const char* part : {"1.weight", "1.bias", "2.weight", "2.bias"})
+      add(theirs + part, cat(ours, ".fc", part));
   }
 
  private:
@@ -90,8 +91,8 @@ std::string space_adapter(const Backbone& backbone, int layer) {
 }  // namespace
 
 bool is_scpeft_tensor(const std::string& name) {
-  for (const char* part :
-       {".lora_A", ".lora_B", ".space_adapter.", "value_encoder.adapter.", ".adapter_embeddings"})
+  for (const char* part : {".lora_A", ".lora_B", ".space_adapter.", "value_encoder.adapter.",
+                           ".adapter_embeddings", "Space_Adapter.D_fc"})
     if (name.find(part) != std::string::npos) return true;
   return false;
 }
@@ -138,13 +139,13 @@ ScpeftAdapter read_scpeft_adapter(const nlohmann::json& config, const Checkpoint
   out.adapter = make_adapter(options, backbone, 0);
 
   Arrays arrays(*out.adapter, out);
-  if (token) arrays.add_bottleneck(kTokenAdapter, "token_adapter");
+  if (token) arrays.add_bottleneck(cat(kTokenAdapter, ".fc"), "token_adapter");
   for (int layer = options.first_layer; layered && layer <= options.last_layer; ++layer) {
     if (prefix)
       arrays.add(backbone.layer_path(layer) + ".adapter_embeddings",
                  backbone.layer_path(layer) + ".prefix");
     if (encoder)
-      arrays.add_bottleneck(space_adapter(backbone, layer), space_adapter(backbone, layer));
+      arrays.add_bottleneck(space_adapter(backbone, layer) + ".fc", space_adapter(backbone, layer));
     if (!lora) continue;
     const std::string attention = backbone.layer_path(layer) + ".self_attn.";
     for (const std::string side : {"lora_A", "lora_B"})
@@ -155,6 +156,41 @@ ScpeftAdapter read_scpeft_adapter(const nlohmann::json& config, const Checkpoint
                        ".weight"));
     out.trained_with_it.push_back(attention + "in_proj_bias");
   }
+  for (auto& [name, array] : out.arrays) fill(file, name, array);
+  return out;
+}
+
+ScpeftAdapter read_scpeft_scbert_adapter(const nlohmann::json& config, const Checkpoint& file,
+                                         Backbone& backbone) {
+  ScpeftAdapter out;
+  if (!config.contains("prompt_type") || config["prompt_type"].is_null()) return out;
+  const auto& type = config["prompt_type"];
+  const bool lora = type == "LoRA";
+  if (!lora && type != "Gene_token_prompt")
+    fail(file, cat("config.json has prompt_type ", type.dump(),
+                   "; of scBERT this version reads LoRA and Gene_token_prompt"));
+  AdapterOptions options;
+  options.type = lora ? "lora" : "token";
+  options.alpha = 1;
+  options.targets = {"q", "v"};
+  const std::string token = "Space_Adapter.D_fc";
+  const auto theirs = [&](int layer, const char* projection) {
+    return backbone.module_path(cat("layers.", layer, ".attn.", projection));
+  };
+  if (lora)
+    options.rank = file.tensor(theirs(0, "q") + ".lora_A").dim(0);
+  else
+    options.width = static_cast<double>(file.tensor(token + "1.weight").dim(0)) /
+                    static_cast<double>(backbone.dim());
+  out.adapter = make_adapter(options, backbone, 0);
+  Arrays arrays(*out.adapter, out);
+  if (!lora) arrays.add_bottleneck(token, "token_adapter");
+  for (int layer = 0; lora && layer < backbone.layer_count(); ++layer)
+    for (const char* projection : {"q", "v"})
+      for (const char* side : {".lora_A", ".lora_B"}) {
+        const std::string path = theirs(layer, projection);
+        arrays.add(path + side, cat("base_model.model.", path, side, ".weight"));
+      }
   for (auto& [name, array] : out.arrays) fill(file, name, array);
   return out;
 }

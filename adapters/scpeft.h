@@ -20,6 +20,11 @@ namespace scgraft {
 //   TOKEN    value_encoder.adapter.fc1, .fc2, in no layer
 //   HYBRID   the last two
 //   PREFIX   adapter_embeddings [1, tokens, dim]
+//
+// On scBERT the kind is prompt_type in config.json:
+//
+//   LoRA               performer.net.layers.{i}.0.fn.to_q, to_v .lora_A, .lora_B; scale 1 / r
+//   Gene_token_prompt  Space_Adapter.D_fc1, .D_fc2
 struct ScpeftAdapter {
   std::unique_ptr<Adapter> adapter;  // null when peft_config.json says that there is none
 
@@ -33,6 +38,10 @@ struct ScpeftAdapter {
   // with LoRA), by canonical name.
   std::vector<std::string> trained_with_it;
 };
+
+// The same of scBERT, by its config.json. Throws as read_scpeft_adapter() does.
+ScpeftAdapter read_scpeft_scbert_adapter(const nlohmann::json& config, const Checkpoint& file,
+                                         Backbone& backbone);
 
 // True for tensors that belong to an adapter and not to the backbone.
 bool is_scpeft_tensor(const std::string& name);

@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <numeric>
+#include <set>
 
 #include "kernels/cross_entropy.h"
 #include "runtime/error.h"
@@ -115,8 +116,22 @@ double mean_cross_entropy(Context& ctx, ConstTensorView logits, const std::vecto
   return sum / static_cast<double>(counted);
 }
 
-void add_gradients(const std::vector<Parameter*>& trained, TraceArrays& out) {
-  for (const Parameter* p : trained) out["grad." + p->name] = p->grad.to(Device::cpu());
+void add_gradients(const ScpeftAdapter& adapter, const std::vector<Parameter*>& trained,
+                   TraceArrays& out) {
+  std::set<const Parameter*> in_arrays;
+  for (const auto& [name, array] : adapter.arrays) {
+    Tensor all(array.shape, DType::f32);
+    float* to = all.as<float>();
+    for (const Parameter* p : array.parts) {
+      const ConstTensorView grad = std::as_const(p->grad).view();
+      copy(grad, TensorView(to, grad.shape(), DType::f32));
+      to += grad.numel();
+      in_arrays.insert(p);
+    }
+    out["grad." + name] = std::move(all);
+  }
+  for (const Parameter* p : trained)
+    if (!in_arrays.contains(p)) out["grad." + p->name] = p->grad.to(Device::cpu());
 }
 
 }  // namespace scgraft

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "adapters/scpeft.h"
 #include "model/parameter.h"
 #include "runtime/context.h"
 #include "runtime/tensor.h"
@@ -64,7 +65,9 @@ double sum_of(ConstTensorView values);
 double mean_cross_entropy(Context& ctx, ConstTensorView logits, const std::vector<int32_t>& labels,
                           TensorView dlogits);
 
-// Adds every trainable parameter's gradient as "grad.<name>".
-void add_gradients(const std::vector<Parameter*>& trained, TraceArrays& out);
+// Adds the gradients of what was trained as "grad.<name>", those of an adapter under the names and
+// in the shapes of its file.
+void add_gradients(const ScpeftAdapter& adapter, const std::vector<Parameter*>& trained,
+                   TraceArrays& out);
 
 }  // namespace scgraft

@@ -185,7 +185,7 @@ TraceArrays trace_geneformer(Context& ctx, const std::string& folder, const Trac
   if (options.gradient) make_trainable(trained);
   TraceArrays out;
   Tracer(ctx, *model.network, inputs, out).run(options.gradient.has_value());
-  if (options.gradient) add_gradients(trained, out);
+  if (options.gradient) add_gradients({}, trained, out);
   return out;
 }
 

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstring>
+#include <filesystem>
 #include <numeric>
 #include <vector>
 
+#include "io/checkpoint.h"
+#include "io/json.h"
 #include "model/scbert/load.h"
 #include "training/trace_kinds.h"
 
@@ -134,17 +137,26 @@ TraceArrays trace_scbert(Context& ctx, const std::string& folder, const TraceArr
     throw ConfigError(
         cat("--grad of an scBERT checkpoint takes no name, got \"", *options.gradient, "\""),
         "E-TRACE-GRADIENT");
-  const ScbertModel model = load_scbert(folder);
+  const ScbertModel model = load_scbert(folder, {.claims = is_scpeft_tensor});
+  const std::string config = (std::filesystem::path(folder) / "config.json").string();
+  const ScpeftAdapter scpeft = read_scpeft_scbert_adapter(read_json(config, FileKind::model),
+                                                          open_checkpoint(folder), *model.network);
   if (options.upstream) model.network->set_stabiliser(FavorStabiliser::batch);
   model.network->set_precision(options.product);
   model.network->move_to(ctx.device());
+  if (scpeft.adapter) {
+    move_to(scpeft.adapter->parameters(), ctx.device());
+    scpeft.adapter->attach(*model.network);
+  }
   std::vector<Parameter*> trained = model.network->parameters().all();
   std::erase_if(trained, [](const Parameter* p) { return p->name.ends_with("projection_matrix"); });
+  if (scpeft.adapter)
+    for (Parameter* p : scpeft.adapter->parameters()) trained.push_back(p);
   if (options.gradient) make_trainable(trained);
   TraceArrays out;
   Tracer(ctx, *model.network, inputs, out).run(options.gradient.has_value());
   if (!options.gradient) return out;
-  add_gradients(trained, out);
+  add_gradients(scpeft, trained, out);
   const auto row = out.find("grad.to_out.conv1.weight");
   if (row != out.end()) {  // a convolution in the file
     Tensor four({1, 1, 1, row->second.dim(1)}, DType::f32);

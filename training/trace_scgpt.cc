@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <filesystem>
-#include <set>
 #include <vector>
 
 #include "adapters/scpeft.h"
@@ -269,20 +268,7 @@ TraceArrays trace_scgpt(Context& ctx, const std::string& folder, const TraceArra
   TraceArrays out;
   Tracer(ctx, model, c, out).run(options.gradient);
   if (!options.gradient) return out;
-  std::set<const Parameter*> in_arrays;
-  for (const auto& [name, array] : scpeft.arrays) {
-    Tensor all(array.shape, DType::f32);
-    float* to = all.as<float>();
-    for (const Parameter* p : array.parts) {
-      const ConstTensorView grad = std::as_const(p->grad).view();
-      copy(grad, TensorView(to, grad.shape(), DType::f32));
-      to += grad.numel();
-      in_arrays.insert(p);
-    }
-    out["grad." + name] = std::move(all);
-  }
-  std::erase_if(trained, [&](const Parameter* p) { return in_arrays.contains(p); });
-  add_gradients(trained, out);
+  add_gradients(scpeft, trained, out);
   return out;
 }
 

@@ -15,6 +15,7 @@ struct ScbertConfig {
   int64_t head_dim = 64;      // dim_head
   int64_t positions = 16907;  // max_seq_len: genes, and one position that is none
   int64_t ffn_factor = 4;     // ff_mult
+  bool qkv_bias = false;      // by the tensors of the file: scPEFT's LoRA adds biases
 
   // Reads config.json. Throws ModelError naming the key for a value of the wrong kind, or for
   // something that this version does not run (local attention, generalised attention).

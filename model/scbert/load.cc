@@ -26,6 +26,7 @@ ScbertModel load_scbert(const std::string& folder, const ScbertLoadOptions& opti
 
   const int64_t features =
       tensors.rows("performer.net.layers.0.0.fn.fast_attention.projection_matrix");
+  model.config.qkv_bias = tensors.has("performer.net.layers.0.0.fn.to_q.bias");
   ScbertNetwork::Heads heads;
   heads.bins = tensors.has("to_out.weight");
   if (tensors.has("to_out.fc3.weight")) {

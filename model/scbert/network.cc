@@ -28,9 +28,9 @@ ScbertNetwork::ScbertNetwork(const ScbertConfig& config, int64_t features, Heads
     layer.norm1 = make.norm(name + ".0.norm", d);
     layer.projection = &make.parameter(name + ".0.fn.fast_attention.projection_matrix",
                                        {features, config_.head_dim});
-    layer.q = make.linear(name + ".0.fn.to_q", d, inner, false);
-    layer.k = make.linear(name + ".0.fn.to_k", d, inner, false);
-    layer.v = make.linear(name + ".0.fn.to_v", d, inner, false);
+    layer.q = make.linear(name + ".0.fn.to_q", d, inner, config_.qkv_bias);
+    layer.k = make.linear(name + ".0.fn.to_k", d, inner, config_.qkv_bias);
+    layer.v = make.linear(name + ".0.fn.to_v", d, inner, config_.qkv_bias);
     layer.out = make.linear(name + ".0.fn.to_out", inner, d);
     layer.norm2 = make.norm(name + ".1.norm", d);
     layer.ffn_in = make.linear(name + ".1.fn.fn.w1", d, config_.ffn_factor * d);

@@ -242,6 +242,17 @@ TEST_P(Golden, ScbertClassesOfCells) {
   expect_gradients_together(mode(), "scbert_finetune_cls", 23);
 }
 
+TEST_P(Golden, ScpeftOnScbert) {
+  for (const auto& [name, gradients] : std::vector<std::pair<std::string, size_t>>{
+           {"scpeft_scbert_lora", 30}, {"scpeft_scbert_token", 26}}) {
+    SCGRAFT_NEEDS_SHARED("golden/" + name);
+    expect_activations(mode(), name,
+                       {"layer0_in", "layer0_q", "layer0_favor_out", "layer1_v", "layer1_mid",
+                        "encodings", "logits", "loss"});
+    expect_gradients_together(mode(), name, gradients);
+  }
+}
+
 // Without the published coupling of a batch a cell is what it is alone.
 TEST_P(Golden, ScbertCellsDoNotDependOnTheirBatch) {
   SCGRAFT_NEEDS_SHARED("golden/scbert_pretrain");
