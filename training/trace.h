@@ -10,13 +10,14 @@
 namespace scgraft {
 
 struct TraceOptions {
-  // Also gradients of a loss, under "grad.<parameter>":
+  // Also gradients of a loss, under "grad.<parameter>". Of scGPT:
   //   ""       class-weighted cross entropy (needs labels and class weights), by what the adapter
   //   of
   //            the folder trains, or by everything when there is none
   //   "cls"    plain cross entropy, by everything
   //   "multi"  masked MSE of both decoders + weighted cross entropy + 10 ECS + 10 CCE, by
-  //   everything
+  //            everything
+  // Of other backbones "" alone: mean cross entropy of the head that the checkpoint has.
   std::optional<std::string> gradient;
   DType product = DType::f32;  // type in which frozen weights are multiplied
   // What the published code does where scgraft computes something else by default: scBERT's keys
@@ -24,19 +25,21 @@ struct TraceOptions {
   bool upstream = false;
 };
 
-// Runs a checkpoint folder on given tokens and returns every named activation, so that a converted
-// checkpoint can be compared with the original program's.
+// Runs a checkpoint folder (model/folder_kind.h) on given tokens and returns every named
+// activation, so that a converted checkpoint can be compared with the original program's.
 //
-//   src                    [batch, seq]  i64   token ids
-//   values                 [batch, seq]  f32
-//   src_key_padding_mask   [batch, seq]  bool  true = padding
-//   target_values [batch, seq], celltype_labels [batch] i64, class_weight [classes]   optional
+//   scGPT       src [batch, seq] i64 token ids, values [batch, seq] f32, src_key_padding_mask
+//               [batch, seq] bool, true = padding; optional target_values [batch, seq],
+//               celltype_labels [batch] i64, class_weight [classes]
+//   Geneformer  input_ids, or masked_input_ids, [batch, seq] i64, attention_mask [batch, seq], 1 =
+//   a
+//               token; optional labels [batch, seq] or [batch], below 0 = none
+//   scBERT      tokens, or input_tokens, [batch, seq] i64; optional labels [batch, seq] or [batch]
 //
-// Results have padded shapes [batch, seq, dim] with zeros at padding: gene_emb, value_emb,
-// layer{i}_in, layer{i}_attn_out, layer{i}_norm1, layer{i}_out, transformer_output,
-// out_mlm_output, out_mvc_output, out_cell_emb, out_cls_output, losses; what the checkpoint has no
-// head or the inputs no labels for is left out.
-// Throws DataError naming the input that is missing or has another shape.
+// Results have padded shapes [batch, seq, dim] with zeros at padding, under the names of the
+// recordings: layer{i}_in, layer{i}_attn_out, layer{i}_out, ..., logits, losses; what the
+// checkpoint has no head or the inputs no labels for is left out. Throws DataError naming the input
+// that is missing or has another shape.
 std::map<std::string, Tensor> trace_checkpoint(Context& ctx, const std::string& folder,
                                                const std::map<std::string, Tensor>& inputs,
                                                const TraceOptions& options);
