@@ -61,7 +61,7 @@ Problem check(const char* op, Context& ctx, const ConstTensorView& q, const Cons
   return {packing, heads, head_dim, features, options.stabiliser};
 }
 
-// ---- The stabiliser -----------------------------------------------------------------------------
+// The stabiliser.
 
 // The largest u of some keys and where in the cell it is, the first of equal ones.
 template <class T>
@@ -122,7 +122,7 @@ void add_peak_gradient(const Problem& problem, const T* totals, First&& first, c
   }
 }
 
-// ---- The definition -----------------------------------------------------------------------------
+// The definition.
 
 // One head of one cell in plain loops. u and g [features] are its own.
 template <class T>
@@ -342,7 +342,7 @@ void defined_backward(Context& ctx, const Problem& problem, const Operands<T>& x
         x.dk);
 }
 
-// ---- The fast path ------------------------------------------------------------------------------
+// The fast path.
 
 const FavorSimd& simd() {
 #if defined(__x86_64__)

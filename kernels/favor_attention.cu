@@ -205,7 +205,7 @@ __device__ void add_columns(const float* walked, float (&columns)[Tiles<kDim>::k
   }
 }
 
-// ---- Sums over keys -----------------------------------------------------------------------------
+// Sums over keys.
 
 // What blocks leave of every part (cell, head, span). Of keys: sums without the floor, feature by
 // feature with a shift of its own, and what else the context is made of. Of the gradient of the
@@ -422,7 +422,7 @@ __global__ void __launch_bounds__(kElementThreads)
   if (column == 0) mass[unit * p.features + feature] = weight;
 }
 
-// ---- Queries ------------------------------------------------------------------------------------
+// Queries.
 
 // The largest u of a query so far, in units of log2, and the sums that it is the shift of.
 struct RunningLargest {
@@ -523,7 +523,7 @@ __global__ void __launch_bounds__(Tiles<kDim>::kThreads, 2)
   }
 }
 
-// ---- Gradients ----------------------------------------------------------------------------------
+// Gradients.
 
 // What the backward pass knows of a query, [heads, tokens] each.
 struct QueryTerms {
@@ -888,7 +888,7 @@ __global__ void __launch_bounds__(kCellThreads)
     row[d] = gpu::from_f32<T>(gpu::to_f32(row[d]) - p.factor * total * direction[d]);
 }
 
-// ---- The host side ------------------------------------------------------------------------------
+// The host side.
 
 struct Call {
   FavorProblem p{};
