@@ -4,6 +4,8 @@
 #include "kernels/attention_device.cuh"
 #include "kernels/attention_export.cuh"
 #include "kernels/attention_export.h"
+#include "kernels/attention_export_map.cuh"
+#include "kernels/attention_export_top.cuh"
 #include "kernels/attention_launch.cuh"
 #include "kernels/attention_mask.cuh"
 #include "kernels/require_tensor.h"
@@ -404,6 +406,51 @@ void attention_received(Context& ctx, const AttentionPass& pass, ConstTensorView
         [&]<int kDim>(Rows<kDim>) {
           run(attention_received_rows_kernel<T, kDim>, kTileRows, kTileThreads,
               shared_bytes<ReceivedRowsShared<kDim>>());
+        });
+  });
+}
+
+void attention_map(Context& ctx, const AttentionPass& pass, TensorView map) {
+  constexpr const char* kOp = "attention_map";
+  const MapSize size{static_cast<int>(map.dim(0)), static_cast<int>(map.dim(1))};
+  visit_storage(pass.q.dtype(), [&]<class T>(Type<T>) {
+    ExportCall<T> call(kOp, ctx, pass);
+    const auto run = [&](auto kernel, int rows, int columns, int threads, int64_t shared) {
+      call.p.tiles = call.sizes.key_tiles(columns);
+      launch(ctx, kOp, kernel, {.x = int64_t{call.sizes.query_tiles(rows)} * call.p.tiles}, threads,
+             shared, call.p, size, call.q, call.k, call.lse, map.as<float>());
+    };
+    visit_attention_kernel<T>(
+        ctx, call.p,
+        [&]<int kDim, bool kSm80>(Fragments<kDim, kSm80>) {
+          run(attention_map_fragments_kernel<T, kDim, kSm80>, kMapTile, kMapTile, kFragmentThreads,
+              shared_bytes<MapFragmentShared<T, kDim>>());
+        },
+        [&]<int kDim>(Rows<kDim>) {
+          run(attention_map_rows_kernel<T, kDim>, kTileRows, kTileColumns, kTileThreads,
+              shared_bytes<MapRowsShared<kDim>>());
+        });
+  });
+}
+
+void attention_top_keys(Context& ctx, const AttentionPass& pass, TensorView p, TensorView keys) {
+  constexpr const char* kOp = "attention_top_keys";
+  visit_storage(pass.q.dtype(), [&]<class T>(Type<T>) {
+    ExportCall<T> call(kOp, ctx, pass);
+    const auto run = [&](auto kernel, int queries, int threads, int64_t shared) {
+      call.p.tiles = call.sizes.query_tiles(queries);
+      launch(ctx, kOp, kernel, call.sizes.grid(call.p), threads, shared, call.p, call.q, call.k,
+             call.lse, static_cast<int>(p.dim(2)), p.as<float>(), keys.as<int32_t>());
+    };
+    visit_attention_kernel<T>(
+        ctx, call.p,
+        [&]<int kDim, bool kSm80>(Fragments<kDim, kSm80>) {
+          run(attention_top_fragments_kernel<T, kDim, kSm80>, kTopTile, kFragmentThreads,
+              shared_bytes<TopFragmentShared<T, kDim>>());
+        },
+        [&]<int kDim>(Rows<kDim>) {
+          run(attention_top_rows_kernel<T, kDim>, kTileRows, kTileThreads,
+              shared_bytes<TopRowsShared<kDim>>());
         });
   });
 }

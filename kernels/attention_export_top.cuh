@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#pragma once
 #include <bit>
 #include <limits>
 
@@ -8,12 +9,11 @@
 #include "kernels/attention_launch.cuh"
 #include "kernels/attention_mask.cuh"
 #include "kernels/rows.cuh"
-#include "runtime/launch.cuh"
 
+// Kernels of attention_top_keys(): the keys with the largest weights.
 namespace scgraft::cuda {
-namespace {
 
-constexpr int kWarpQueries = 16;
+inline constexpr int kWarpQueries = 16;
 
 // Position of the lowest bit that is set: the exponent of its value as a float.
 __device__ __forceinline__ int lowest_bit(uint32_t bits) {
@@ -131,8 +131,8 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   top.store(p, b, lse, begin, n, weights, keys);
 }
 
-constexpr int kTopTile = 64;
-constexpr int kScoreStride = kTopTile + 8;  // four rows on different banks
+inline constexpr int kTopTile = 64;
+inline constexpr int kScoreStride = kTopTile + 8;  // four rows on different banks
 
 template <class T, int kDim>
 struct TopFragmentShared {
@@ -218,30 +218,6 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
     gpu::sync_warp();  // nobody still reads the scores
   }
   top.store(p, b, lse, b.begin + first_row, n, weights, keys);
-}
-
-}  // namespace
-
-void attention_top_keys(Context& ctx, const AttentionPass& pass, TensorView p, TensorView keys) {
-  constexpr const char* kOp = "attention_top_keys";
-  visit_storage(pass.q.dtype(), [&]<class T>(Type<T>) {
-    ExportCall<T> call(kOp, ctx, pass);
-    const auto run = [&](auto kernel, int queries, int threads, int64_t shared) {
-      call.p.tiles = call.sizes.query_tiles(queries);
-      launch(ctx, kOp, kernel, call.sizes.grid(call.p), threads, shared, call.p, call.q, call.k,
-             call.lse, static_cast<int>(p.dim(2)), p.as<float>(), keys.as<int32_t>());
-    };
-    visit_attention_kernel<T>(
-        ctx, call.p,
-        [&]<int kDim, bool kSm80>(Fragments<kDim, kSm80>) {
-          run(attention_top_fragments_kernel<T, kDim, kSm80>, kTopTile, kFragmentThreads,
-              shared_bytes<TopFragmentShared<T, kDim>>());
-        },
-        [&]<int kDim>(Rows<kDim>) {
-          run(attention_top_rows_kernel<T, kDim>, kTileRows, kTileThreads,
-              shared_bytes<TopRowsShared<kDim>>());
-        });
-  });
 }
 
 }  // namespace scgraft::cuda

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
+#pragma once
 #include "kernels/attention_device.cuh"
 #include "kernels/attention_export.cuh"
 #include "kernels/attention_export.h"
 #include "kernels/attention_launch.cuh"
 #include "kernels/attention_mask.cuh"
 #include "kernels/rows.cuh"
-#include "runtime/launch.cuh"
 
+// Kernels of attention_map(): weights summed over cells of equal genes.
 namespace scgraft::cuda {
-namespace {
 
 // A block of a map: cells are of equal length, so that their rows need no look-up.
 struct MapBlock {
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
   each([&](int i, int j, float* at) { *at = total[i][j]; });
 }
 
-constexpr int kMapTile = 64;
+inline constexpr int kMapTile = 64;
 
 template <class T, int kDim>
 struct MapFragmentShared {
@@ -207,31 +207,6 @@ __global__ void __launch_bounds__(kFragmentThreads, kDim <= 32 && kSm80 ? 3 : 2)
       if ((seen[e / 2] >> (8 * n + 2 * t + e % 2) & 1) != 0) *at += sum[n][e];
     });
   }
-}
-
-}  // namespace
-
-void attention_map(Context& ctx, const AttentionPass& pass, TensorView map) {
-  constexpr const char* kOp = "attention_map";
-  const MapSize size{static_cast<int>(map.dim(0)), static_cast<int>(map.dim(1))};
-  visit_storage(pass.q.dtype(), [&]<class T>(Type<T>) {
-    ExportCall<T> call(kOp, ctx, pass);
-    const auto run = [&](auto kernel, int rows, int columns, int threads, int64_t shared) {
-      call.p.tiles = call.sizes.key_tiles(columns);
-      launch(ctx, kOp, kernel, {.x = int64_t{call.sizes.query_tiles(rows)} * call.p.tiles}, threads,
-             shared, call.p, size, call.q, call.k, call.lse, map.as<float>());
-    };
-    visit_attention_kernel<T>(
-        ctx, call.p,
-        [&]<int kDim, bool kSm80>(Fragments<kDim, kSm80>) {
-          run(attention_map_fragments_kernel<T, kDim, kSm80>, kMapTile, kMapTile, kFragmentThreads,
-              shared_bytes<MapFragmentShared<T, kDim>>());
-        },
-        [&]<int kDim>(Rows<kDim>) {
-          run(attention_map_rows_kernel<T, kDim>, kTileRows, kTileColumns, kTileThreads,
-              shared_bytes<MapRowsShared<kDim>>());
-        });
-  });
 }
 
 }  // namespace scgraft::cuda
