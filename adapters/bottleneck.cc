@@ -19,6 +19,12 @@ Bottleneck::Bottleneck(ParameterSet& parameters, const std::string& name, Shape 
   };
   const bool zero = start == Start::identity;
   const int64_t d = shape.dim, m = shape.width;
+  if (shape.norm) {
+    norm_.emplace();
+    norm_->gamma = make(".norm.weight", {d}, d, true);
+    norm_->beta = make(".norm.bias", {d}, d, true);
+    fill(*norm_->gamma, 1.0);
+  }
   Parameter* const w1 = make(".fc1.weight", {m, d}, d, false);
   fc1_ = Linear(w1, make(".fc1.bias", {m}, d, false));
   Parameter* const w2 = make(".fc2.weight", {d, m}, m, zero);
@@ -37,15 +43,20 @@ void Bottleneck::forward(Context& ctx, ConstTensorView x, const Packing& rows, b
                          TensorView y) {
   use_type(x.dtype());
   Arena::Scope scratch(ctx.scratch());
-  const bool keep = save && trainable();
+  ConstTensorView n = x;
+  if (norm_) {
+    const TensorView normed = (save ? ctx.activations() : ctx.scratch()).take(x.shape(), x.dtype());
+    norm_->forward(ctx, x, {}, {}, nullptr, normed, save ? &norm_saved_ : nullptr);
+    n = normed;
+  }
   const scgraft::Shape narrow{x.dim(0), shape_.width};
   const TensorView hidden = ctx.scratch().take(narrow, x.dtype());
   TensorView pre;
   if (save) pre = ctx.activations().take(narrow, x.dtype());
-  fc1_.forward(ctx, x, rows, false, hidden, {.gelu = true, .pre = pre});
-  fc2_.forward(ctx, hidden, rows, false, y, {.residual = shape_.skip ? x : ConstTensorView()});
+  fc1_.forward(ctx, n, rows, false, hidden, {.gelu = true, .pre = pre});
+  fc2_.forward(ctx, hidden, rows, false, y, {.residual = shape_.skip ? n : ConstTensorView()});
   if (shape_.scale != 1) add(ctx, {}, y, y, shape_.scale);
-  x_ = keep ? x : ConstTensorView();
+  n_ = save && trainable() ? n : ConstTensorView();
   pre_ = pre;
 }
 
@@ -65,13 +76,17 @@ void Bottleneck::backward(Context& ctx, ConstTensorView dy, const Packing& rows,
   if (fc2_.trainable()) activation(ctx, Activation::gelu, pre_, hidden);
   fc2_.backward(ctx, hidden, dout, rows, false, false, dhidden);
   activation_backward(ctx, Activation::gelu, pre_, dhidden, dhidden);
-  if (!dx.empty() && shape_.skip) copy(ctx, dy, dx);
-  fc1_.backward(ctx, x_, dhidden, rows, false, shape_.skip, dx);
+  TensorView dn = dx;
+  if (dn.empty() && norm_ && norm_->trainable()) dn = ctx.scratch().take(dy.shape(), dy.dtype());
+  if (!dn.empty() && shape_.skip) copy(ctx, dy, dn);
+  fc1_.backward(ctx, n_, dhidden, rows, false, shape_.skip, dn);
+  if (norm_ && !dn.empty()) norm_->backward(ctx, norm_saved_, dn, {}, &rows, dn, {});
 }
 
 void Bottleneck::parameters_updated() {
   fc1_.weight_changed();
   fc2_.weight_changed();
+  if (norm_) norm_->values_changed();
 }
 
 }  // namespace scgraft

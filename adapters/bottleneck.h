@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <optional>
 #include <string>
 
 #include "model/linear.h"
+#include "model/norm.h"
 #include "model/parameter.h"
 #include "model/sites.h"
 
@@ -10,10 +12,11 @@ namespace scgraft {
 
 // A bottleneck in the way of rows, what encoder and token adapters are made of:
 //
-//   y = [x +] scale * (W2 gelu(W1 x + b1) + b2)      W1 [width, dim], W2 [dim, width]
+//   y = [n +] scale * (W2 gelu(W1 n + b1) + b2)      W1 [width, dim], W2 [dim, width]
 //
-// With the skip (x +) the scale is 1. Parameters are <name>.fc1.weight, .fc1.bias, .fc2.weight and
-// .fc2.bias. Source: Houlsby et al. 2019; sizes and places are those of scPEFT.
+// with n = x, or a layer norm of x of its own. With the skip (n +) the scale is 1. Parameters are
+// <name>.fc1.weight, .fc1.bias, .fc2.weight and .fc2.bias, and <name>.norm.weight and .norm.bias.
+// Source: Houlsby et al. 2019; sizes and places are those of scPEFT.
 class Bottleneck : public HiddenSite {
  public:
   struct Shape {
@@ -21,6 +24,7 @@ class Bottleneck : public HiddenSite {
     int64_t width = 0;
     bool skip = true;
     double scale = 1;
+    bool norm = false;  // a layer norm in front, eps 1e-5
   };
   // What fresh values are.
   enum class Start {
@@ -33,7 +37,9 @@ class Bottleneck : public HiddenSite {
 
   void forward(Context& ctx, ConstTensorView x, const Packing& rows, bool save,
                TensorView y) override;
-  bool trainable() const override { return fc1_.trainable() || fc2_.trainable(); }
+  bool trainable() const override {
+    return fc1_.trainable() || fc2_.trainable() || (norm_ && norm_->trainable());
+  }
   void backward(Context& ctx, ConstTensorView dy, const Packing& rows, TensorView dx) override;
   void parameters_updated() override;
 
@@ -43,7 +49,9 @@ class Bottleneck : public HiddenSite {
   Shape shape_;
   Linear fc1_, fc2_;
   DType product_ = DType::f32;
-  ConstTensorView x_, pre_;  // of the saved pass; pre_ before gelu
+  std::optional<LayerNorm> norm_;
+  ConstTensorView n_, pre_;  // of the saved pass; pre_ before gelu
+  LayerNorm::Saved norm_saved_;
 };
 
 }  // namespace scgraft

@@ -20,14 +20,16 @@ BottleneckAdapter::BottleneckAdapter(const AdapterOptions& options, Backbone& ba
 }
 
 void BottleneckAdapter::add(Backbone& backbone, const std::string& site, const std::string& name,
-                            bool skip, double scale) {
+                            Form form) {
   const int64_t d = backbone.dim();
   const auto width = static_cast<int64_t>(std::floor(static_cast<double>(d) * options_.width));
   places_.push_back(
-      {site, Bottleneck(parameters_, name, {.dim = d, .width = width, .skip = skip, .scale = scale},
-                        options_.start == "identity" ? Bottleneck::Start::identity
-                                                     : Bottleneck::Start::uniform,
-                        backbone.parameters().all().front()->value, seed_)});
+      {site,
+       Bottleneck(
+           parameters_, name,
+           {.dim = d, .width = width, .skip = form.skip, .scale = form.scale, .norm = form.norm},
+           options_.start == "identity" ? Bottleneck::Start::identity : Bottleneck::Start::uniform,
+           backbone.parameters().all().front()->value, seed_)});
 }
 
 void BottleneckAdapter::attach(Backbone& backbone) {

@@ -20,8 +20,12 @@ class BottleneckAdapter : public Adapter {
  protected:
   // Throws ConfigError when width or start are not what they may be.
   BottleneckAdapter(const AdapterOptions& options, Backbone& backbone, uint64_t seed);
-  void add(Backbone& backbone, const std::string& site, const std::string& name, bool skip,
-           double scale);
+  struct Form {
+    bool skip = true;
+    double scale = 1;
+    bool norm = false;
+  };
+  void add(Backbone& backbone, const std::string& site, const std::string& name, Form form);
   AdapterOptions options_;
 
  private:

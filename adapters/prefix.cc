@@ -9,14 +9,18 @@ Prefix::Prefix(const AdapterOptions& options, Backbone& backbone) : options_(opt
   resolve_layers(options_, backbone);
   require<ConfigError>(options_.tokens >= 1 && options_.tokens <= 1024,
                        "adapter.tokens must be 1 to 1024, got ", options_.tokens);
+  require<ConfigError>(options_.sharing == "none" || options_.sharing == "layers",
+                       "adapter.sharing must be none or layers, got \"", options_.sharing, "\"");
   const Tensor& like = backbone.parameters().all().front()->value;
   const DType dtype = like.dtype() == DType::f64 ? DType::f64 : DType::f32;
+  const auto rows = [&](const std::string& name) {
+    return &parameters_.add(name, Tensor({options_.tokens, backbone.dim()}, dtype, like.device()));
+  };
+  Parameter* const shared = options_.sharing == "layers" ? rows("prefix") : nullptr;
   for (int layer = options_.first_layer; layer <= options_.last_layer; ++layer) {
     Site& site = sites_.emplace_back();
     site.layer = layer;
-    site.parameter =
-        &parameters_.add(backbone.layer_path(layer) + ".prefix",
-                         Tensor({options_.tokens, backbone.dim()}, dtype, like.device()));
+    site.parameter = shared != nullptr ? shared : rows(backbone.layer_path(layer) + ".prefix");
   }
 }
 

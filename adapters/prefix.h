@@ -7,7 +7,8 @@
 namespace scgraft {
 
 // The prefix adapter: trained rows behind the first token of every cell (PrefixSite in
-// model/sites.h), of their own in each layer that has them: <layer>.prefix [tokens, dim].
+// model/sites.h), of their own in each layer that has them, <layer>.prefix [tokens, dim], or with
+// sharing among layers the same in all: prefix [tokens, dim].
 //
 // They start at zero, and still take part in the attention from the first step on: alone among the
 // kinds, a fresh prefix changes what the backbone computes. Source: scPEFT, after Li and Liang

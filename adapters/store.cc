@@ -106,6 +106,7 @@ json adapter_files::to_json(const AdapterOptions& options) {
           {"layout", options.layout},
           {"start", options.start},
           {"tokens", options.tokens},
+          {"sharing", options.sharing},
           {"first_layer", options.first_layer},
           {"last_layer", options.last_layer}};
 }

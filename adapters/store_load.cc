@@ -162,13 +162,14 @@ AdapterOptions adapter_files::options_from_json(const json& object, const std::s
   options.alpha = value<double>(object, "lora_alpha", file);
   options.dropout = value<double>(object, "lora_dropout", file);
   options.targets = value<std::vector<std::string>>(object, "targets", file);
-  // What the first release did not have.
+  // What the releases before did not have.
   if (object.contains("width")) {
     options.width = value<double>(object, "width", file);
     options.layout = value<std::string>(object, "layout", file);
     options.start = value<std::string>(object, "start", file);
     options.tokens = value<int64_t>(object, "tokens", file);
   }
+  if (object.contains("sharing")) options.sharing = value<std::string>(object, "sharing", file);
   options.first_layer = value<int>(object, "first_layer", file);
   options.last_layer = value<int>(object, "last_layer", file);
   return options;

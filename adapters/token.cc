@@ -10,7 +10,7 @@ class TokenAdapter : public BottleneckAdapter {
  public:
   TokenAdapter(const AdapterOptions& options, Backbone& backbone, uint64_t seed)
       : BottleneckAdapter(options, backbone, seed) {
-    add(backbone, "tokens", "token_adapter", true, 1);
+    add(backbone, "tokens", "token_adapter", {});
   }
   std::string_view kind() const override { return "token"; }
 };

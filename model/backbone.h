@@ -48,8 +48,9 @@ class Backbone {
   virtual std::string module_path(const std::string& site) const = 0;
 
   // Where a HiddenSite may attach: "tokens", the rows a token contributes before the layers, and
-  // per layer "layers.3.norm1" (after the first norm), "layers.3.ffn.beside" and
-  // "layers.3.attn.branch" (model/encoder_layer.h).
+  // per layer "layers.3.mid" (what the attention part gives to the feed-forward part),
+  // "layers.3.ffn.beside" and "layers.3.attn.branch" (model/encoder_layer.h,
+  // model/performer_layer.h).
   virtual std::vector<std::string> hidden_sites() const = 0;
   // The place itself, null when nothing is attached; not owned. Throws ConfigError listing the
   // sites when there is none of this name.

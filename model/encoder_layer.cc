@@ -14,14 +14,8 @@ uint32_t dropout_site(int layer, DropoutSlot slot, uint32_t offset) {
          static_cast<uint32_t>(slot) + offset;
 }
 
-namespace {
-
-bool is_trainable(const HiddenSite* site) { return site != nullptr && site->trainable(); }
-
-}  // namespace
-
 bool EncoderLayer::trainable() const {
-  for (const HiddenSite* site : {after_norm1, beside_ffn, in_branch})
+  for (const HiddenSite* site : {after_attention, beside_ffn, in_branch})
     if (is_trainable(site)) return true;
   return q.trainable() || k.trainable() || v.trainable() || out.trainable() || ffn_in.trainable() ||
          ffn_out.trainable() || norm1.trainable() || norm2.trainable();
@@ -91,7 +85,7 @@ void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packi
                 active(dropout, training, index, DropoutSlot::attention_residual), &rows, normed,
                 save ? &saved->norm1 : nullptr);
   tell(normed, &Taps::norm1);
-  const TensorView h = through(after_norm1, normed);
+  const TensorView h = through(after_attention, normed);
 
   const bool keep_hidden = saved != nullptr && ffn_out.trainable();
   const TensorView hidden =
@@ -135,7 +129,7 @@ void EncoderLayer::backward(Context& ctx, const Saved& saved, const Packing& pac
   const bool want_out = want_attention || out.trainable();
   const bool want_branch = want_out || is_trainable(in_branch);
   const bool want_norm1 = want_branch || norm1.trainable();
-  const bool want_h = want_norm1 || is_trainable(after_norm1);
+  const bool want_h = want_norm1 || is_trainable(after_attention);
   const bool want_hidden = want_h || ffn_in.trainable();
 
   const int64_t tokens = packing.tokens();
@@ -164,10 +158,10 @@ void EncoderLayer::backward(Context& ctx, const Saved& saved, const Packing& pac
   ffn_in.backward(ctx, saved.h, dhidden, rows, training, true, want_h ? dy : TensorView());
   if (!want_h) return;
   if (!dbeside.empty()) add(ctx, dy, dbeside, dy);
-  if (after_norm1 != nullptr) {
+  if (after_attention != nullptr) {
     TensorView dnormed;
     if (want_norm1) dnormed = scratch.take({n, dim}, type);
-    after_norm1->backward(ctx, dy, rows, dnormed);
+    after_attention->backward(ctx, dy, rows, dnormed);
     dy = dnormed;
   }
   if (!want_norm1) return;

@@ -37,10 +37,10 @@ enum class LayerRows {
 struct EncoderLayer {
   Linear q, k, v, out, ffn_in, ffn_out;
   LayerNorm norm1, norm2;
-  HiddenSite* after_norm1 = nullptr;  // a; not owned, as the next two
-  HiddenSite* beside_ffn = nullptr;   // b
-  HiddenSite* in_branch = nullptr;    // c
-  PrefixSite* prefix = nullptr;       // for whoever calls the layers; not owned
+  HiddenSite* after_attention = nullptr;  // a; not owned, as the next two
+  HiddenSite* beside_ffn = nullptr;       // b
+  HiddenSite* in_branch = nullptr;        // c
+  PrefixSite* prefix = nullptr;           // for whoever calls the layers; not owned
   int64_t heads = 1;
   int index = 0;
   float dropout = 0;            // of both branches and of the hidden rows

@@ -9,10 +9,10 @@
 namespace scgraft {
 namespace {
 
-constexpr std::array<const char*, 3> kHiddenSites = {"norm1", "ffn.beside", "attn.branch"};
+constexpr std::array<const char*, 3> kHiddenSites = {"mid", "ffn.beside", "attn.branch"};
 
 std::array<HiddenSite**, 3> hidden_sites_of(EncoderLayer& l) {
-  return {&l.after_norm1, &l.beside_ffn, &l.in_branch};
+  return {&l.after_attention, &l.beside_ffn, &l.in_branch};
 }
 
 std::array<Linear*, 6> linears_of(EncoderLayer& l) {
@@ -39,7 +39,7 @@ HiddenSite*& EncoderStack::hidden_site(const std::string& name) {
       if (name == cat("layers.", i, ".", kHiddenSites[s])) return *hidden_sites_of(layers[i])[s];
   throw ConfigError(
       cat("no place \"", name, "\" to attach an adapter; this backbone has tokens, ",
-          "and layers.0 ... layers.", layers.size() - 1, " with norm1, ffn.beside, attn.branch"),
+          "and layers.0 ... layers.", layers.size() - 1, " with mid, ffn.beside, attn.branch"),
       "E-SITE");
 }
 

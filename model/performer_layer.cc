@@ -7,6 +7,8 @@
 namespace scgraft {
 
 bool PerformerLayer::trainable() const {
+  for (const HiddenSite* site : {after_attention, beside_ffn, in_branch, in_residual})
+    if (is_trainable(site)) return true;
   return q.trainable() || k.trainable() || v.trainable() || out.trainable() || ffn_in.trainable() ||
          ffn_out.trainable() || norm1.trainable() || norm2.trainable();
 }
@@ -44,24 +46,45 @@ void PerformerLayer::forward(Context& ctx, ConstTensorView x, const Packing& pac
   tell(values, &Taps::v);
   tell(attended, &Taps::favor);
 
-  // A branch by itself is wanted by taps alone.
+  // A branch by itself is wanted by taps and by what is attached to it.
   const auto branch = [&](Linear& linear, ConstTensorView from, TensorView Taps::*tap) {
     if (taps == nullptr || (taps->*tap).empty()) return;
     linear.forward(ctx, from, packing, training, taps->*tap);
   };
+  // What goes through a site, in memory of its own; `rows` themselves where there is none.
+  const auto through = [&](HiddenSite* site, TensorView rows) {
+    if (site == nullptr) return rows;
+    const TensorView there = keep.take(rows.shape(), type);
+    site->forward(ctx, rows, packing, save, there);
+    return there;
+  };
+  const Shape shape{tokens, dim};
+  // What a site reads stays until the backward pass.
+  Arena& read =
+      save && (after_attention != nullptr || beside_ffn != nullptr || in_residual != nullptr)
+          ? ctx.activations()
+          : ctx.scratch();
+  const TensorView sum = read.take(shape, type);
   branch(out, attended, &Taps::attention_out);
-  const TensorView mid = ctx.scratch().take({tokens, dim}, type);
-  out.forward(ctx, attended, packing, training, mid, {.residual = x});
+  if (in_branch == nullptr) {
+    out.forward(ctx, attended, packing, training, sum, {.residual = x});
+  } else {
+    const TensorView alone = keep.take(shape, type);
+    out.forward(ctx, attended, packing, training, alone);
+    add(ctx, x, through(in_branch, alone), sum);
+  }
+  const TensorView mid = through(after_attention, sum);
   tell(mid, &Taps::mid);
 
-  const TensorView n2 = keep.take({tokens, dim}, type);
+  const TensorView n2 = keep.take(shape, type);
   norm2.forward(ctx, mid, {}, {}, nullptr, n2, save ? &saved->norm2 : nullptr);
   const TensorView hidden = ctx.scratch().take({tokens, ffn_in.out()}, type);
   TensorView pre;
   if (save) pre = keep.take({tokens, ffn_in.out()}, type);
   ffn_in.forward(ctx, n2, packing, training, hidden, {.gelu = true, .pre = pre});
   branch(ffn_out, hidden, &Taps::ffn_out);
-  ffn_out.forward(ctx, hidden, packing, training, y, {.residual = mid});
+  ffn_out.forward(ctx, hidden, packing, training, y, {.residual = through(in_residual, mid)});
+  if (beside_ffn != nullptr) add(ctx, y, through(beside_ffn, mid), y);
 
   if (!save) return;
   saved->n1 = n1;
@@ -78,13 +101,28 @@ void PerformerLayer::backward(Context& ctx, const Saved& saved, const Packing& p
                               bool training, TensorView dy, bool want_dx) {
   const bool want_qkv =
       want_dx || norm1.trainable() || q.trainable() || k.trainable() || v.trainable();
-  const bool want_mid = want_qkv || out.trainable();
+  const bool want_branch = want_qkv || out.trainable() || is_trainable(in_branch);
+  const bool want_mid = want_branch || is_trainable(after_attention);
   const bool want_n2 = want_mid || norm2.trainable();
   const bool want_hidden = want_n2 || ffn_in.trainable();
   const DType type = saved.n1.dtype();
   Arena::Scope scratch(ctx.scratch());
   const Shape narrow = saved.n1.shape();
+  const auto wanted = [&](bool really) {
+    return really ? ctx.scratch().take(narrow, type) : TensorView();
+  };
 
+  // Each takes dy, and what they make of it comes together in dn.
+  TensorView residual = dy;
+  if (in_residual != nullptr) {
+    residual = wanted(want_mid);
+    in_residual->backward(ctx, dy, packing, residual);
+  }
+  TensorView beside;
+  if (beside_ffn != nullptr) {
+    beside = wanted(want_mid);
+    beside_ffn->backward(ctx, dy, packing, beside);
+  }
   // The hidden rows are computed again from what was before gelu.
   TensorView hidden, dhidden;
   if (ffn_out.trainable()) {
@@ -95,24 +133,36 @@ void PerformerLayer::backward(Context& ctx, const Saved& saved, const Packing& p
   ffn_out.backward(ctx, hidden, dy, packing, training, false, dhidden);
   if (!want_hidden) return;
   activation_backward(ctx, Activation::gelu, saved.pre, dhidden, dhidden);
-  TensorView dn;
-  if (want_n2) dn = ctx.scratch().take(narrow, type);
+  const TensorView dn = wanted(want_n2);
   ffn_in.backward(ctx, saved.n2, dhidden, packing, training, false, dn);
   if (!want_n2) return;
   norm2.backward(ctx, saved.norm2, dn, {}, &packing, dn, {});
   if (!want_mid) return;
-  add(ctx, dy, dn, dy);
+  add(ctx, residual, dn, dy);
+  if (!beside.empty()) add(ctx, dy, beside, dy);
 
+  TensorView dsum = dy;
+  if (after_attention != nullptr) {
+    dsum = wanted(want_branch);
+    after_attention->backward(ctx, dy, packing, dsum);
+    if (!want_branch) return;
+  }
+  TensorView dbranch = dsum;
+  if (in_branch != nullptr) {
+    dbranch = wanted(want_qkv || out.trainable());
+    in_branch->backward(ctx, dsum, packing, dbranch);
+    if (dbranch.empty()) return;
+  }
   TensorView dfavor;
   if (want_qkv) dfavor = ctx.scratch().take(saved.favor.shape(), type);
-  out.backward(ctx, saved.favor, dy, packing, training, false, dfavor);
+  out.backward(ctx, saved.favor, dbranch, packing, training, false, dfavor);
   if (!want_qkv) return;
   const bool want_n1 = want_dx || norm1.trainable();
-  const auto wanted = [&](const Linear& linear) {
+  const auto of = [&](const Linear& linear) {
     return want_n1 || linear.trainable() ? ctx.scratch().take(saved.favor.shape(), type)
                                          : TensorView();
   };
-  const TensorView dq = wanted(q), dk = wanted(k), dv = wanted(v);
+  const TensorView dq = of(q), dk = of(k), dv = of(v);
   favor_attention_backward(ctx, saved.q, saved.k, saved.v, saved.favor, dfavor, packing, heads,
                            std::as_const(projection->value).view(), favor, saved.context, dq, dk,
                            dv);
@@ -122,7 +172,7 @@ void PerformerLayer::backward(Context& ctx, const Saved& saved, const Packing& p
   if (!dv.empty()) v.backward(ctx, saved.n1, dv, packing, training, true, dn1);
   if (!want_n1) return;
   norm1.backward(ctx, saved.norm1, dn1, {}, &packing, dn1, {});
-  if (want_dx) add(ctx, dy, dn1, dy);
+  if (want_dx) add(ctx, dsum, dn1, dy);
 }
 
 }  // namespace scgraft

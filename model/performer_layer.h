@@ -4,6 +4,7 @@
 #include "kernels/packing.h"
 #include "model/linear.h"
 #include "model/norm.h"
+#include "model/sites.h"
 
 namespace scgraft {
 
@@ -12,6 +13,11 @@ namespace scgraft {
 //   mid = x + out(favor(q(n), k(n), v(n)))    n = LN1(x)
 //   y   = mid + ffn_out(gelu(ffn_in(LN2(mid))))
 //
+// With something attached, a(.) after the attention part, b(.) beside the feed-forward part, c(.)
+// in the attention's branch and r(.) in the way of the second residual:
+//
+//   mid = a(x + c(out(...)))                  y = r(mid) + ffn_out(...) + b(mid)
+//
 // Parameters accumulate gradients, activations are overwritten.
 struct PerformerLayer {
   Linear q, k, v, out, ffn_in, ffn_out;
@@ -19,6 +25,11 @@ struct PerformerLayer {
   Parameter* projection = nullptr;  // [features, head_dim] random features; never trained
   int64_t heads = 1;
   FavorOptions favor;
+  HiddenSite* after_attention = nullptr;  // a; not owned, as the next three
+  HiddenSite* beside_ffn = nullptr;       // b
+  HiddenSite* in_branch = nullptr;        // c
+  HiddenSite* in_residual = nullptr;      // r
+  PrefixSite* prefix = nullptr;           // for whoever calls the layers; not owned
 
   // What the backward pass reads; views into the activation arena.
   struct Saved {

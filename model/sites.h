@@ -40,6 +40,7 @@ class HiddenSite {
   // To be called after an optimizer step, and after the parameters moved.
   virtual void parameters_updated() = 0;
 };
+inline bool is_trainable(const HiddenSite* site) { return site != nullptr && site->trainable(); }
 
 // Rows that join the tokens of every cell, behind the first one, from a layer on. They are queries,
 // keys and values there and in the layers above; where a layer above has rows of its own these take

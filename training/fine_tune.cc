@@ -195,6 +195,7 @@ void FineTune::graft() {
     options.layout = config_.adapter.layout;
     options.start = config_.adapter.start;
     options.tokens = config_.adapter.tokens;
+    options.sharing = config_.adapter.sharing;
     options.first_layer = static_cast<int>(config_.adapter.first_layer);
     options.last_layer = static_cast<int>(config_.adapter.last_layer);
     adapter_ = make_adapter(options, net, static_cast<uint64_t>(config_.train.seed));

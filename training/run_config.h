@@ -21,9 +21,10 @@ struct RunConfig {
     double lora_dropout = 0;
     std::vector<std::string> target_modules = {"q", "v"};
     double width = 0.25;
-    std::string layout = "norm";     // norm | parallel | branch
+    std::string layout = "norm";     // norm | parallel | branch | normed | residual
     std::string start = "identity";  // identity | uniform
     int64_t tokens = 8;
+    std::string sharing = "none";  // none | layers
     int64_t first_layer = 0;
     int64_t last_layer = -1;  // -1: the last layer of the model
   } adapter;

@@ -93,7 +93,7 @@ void Tracer::bins(ConstTensorView x, bool learn, TensorView dx) {
 }
 
 void Tracer::classes(ConstTensorView x, bool learn, TensorView dx) {
-  const Packing packing = batch_.packing(), cells = batch_.cell_rows();
+  const Packing packing = net_.encoded_packing(), cells = batch_.cell_rows();
   RowClassifier& head = *net_.classifier();
   const TensorView logits = take({batch_.cells(), head.classes()}), dlogits = take(logits.shape());
   RowClassifier::Saved saved;
@@ -116,7 +116,7 @@ void Tracer::run(bool learn) {
         name.ends_with("_favor_out") ? by_head(rows, net_.config().heads) : std::move(rows);
   };
   const EncodeOptions encode{.save = learn, .tap = &tap};
-  const TensorView x = take({batch_.tokens(), net_.dim()}), dx = take(x.shape());
+  const TensorView x = take({net_.encoded_rows(batch_), net_.dim()}), dx = take(x.shape());
   net_.encode(ctx_, batch_, encode, x);
   out_["final_norm"] = grid_.padded(x, x.dim(1));
   out_["encodings"] = out_["final_norm"].clone();
@@ -141,7 +141,10 @@ TraceArrays trace_scbert(Context& ctx, const std::string& folder, const TraceArr
   const std::string config = (std::filesystem::path(folder) / "config.json").string();
   const ScpeftAdapter scpeft = read_scpeft_scbert_adapter(read_json(config, FileKind::model),
                                                           open_checkpoint(folder), *model.network);
-  if (options.upstream) model.network->set_stabiliser(FavorStabiliser::batch);
+  if (options.upstream) {
+    model.network->set_stabiliser(FavorStabiliser::batch);
+    model.network->keep_prefix(model.network->classifier() != nullptr);
+  }
   model.network->set_precision(options.product);
   model.network->move_to(ctx.device());
   if (scpeft.adapter) {

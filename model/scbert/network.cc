@@ -13,16 +13,16 @@ namespace scgraft {
 ScbertNetwork::ScbertNetwork(const ScbertConfig& config, int64_t features, Heads heads,
                              const ParameterSource& source)
     : config_(config),
-      sites_{.before = "performer.net.layers.",
-             .projections = {"0.fn.to_q", "0.fn.to_k", "0.fn.to_v", "0.fn.to_out", "1.fn.fn.w1",
-                             "1.fn.fn.w2"}} {
+      encoder_({.before = "performer.net.layers.",
+                .projections = {"0.fn.to_q", "0.fn.to_k", "0.fn.to_v", "0.fn.to_out", "1.fn.fn.w1",
+                                "1.fn.fn.w2"}}) {
   const int64_t d = config_.dim;
   const int64_t inner = config_.heads * config_.head_dim;
   const ParameterMaker make(parameters_, source);
   tokens_ = &make.parameter("token_emb.weight", {config_.tokens, d});
   positions_ = &make.parameter("pos_emb.emb.weight", {config_.positions, d});
   for (int i = 0; i < config_.layers; ++i) {
-    const std::string name = sites_.layer_path(i);
+    const std::string name = encoder_.layer_path(i);
     PerformerLayer layer;
     layer.heads = config_.heads;
     layer.norm1 = make.norm(name + ".0.norm", d);
@@ -35,7 +35,7 @@ ScbertNetwork::ScbertNetwork(const ScbertConfig& config, int64_t features, Heads
     layer.norm2 = make.norm(name + ".1.norm", d);
     layer.ffn_in = make.linear(name + ".1.fn.fn.w1", d, config_.ffn_factor * d);
     layer.ffn_out = make.linear(name + ".1.fn.fn.w2", config_.ffn_factor * d, d);
-    layers_.push_back(std::move(layer));
+    encoder_.layers.push_back(std::move(layer));
   }
   norm_ = make.norm("norm", d);
   if (heads.bins) bins_.emplace(make.linear("to_out", d, config_.tokens));
@@ -54,30 +54,14 @@ std::vector<Parameter*> ScbertNetwork::encoder_parameters() {
   return all;
 }
 
-void ScbertNetwork::set_stabiliser(FavorStabiliser stabiliser) {
-  for (PerformerLayer& layer : layers_) layer.favor.stabiliser = stabiliser;
-}
-
-Linear& ScbertNetwork::linear_site(const std::string& name) {
-  const auto [layer, site] = sites_.place(name, layers_.size());
-  return *layers_[layer].linears()[site];
-}
-
-HiddenSite*& ScbertNetwork::hidden_site(const std::string& name) {
-  if (name == "tokens") return token_site_;
-  throw ConfigError(cat("no place \"", name, "\" to attach an adapter; scbert has tokens"),
-                    "E-SITE");
-}
-
-PrefixSite*& ScbertNetwork::prefix_site(int) {
-  throw ConfigError("no place for a prefix; scbert takes lora and token adapters", "E-SITE");
+std::vector<std::string> ScbertNetwork::hidden_sites() const {
+  std::vector<std::string> names = encoder_.hidden_sites();
+  names.insert(names.begin(), "tokens");
+  return names;
 }
 
 int ScbertNetwork::frontier() const {
-  if (tables_trainable() || (token_site_ != nullptr && token_site_->trainable())) return -1;
-  for (size_t i = 0; i < layers_.size(); ++i)
-    if (layers_[i].trainable()) return static_cast<int>(i);
-  return static_cast<int>(layers_.size());
+  return tables_trainable() || is_trainable(token_site_) ? -1 : encoder_.frontier();
 }
 
 void ScbertNetwork::front_forward(Context& ctx, const TokenBatch& batch,
@@ -112,67 +96,26 @@ void ScbertNetwork::front_forward(Context& ctx, const TokenBatch& batch,
 void ScbertNetwork::encode(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
                            TensorView out) {
   const Packing packing = batch.packing();
-  const Shape shape{packing.tokens(), config_.dim};
   require(options.rows == LayerRows::all, "scbert: every row of a cell is wanted by its heads");
   require(options.visible.empty(), "scbert: tokens of a cell all see each other");
+  const Shape shape{encoded_rows(batch), config_.dim};
   require(out.shape() == shape, "scbert: the result must be ", shape, ", got ", out.shape());
   type_ = activation_type(ctx, tokens_->value.dtype(), product_);
-  const auto layers = static_cast<int>(layers_.size());
-  first_saved_ = options.save ? frontier() : layers;
-  saved_.assign(layers_.size(), {});
+  first_saved_ = options.save ? frontier() : encoder_.size();
 
-  TensorView x = ctx.activations().take(shape, type_);
-  TensorView spare;
+  const TensorView x = ctx.activations().take({packing.tokens(), config_.dim}, type_);
   front_forward(ctx, batch, options, x);
-  for (int i = 0; i < layers; ++i) {
-    const bool save = i >= first_saved_;
-    PerformerLayer& layer = layers_[static_cast<size_t>(i)];
-    const TensorView y = save || spare.empty() ? ctx.activations().take(shape, type_) : spare;
-    PerformerLayer::Taps taps;
-    Arena::Scope tap_memory(ctx.scratch());
-    const auto tell = [&](const char* what, ConstTensorView view) {
-      Arena::Scope activations(ctx.activations());
-      (*options.tap)(cat("layer", i, what), in_type(ctx, view, out.dtype()));
-    };
-    if (options.tap != nullptr) {
-      const Shape wide{packing.tokens(), layer.q.out()};
-      taps = {.n1 = tap_memory.take(shape, type_),
-              .q = tap_memory.take(wide, type_),
-              .k = tap_memory.take(wide, type_),
-              .v = tap_memory.take(wide, type_),
-              .favor = tap_memory.take(wide, type_),
-              .attention_out = tap_memory.take(shape, type_),
-              .mid = tap_memory.take(shape, type_),
-              .ffn_out = tap_memory.take(shape, type_)};
-      tell("_in", x);
-    }
-    layer.forward(ctx, x, packing, options.training, y,
-                  save ? &saved_[static_cast<size_t>(i)] : nullptr,
-                  options.tap != nullptr ? &taps : nullptr);
-    if (options.tap != nullptr) {
-      tell("_attn_prenorm", taps.n1);
-      tell("_q", taps.q);
-      tell("_k", taps.k);
-      tell("_v", taps.v);
-      tell("_favor_out", taps.favor);
-      tell("_attn_out", taps.attention_out);
-      tell("_mid", taps.mid);
-      tell("_ff_out", taps.ffn_out);
-    }
-    spare = x;
-    x = y;
-  }
+  const ConstTensorView y = encoder_.forward(ctx, x, packing, options, first_saved_);
   const bool here = type_ == out.dtype();
   const TensorView normed = here ? out : ctx.activations().take(shape, type_);
-  norm_.forward(ctx, x, {}, {}, nullptr, normed, options.save ? &norm_saved_ : nullptr);
+  norm_.forward(ctx, y, {}, {}, nullptr, normed, options.save ? &norm_saved_ : nullptr);
   if (!here) cast(ctx, normed, out);
 }
 
 void ScbertNetwork::encode_backward(Context& ctx, const TokenBatch& batch,
                                     const EncodeOptions& options, TensorView dout) {
-  const auto layers = static_cast<int>(layers_.size());
-  if (first_saved_ >= layers && !norm_.trainable()) return;
-  const Packing packing = batch.packing();
+  if (first_saved_ >= encoder_.size() && !norm_.trainable()) return;
+  const Packing packing = encoder_.packing();
   Arena::Scope gradients(ctx.activations());
   TensorView dy = dout;
   if (type_ != dout.dtype()) {
@@ -180,10 +123,8 @@ void ScbertNetwork::encode_backward(Context& ctx, const TokenBatch& batch,
     cast(ctx, dout, dy);
   }
   norm_.backward(ctx, norm_saved_, dy, {}, &packing, dy, {});
-  for (int i = layers - 1; i >= std::max(first_saved_, 0); --i)
-    layers_[static_cast<size_t>(i)].backward(ctx, saved_[static_cast<size_t>(i)], packing,
-                                             options.training, dy, i > first_saved_);
-  if (first_saved_ < 0) front_backward(ctx, batch, dy);
+  const TensorView dx = encoder_.backward(ctx, options, dy);
+  if (!dx.empty()) front_backward(ctx, batch, dx);
 }
 
 void ScbertNetwork::front_backward(Context& ctx, const TokenBatch& batch, TensorView dx) {
@@ -208,9 +149,7 @@ void ScbertNetwork::front_backward(Context& ctx, const TokenBatch& batch, Tensor
 }
 
 std::vector<Linear*> ScbertNetwork::linears() {
-  std::vector<Linear*> all;
-  for (PerformerLayer& layer : layers_)
-    for (Linear* linear : layer.linears()) all.push_back(linear);
+  std::vector<Linear*> all = encoder_.linears();
   if (bins_) all.push_back(&*bins_);
   if (classifier_)
     for (Linear* linear :
@@ -220,9 +159,8 @@ std::vector<Linear*> ScbertNetwork::linears() {
 }
 
 std::vector<LayerNorm*> ScbertNetwork::norms() {
-  std::vector<LayerNorm*> all = {&norm_};
-  for (PerformerLayer& layer : layers_)
-    for (LayerNorm* norm : {&layer.norm1, &layer.norm2}) all.push_back(norm);
+  std::vector<LayerNorm*> all = encoder_.norms();
+  all.push_back(&norm_);
   return all;
 }
 
@@ -236,13 +174,13 @@ void ScbertNetwork::parameters_updated() {
   for (Linear* linear : linears()) linear->parameters_updated();
   for (LayerNorm* norm : norms())
     if (norm->trainable()) norm->values_changed();
+  for (HiddenSite* site : encoder_.attached()) site->parameters_updated();
   if (token_site_ != nullptr) token_site_->parameters_updated();
 }
 
 void ScbertNetwork::set_precision(DType product) {
   product_ = product;
-  for (PerformerLayer& layer : layers_)
-    for (Linear* linear : layer.linears()) linear->set_precision(product);
+  encoder_.set_precision(product);
 }
 
 }  // namespace scgraft

@@ -3,9 +3,8 @@
 #include <optional>
 
 #include "model/backbone.h"
-#include "model/linear_sites.h"
 #include "model/parameter_source.h"
-#include "model/performer_layer.h"
+#include "model/performer_stack.h"
 #include "model/scbert/config.h"
 #include "model/scbert/heads.h"
 
@@ -14,7 +13,7 @@ namespace scgraft {
 // The scBERT network, a Performer over all genes of a cell in one order:
 //
 //   x      = token[bin] + position[gene]
-//   layers = pre-norm layers with FAVOR+ attention (model/performer_layer.h), then one more norm
+//   layers = pre-norm layers with FAVOR+ attention (model/performer_stack.h), then one more norm
 //
 // A token's id in the batch is its bin, its value the position of its gene, 0 for the first. What
 // is attached at the site "tokens" is in the way of x.
@@ -36,22 +35,35 @@ class ScbertNetwork : public Backbone {
   Linear* bins() { return bins_ ? &*bins_ : nullptr; }
   RowClassifier* classifier() { return classifier_ ? &*classifier_ : nullptr; }
   // Of the keys of each cell (the default) or of the whole batch, as the published code.
-  void set_stabiliser(FavorStabiliser stabiliser);
+  void set_stabiliser(FavorStabiliser stabiliser) { encoder_.set_stabiliser(stabiliser); }
+  // Whether rows of a prefix stay in what encode() gives, as in the published code of scPEFT, whose
+  // head reads them. By default they go after the last layer.
+  void keep_prefix(bool keep) { encoder_.keep_prefix(keep); }
+  // Rows of what encode() gives: those of the batch, and a kept prefix of each cell.
+  int64_t encoded_rows(const TokenBatch& batch) const {
+    return batch.tokens() + batch.cells() * encoder_.more_rows();
+  }
+  // Of the rows that the last encode() gave.
+  Packing encoded_packing() const { return encoder_.packing(); }
 
   std::string_view kind() const override { return "scbert"; }
   int64_t dim() const override { return config_.dim; }
-  int layer_count() const override { return static_cast<int>(layers_.size()); }
+  int layer_count() const override { return encoder_.size(); }
   ParameterSet& parameters() override { return parameters_; }
   std::vector<Parameter*> encoder_parameters() override;
-  std::vector<std::string> linear_sites() const override { return sites_.names(layers_.size()); }
-  Linear& linear_site(const std::string& name) override;
+  std::vector<std::string> linear_sites() const override { return encoder_.linear_sites(); }
+  Linear& linear_site(const std::string& name) override { return encoder_.linear_site(name); }
   std::string module_path(const std::string& site) const override {
-    return sites_.module_path(site, layers_.size());
+    return encoder_.module_path(site);
   }
-  std::vector<std::string> hidden_sites() const override { return {"tokens"}; }
-  HiddenSite*& hidden_site(const std::string& name) override;
-  PrefixSite*& prefix_site(int layer) override;
-  std::string layer_path(int layer) const override { return sites_.layer_path(layer); }
+  std::vector<std::string> hidden_sites() const override;
+  HiddenSite*& hidden_site(const std::string& name) override {
+    return name == "tokens" ? token_site_ : encoder_.hidden_site(name);
+  }
+  PrefixSite*& prefix_site(int layer) override {
+    return encoder_.layers.at(static_cast<size_t>(layer)).prefix;
+  }
+  std::string layer_path(int layer) const override { return encoder_.layer_path(layer); }
   void encode(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
               TensorView out) override;
   void encode_backward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
@@ -70,16 +82,14 @@ class ScbertNetwork : public Backbone {
   std::vector<LayerNorm*> norms();
 
   ScbertConfig config_;
-  LinearSites sites_;
   ParameterSet parameters_;
   Parameter* tokens_ = nullptr;
   Parameter* positions_ = nullptr;
   HiddenSite* token_site_ = nullptr;
-  std::vector<PerformerLayer> layers_;
+  PerformerStack encoder_;
   LayerNorm norm_;
   std::optional<Linear> bins_;
   std::optional<RowClassifier> classifier_;
-  std::vector<PerformerLayer::Saved> saved_;
   LayerNorm::Saved norm_saved_;
   int first_saved_ = 0;
   DType type_ = DType::f32;        // of what passes between layers

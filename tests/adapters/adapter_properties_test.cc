@@ -11,29 +11,40 @@ namespace {
 
 struct Backbones {
   const char* name;
-  std::unique_ptr<Backbone> (*make)(uint64_t seed);
+  std::unique_ptr<Backbone> (*make)(uint64_t seed, DType dtype);
 };
 constexpr Backbones kBackbones[] = {
     {"geneformer",
-     [](uint64_t seed) -> std::unique_ptr<Backbone> { return tiny_geneformer(seed); }},
-    {"scbert", [](uint64_t seed) -> std::unique_ptr<Backbone> { return tiny_scbert(seed); }},
-    {"scgpt", [](uint64_t seed) -> std::unique_ptr<Backbone> { return tiny_network(seed); }},
+     [](uint64_t seed, DType dtype) -> std::unique_ptr<Backbone> {
+       return tiny_geneformer(seed, dtype);
+     }},
+    {"scbert",
+     [](uint64_t seed, DType dtype) -> std::unique_ptr<Backbone> {
+       return tiny_scbert(seed, dtype);
+     }},
+    {"scgpt",
+     [](uint64_t seed, DType dtype) -> std::unique_ptr<Backbone> {
+       return tiny_network(seed, 3, 16, dtype);
+     }},
 };
 
 // Every kind, what a kind can be laid out as, and unions.
 std::vector<AdapterOptions> adapters() {
   std::vector<AdapterOptions> all;
-  const auto add = [&](const std::string& type, const char* layout) {
+  const auto add = [&](const std::string& type, const char* layout) -> AdapterOptions& {
     AdapterOptions o;
     o.type = type;
     o.rank = 3;
     o.alpha = 6;
     o.layout = layout;
-    all.push_back(o);
+    return all.emplace_back(o);
   };
   for (const std::string& kind : adapter_kinds()) add(kind, "norm");
   add("encoder", "parallel");
   add("encoder", "branch");
+  add("encoder", "normed").start = "uniform";
+  add("encoder", "residual").start = "uniform";
+  add("prefix", "shared").sharing = "layers";
   add("token+encoder", "norm");
   add("token+encoder+lora", "parallel");
   add("prefix+lora", "norm");
@@ -43,15 +54,16 @@ std::vector<AdapterOptions> adapters() {
 
 using Pair = std::tuple<Backbones, AdapterOptions>;
 
-// What is built: scBERT's layers have no place for bottlenecks and prefixes.
+// Only pre-norm layers have a residual that goes past a whole part.
+bool has_place(const Backbones& backbone, const AdapterOptions& o) {
+  return o.layout != "residual" || std::string(backbone.name) == "scbert";
+}
+
 std::vector<Pair> pairs() {
   std::vector<Pair> all;
   for (const Backbones& backbone : kBackbones)
-    for (const AdapterOptions& o : adapters()) {
-      const bool in_layers =
-          o.type.find("encoder") != std::string::npos || o.type.find("prefix") != std::string::npos;
-      if (std::string(backbone.name) != "scbert" || !in_layers) all.push_back({backbone, o});
-    }
+    for (const AdapterOptions& o : adapters())
+      if (has_place(backbone, o)) all.push_back({backbone, o});
   return all;
 }
 
@@ -66,10 +78,13 @@ std::string name_of(const ::testing::TestParamInfo<Pair>& info) {
 class AdapterProperties : public ::testing::TestWithParam<Pair> {
  protected:
   AdapterOptions options() const { return std::get<1>(GetParam()); }
-  std::unique_ptr<Backbone> backbone(uint64_t seed) const {
-    return std::get<0>(GetParam()).make(seed);
+  std::unique_ptr<Backbone> backbone(uint64_t seed, DType dtype = DType::f32) const {
+    return std::get<0>(GetParam()).make(seed, dtype);
   }
-  bool with_prefix() const { return options().type.find("prefix") != std::string::npos; }
+  // Whether the outputs stay as they were until it is trained (adapters/adapter.h).
+  bool starts_as_identity() const {
+    return options().start == "identity" && options().type.find("prefix") == std::string::npos;
+  }
   bool at_tokens() const { return options().type.find("token") != std::string::npos; }
   // Trains it on the backbone until the outputs have moved well beyond rounding.
   void train(Adapter& adapter) {
@@ -89,11 +104,10 @@ TEST_P(AdapterProperties, FreshLeavesEveryOutputAsItWas) {
   const auto adapter = make_adapter(options(), *network_, 7);
   EXPECT_EQ(adapter->kind(), options().type);
   adapter->attach(*network_);
-  // Rows of zeros are keys like others (adapters/prefix.h).
-  if (with_prefix())
-    EXPECT_FALSE(same_bits(output(), before));
-  else
+  if (starts_as_identity())
     expect_same_bits(output().view(), before.view());
+  else  // rows of zeros are keys like others (adapters/prefix.h); layouts: adapters/encoder.h
+    EXPECT_FALSE(same_bits(output(), before));
 }
 
 TEST_P(AdapterProperties, TrainingMovesTheOutputAndNoWeightOfTheBackbone) {
@@ -104,6 +118,56 @@ TEST_P(AdapterProperties, TrainingMovesTheOutputAndNoWeightOfTheBackbone) {
   train(*adapter);
   EXPECT_FALSE(same_bits(output(), before)) << "the test has trained nothing";
   EXPECT_EQ(fingerprint(*network_), weights);
+}
+
+// Of  sum(w * output), with values that are none of its start, against differences in f64.
+TEST_P(AdapterProperties, GradientsAreDifferencesOfTheOutput) {
+  const auto network = backbone(1, DType::f64);
+  const auto adapter = make_adapter(options(), *network, 7);
+  const std::vector<Parameter*> parameters = adapter->parameters();
+  for (Parameter* p : parameters)
+    for (int64_t i = 0; i < p->value.numel(); ++i)
+      p->value.as<double>()[i] += 0.1 * std::sin(static_cast<double>(i) + 1);
+  adapter->attach(*network);
+  make_trainable(parameters);
+
+  Context ctx;
+  Tensor out({cells_.batch().tokens(), network->dim()}, DType::f64);
+  const auto pass = [&](bool learn) {
+    Arena::Scope scope(ctx.activations());
+    const EncodeOptions options{
+        .training = false, .save = learn, .rows = LayerRows::all, .tap = nullptr};
+    network->parameters_updated();
+    network->encode(ctx, cells_.batch(), options, out.view());
+    Tensor w(out.shape(), DType::f64);
+    double sum = 0;
+    for (int64_t i = 0; i < w.numel(); ++i) {
+      w.as<double>()[i] = std::cos(static_cast<double>(i));
+      sum += w.as<double>()[i] * out.as<double>()[i];
+    }
+    if (learn) network->encode_backward(ctx, cells_.batch(), options, w.view());
+    return sum;
+  };
+  pass(true);
+  constexpr double kStep = 1e-5;
+  for (Parameter* p : parameters) {
+    double* value = p->value.as<double>();
+    const double* gradient = p->grad.as<double>();
+    double largest = 0;
+    for (int64_t i = 0; i < p->grad.numel(); ++i)
+      largest = std::max(largest, std::abs(gradient[i]));
+    EXPECT_GT(largest, 0) << p->name;
+    for (int64_t i = 0; i < p->value.numel(); i += std::max<int64_t>(1, p->value.numel() / 5)) {
+      const double before = value[i];
+      value[i] = before + kStep;
+      const double above = pass(false);
+      value[i] = before - kStep;
+      const double below = pass(false);
+      value[i] = before;
+      EXPECT_NEAR(gradient[i], (above - below) / (2 * kStep), 1e-6 * std::max(1.0, largest))
+          << p->name << " " << i;
+    }
+  }
 }
 
 TEST_P(AdapterProperties, DetachedItIsGone) {
@@ -198,7 +262,7 @@ TEST_P(AdapterProperties, OnlyTheLayersAskedForHaveIt) {
   EXPECT_EQ(in_layer(*adapter, 0), 0);
   EXPECT_EQ(in_layer(*adapter, 1), in_layer(*all, 1));
   EXPECT_EQ(in_layer(*all, 0), in_layer(*all, 1));
-  EXPECT_EQ(in_layer(*all, 0) == 0, options().type == "token");
+  EXPECT_EQ(in_layer(*all, 0) == 0, options().type == "token" || options().sharing == "layers");
   adapter->attach(*network_);
   train(*adapter);
 
@@ -252,15 +316,28 @@ TEST_P(AdapterProperties, ItsStartDependsOnTheSeedOnly) {
 }
 
 TEST(AdapterKinds, APlaceThatABackboneHasNotIsNamed) {
-  const auto network = tiny_scbert();
-  for (const char* type : {"encoder", "prefix", "lora+encoder"}) {
+  const auto network = tiny_network();
+  for (const char* type : {"encoder", "lora+encoder"}) {
     AdapterOptions options;
     options.type = type;
+    options.layout = "residual";
+    options.start = "uniform";
     const std::string before = fingerprint(*network);
-    expect_file_error(ExitCode::usage, "E-SITE", "scbert",
+    expect_file_error(ExitCode::usage, "E-SITE", "ffn.residual",
                       [&] { make_adapter(options, *network, 1)->attach(*network); });
     EXPECT_EQ(fingerprint(*network), before);
     EXPECT_EQ(network->linear_site("layers.0.attn.q").site(), nullptr) << type;
+  }
+}
+
+TEST(AdapterKinds, ALayoutWithoutAnIdentityWantsAnotherStart) {
+  const auto network = tiny_scbert();
+  for (const char* layout : {"normed", "residual"}) {
+    AdapterOptions options;
+    options.type = "encoder";
+    options.layout = layout;
+    expect_file_error(ExitCode::usage, "E-CONFIG", "uniform",
+                      [&] { make_adapter(options, *network, 1); });
   }
 }
 

@@ -16,7 +16,7 @@ namespace scgraft {
 
 // An scGPT network of two layers and width 16 with random weights.
 inline std::unique_ptr<ScgptNetwork> tiny_network(uint64_t seed = 1, int64_t classes = 3,
-                                                  int64_t dim = 16) {
+                                                  int64_t dim = 16, DType dtype = DType::f32) {
   ScgptConfig config;
   config.vocab = 20;
   config.dim = dim;
@@ -26,11 +26,12 @@ inline std::unique_ptr<ScgptNetwork> tiny_network(uint64_t seed = 1, int64_t cla
   config.dropout = 0;
   return std::make_unique<ScgptNetwork>(
       config, ScgptNetwork::Heads{.decoder = false, .mvc = false, .classes = classes},
-      scgpt_initialiser(seed));
+      scgpt_initialiser(seed, dtype));
 }
 
 // A Geneformer network of the same size.
-inline std::unique_ptr<GeneformerNetwork> tiny_geneformer(uint64_t seed = 1) {
+inline std::unique_ptr<GeneformerNetwork> tiny_geneformer(uint64_t seed = 1,
+                                                          DType dtype = DType::f32) {
   GeneformerConfig config;
   config.vocab = 20;
   config.dim = 16;
@@ -40,11 +41,11 @@ inline std::unique_ptr<GeneformerNetwork> tiny_geneformer(uint64_t seed = 1) {
   config.positions = 8;
   config.dropout = config.attention_dropout = 0;
   return std::make_unique<GeneformerNetwork>(config, GeneformerNetwork::Heads{.words = false},
-                                             geneformer_initialiser(seed));
+                                             geneformer_initialiser(seed, dtype));
 }
 
 // An scBERT network of the same size.
-inline std::unique_ptr<ScbertNetwork> tiny_scbert(uint64_t seed = 1) {
+inline std::unique_ptr<ScbertNetwork> tiny_scbert(uint64_t seed = 1, DType dtype = DType::f32) {
   ScbertConfig config;
   config.tokens = 20;
   config.dim = 16;
@@ -53,8 +54,8 @@ inline std::unique_ptr<ScbertNetwork> tiny_scbert(uint64_t seed = 1) {
   config.layers = 2;
   config.positions = 8;
   config.ffn_factor = 2;
-  const ParameterSource random = [seed](const std::string& name, const Shape& shape) {
-    Parameter p{name, Tensor(shape, DType::f32), {}};
+  const ParameterSource random = [=](const std::string& name, const Shape& shape) {
+    Parameter p{name, Tensor(shape, dtype), {}};
     if (name.find("norm") != std::string::npos)
       fill(p, name.ends_with(".weight") ? 1.0 : 0.0);
     else

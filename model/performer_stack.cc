@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/performer_stack.h"
+
+#include <algorithm>
+#include <array>
+
+#include "kernels/require_tensor.h"
+#include "model/tables.h"
+
+namespace scgraft {
+namespace {
+
+constexpr std::array<const char*, 4> kHiddenSites = {"mid", "ffn.beside", "attn.branch",
+                                                     "ffn.residual"};
+
+std::array<HiddenSite**, 4> hidden_sites_of(PerformerLayer& l) {
+  return {&l.after_attention, &l.beside_ffn, &l.in_branch, &l.in_residual};
+}
+
+}  // namespace
+
+Linear& PerformerStack::linear_site(const std::string& name) {
+  const auto [layer, site] = sites_.place(name, layers.size());
+  return *layers[layer].linears()[site];
+}
+
+std::vector<std::string> PerformerStack::hidden_sites() const {
+  std::vector<std::string> names;
+  for (size_t i = 0; i < layers.size(); ++i)
+    for (const char* site : kHiddenSites) names.push_back(cat("layers.", i, ".", site));
+  return names;
+}
+
+HiddenSite*& PerformerStack::hidden_site(const std::string& name) {
+  for (size_t i = 0; i < layers.size(); ++i)
+    for (size_t s = 0; s < kHiddenSites.size(); ++s)
+      if (name == cat("layers.", i, ".", kHiddenSites[s])) return *hidden_sites_of(layers[i])[s];
+  throw ConfigError(cat("no place \"", name, "\" to attach an adapter; this backbone has tokens, ",
+                        "and layers.0 ... layers.", layers.size() - 1,
+                        " with mid, ffn.beside, attn.branch, ffn.residual"),
+                    "E-SITE");
+}
+
+std::vector<HiddenSite*> PerformerStack::attached() {
+  std::vector<HiddenSite*> all;
+  for (PerformerLayer& l : layers)
+    for (HiddenSite** site : hidden_sites_of(l))
+      if (*site != nullptr) all.push_back(*site);
+  return all;
+}
+
+std::vector<Linear*> PerformerStack::linears() {
+  std::vector<Linear*> all;
+  for (PerformerLayer& l : layers)
+    for (Linear* linear : l.linears()) all.push_back(linear);
+  return all;
+}
+
+std::vector<LayerNorm*> PerformerStack::norms() {
+  std::vector<LayerNorm*> all;
+  for (PerformerLayer& l : layers)
+    for (LayerNorm* norm : {&l.norm1, &l.norm2}) all.push_back(norm);
+  return all;
+}
+
+void PerformerStack::set_precision(DType product) {
+  for (Linear* linear : linears()) linear->set_precision(product);
+}
+
+void PerformerStack::set_stabiliser(FavorStabiliser stabiliser) {
+  for (PerformerLayer& layer : layers) layer.favor.stabiliser = stabiliser;
+}
+
+int PerformerStack::frontier() const {
+  for (size_t i = 0; i < layers.size(); ++i)
+    if (layers[i].trainable() || (layers[i].prefix != nullptr && layers[i].prefix->trainable()))
+      return static_cast<int>(i);
+  return size();
+}
+
+int PerformerStack::first_prefixed() const {
+  for (size_t i = 0; i < layers.size(); ++i)
+    if (layers[i].prefix != nullptr) return static_cast<int>(i);
+  return size();
+}
+
+int64_t PerformerStack::more_rows() const {
+  const int prefixed = first_prefixed();
+  if (!keep_prefix_ || prefixed == size()) return 0;
+  return layers[static_cast<size_t>(prefixed)].prefix->rows().dim(0);
+}
+
+Packing PerformerStack::packing() const { return more_rows() > 0 ? inserted_.packing() : tokens_; }
+
+ConstTensorView PerformerStack::forward(Context& ctx, TensorView x, const Packing& packing,
+                                        const EncodeOptions& options, int first_saved) {
+  const int64_t d = x.dim(1);
+  const DType type = x.dtype();
+  tokens_ = packing;
+  first_saved_ = first_saved;
+  saved_.assign(layers.size(), {});
+  const int prefixed = first_prefixed();
+  int64_t count = 0;
+  if (prefixed < size()) {
+    count = layers[static_cast<size_t>(prefixed)].prefix->rows().dim(0);
+    for (const PerformerLayer& l : layers)
+      require(l.prefix == nullptr || l.prefix->rows().shape() == (Shape{count, d}),
+              "rows that join the tokens must be ", Shape{count, d}, " in every layer");
+  }
+  inserted_.assign(ctx, packing, count);
+
+  // Below the frontier nothing is kept: two buffers take turns.
+  TensorView spare;
+  for (int i = 0; i < size(); ++i) {
+    const bool save = i >= first_saved;
+    PerformerLayer& layer = layers[static_cast<size_t>(i)];
+    const Packing through = i >= prefixed ? inserted_.packing() : packing;
+    const Shape shape{through.tokens(), d};
+    if (layer.prefix != nullptr) {
+      const TensorView with = ctx.activations().take(shape, type);
+      if (i == prefixed)
+        inserted_.insert(ctx, x, layer.prefix->rows(), with);
+      else
+        inserted_.replace(ctx, x, layer.prefix->rows(), with);
+      x = with;
+    }
+    const TensorView y =
+        save || spare.shape() != shape ? ctx.activations().take(shape, type) : spare;
+    PerformerLayer::Taps taps;
+    Arena::Scope tap_memory(ctx.scratch());
+    const auto tell = [&](const char* what, ConstTensorView view) {
+      Arena::Scope activations(ctx.activations());
+      (*options.tap)(cat("layer", i, what), in_type(ctx, view, sum_type(view.dtype())));
+    };
+    if (options.tap != nullptr) {
+      const Shape wide{through.tokens(), layer.q.out()};
+      taps = {.n1 = tap_memory.take(shape, type),
+              .q = tap_memory.take(wide, type),
+              .k = tap_memory.take(wide, type),
+              .v = tap_memory.take(wide, type),
+              .favor = tap_memory.take(wide, type),
+              .attention_out = tap_memory.take(shape, type),
+              .mid = tap_memory.take(shape, type),
+              .ffn_out = tap_memory.take(shape, type)};
+      tell("_in", x);
+    }
+    layer.forward(ctx, x, through, options.training, y,
+                  save ? &saved_[static_cast<size_t>(i)] : nullptr,
+                  options.tap != nullptr ? &taps : nullptr);
+    if (options.tap != nullptr) {
+      tell("_attn_prenorm", taps.n1);
+      tell("_q", taps.q);
+      tell("_k", taps.k);
+      tell("_v", taps.v);
+      tell("_favor_out", taps.favor);
+      tell("_attn_out", taps.attention_out);
+      tell("_mid", taps.mid);
+      tell("_ff_out", taps.ffn_out);
+    }
+    spare = x;
+    x = y;
+  }
+  if (prefixed < size() && !keep_prefix_) {
+    const TensorView without = ctx.activations().take({packing.tokens(), d}, type);
+    inserted_.remove(ctx, x, without);
+    x = without;
+  }
+  return x;
+}
+
+TensorView PerformerStack::backward(Context& ctx, const EncodeOptions& options, TensorView dout) {
+  const int64_t d = dout.dim(1);
+  const int prefixed = first_prefixed();
+  TensorView dy = dout;
+  if (prefixed < size() && !keep_prefix_ && first_saved_ < size()) {
+    dy = ctx.activations().take({inserted_.packing().tokens(), d}, dout.dtype());
+    inserted_.remove_backward(ctx, dout, dy);
+  }
+  for (int i = size() - 1; i >= std::max(first_saved_, 0); --i) {
+    PerformerLayer& layer = layers[static_cast<size_t>(i)];
+    const bool to_rows = layer.prefix != nullptr && layer.prefix->trainable();
+    const bool below = i > first_saved_;
+    layer.backward(ctx, saved_[static_cast<size_t>(i)],
+                   i >= prefixed ? inserted_.packing() : tokens_, options.training, dy,
+                   below || to_rows);
+    if (layer.prefix == nullptr || !(below || to_rows)) continue;
+    const TensorView drows = to_rows ? layer.prefix->gradient() : TensorView();
+    TensorView dx;
+    if (below)
+      dx = i == prefixed ? ctx.activations().take({tokens_.tokens(), d}, dy.dtype())
+                         : ctx.activations().take(dy.shape(), dy.dtype());
+    if (i == prefixed)
+      inserted_.insert_backward(ctx, dy, dx, drows);
+    else
+      inserted_.replace_backward(ctx, dy, dx, drows);
+    dy = dx;
+  }
+  return first_saved_ < 0 ? dy : TensorView();
+}
+
+}  // namespace scgraft

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <string>
+#include <vector>
+
+#include "model/backbone.h"
+#include "model/inserted_rows.h"
+#include "model/linear_sites.h"
+#include "model/performer_layer.h"
+
+namespace scgraft {
+
+// The layers of a Performer and a pass through all of them.
+class PerformerStack {
+ public:
+  explicit PerformerStack(LinearSites sites) : sites_(std::move(sites)) {}
+
+  // To be filled by whoever makes the parameters.
+  std::vector<PerformerLayer> layers;
+  int size() const { return static_cast<int>(layers.size()); }
+
+  std::vector<std::string> linear_sites() const { return sites_.names(layers.size()); }
+  Linear& linear_site(const std::string& name);
+  std::string module_path(const std::string& site) const {
+    return sites_.module_path(site, layers.size());
+  }
+  std::string layer_path(int layer) const { return sites_.layer_path(layer); }
+  std::vector<std::string> hidden_sites() const;
+  HiddenSite*& hidden_site(const std::string& name);
+  // What is attached at hidden sites.
+  std::vector<HiddenSite*> attached();
+  std::vector<Linear*> linears();
+  std::vector<LayerNorm*> norms();
+  void set_precision(DType product);
+  void set_stabiliser(FavorStabiliser stabiliser);
+  // Whether the rows of a prefix stay where they are after the last layer. By default they go.
+  void keep_prefix(bool keep) { keep_prefix_ = keep; }
+
+  // Lowest layer with anything to train, rows that join its input among it; size() when there is
+  // none.
+  int frontier() const;
+  // Rows that a cell of the result has beyond its tokens.
+  int64_t more_rows() const;
+
+  // x [tokens, dim] is overwritten with options.save unset. The result [tokens, dim], longer where
+  // a prefix is kept, lies in the arena of activations. Layers from first_saved on keep what
+  // backward() needs (size(): none; -1: the input's gradient is wanted too). Taps get "layer<i>"
+  // and _in, _attn_prenorm, _q, _k, _v, _favor_out, _attn_out, _mid, _ff_out, in f32 or f64.
+  ConstTensorView forward(Context& ctx, TensorView x, const Packing& packing,
+                          const EncodeOptions& options, int first_saved);
+  // Of the rows that forward() gave.
+  Packing packing() const;
+  // dout, of the shape of the result, is consumed. Returns the gradient of x, in memory of the
+  // arena of activations, or an empty view where first_saved was not -1.
+  TensorView backward(Context& ctx, const EncodeOptions& options, TensorView dout);
+
+ private:
+  int first_prefixed() const;  // size() when none is
+
+  LinearSites sites_;
+  std::vector<PerformerLayer::Saved> saved_;
+  InsertedRows inserted_;
+  Packing tokens_;
+  bool keep_prefix_ = false;
+  int first_saved_ = 0;
+};
+
+}  // namespace scgraft
