@@ -10,6 +10,7 @@
 #include "io/sha256.h"
 #include "io/storage_error.h"
 #include "io/text.h"
+#include "io/torch_storages.h"
 
 namespace scgraft {
 namespace {
@@ -110,16 +111,15 @@ Checkpoint open_checkpoint(const std::string& path, const std::string& section) 
   const auto file = MappedFile::open(out.file_, FileKind::model);
   const auto bytes = file->bytes();
   if (bytes.empty()) fail(out.file_, "is empty, weights are needed", "fetch it again");
-  if (starts_with(bytes, "\x80")) {
-    const bool legacy = starts_with(bytes, std::string_view("\x80\x02\x8a\x0a", 4));
-    fail(out.file_,
-         legacy ? "is in the PyTorch format from before version 1.6, which is not read"
-                : "is a bare pickle, not a PyTorch zip file or a safetensors file",
-         "where you trust it, load it in Python and save its state dict with a current torch.save "
-         "or as safetensors");
-  }
+  // The length of a safetensors header may begin like anything; what follows it is a brace.
+  const bool safetensors = bytes.size() > 8 && bytes[8] == std::byte{'{'};
+  const bool torch = starts_with(bytes, "PK") || TorchStream::begins(bytes);
+  if (starts_with(bytes, "\x80") && !safetensors && !torch)
+    fail(out.file_, "is a bare pickle, not a PyTorch file or a safetensors file",
+         "where you trust it, load it in Python and save its state dict with torch.save or as "
+         "safetensors");
   const std::vector<TensorInfo>* all = nullptr;
-  if (starts_with(bytes, "PK")) {
+  if (torch) {
     out.torch_ = std::make_unique<TorchCheckpoint>(TorchCheckpoint::parse(bytes, out.file_, file));
     out.section_ = choose_section(out.file_, out.torch_->tensors(), section);
     out.values_ = out.torch_->values();

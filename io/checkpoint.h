@@ -52,8 +52,8 @@ class Checkpoint {
   mutable std::map<std::string, Tensor, std::less<>> made_;
 };
 
-// Opens a safetensors or PyTorch zip file, told apart by their first bytes, or the one that
-// find_checkpoint() finds in a folder.
+// Opens a safetensors or PyTorch file (a zip, or the older stream), told apart by their first
+// bytes, or the one that find_checkpoint() finds in a folder.
 //   section  path of the state dict inside a PyTorch file, e.g. "gene/state_dict". When empty: the
 //            top if tensors are there, else model_state_dict, state_dict, model, module or net,
 //            else the only group of tensors that is no optimizer state.

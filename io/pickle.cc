@@ -224,10 +224,13 @@ class PickleMachine {
     add_global(module.text, name.text);
   }
 
-  // ("storage", class, key, location, element count)
+  // ("storage", class, key, location, element count), before torch 1.6 with None at the end
   void add_storage() {
     const PickleNode& id = node(pop());
-    if (id.kind != PickleKind::tuple || id.items.size() != 5) fail("refers to no tensor storage");
+    if (id.kind != PickleKind::tuple || id.items.size() < 5 || id.items.size() > 6)
+      fail("refers to no tensor storage");
+    if (id.items.size() == 6 && node(id.items[5]).kind != PickleKind::none)
+      fail("refers to a view of a tensor storage");
     const PickleNode& tag = node(id.items[0]);
     const PickleNode& type = node(id.items[1]);
     const PickleNode& key = node(id.items[2]);

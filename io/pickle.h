@@ -59,6 +59,8 @@ class Pickle {
   static Pickle parse(std::span<const std::byte> bytes, FileKind kind, const std::string& file);
 
   PickleId root() const { return root_; }
+  // All nodes are numbered from 0.
+  PickleId count() const { return static_cast<PickleId>(nodes_.size()); }
   const PickleNode& operator[](PickleId id) const { return nodes_[static_cast<size_t>(id)]; }
   // Value of a dict under a text key, null when there is none. The last one wins, as in Python.
   const PickleNode* find(const PickleNode& dict, std::string_view key) const;

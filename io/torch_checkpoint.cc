@@ -6,9 +6,8 @@
 
 #include "io/limits.h"
 #include "io/mapped_file.h"
-#include "io/pickle.h"
 #include "io/text.h"
-#include "io/zip_directory.h"
+#include "io/torch_storages.h"
 
 namespace scgraft {
 namespace {
@@ -44,26 +43,10 @@ void gather(const std::vector<int64_t>& dims, const std::vector<int64_t>& stride
 // Turns the nodes of a pickle into tensors and plain values.
 class TorchReader {
  public:
-  TorchReader(std::span<const std::byte> bytes, const std::string& file)
-      : file_(file), zip_(ZipDirectory::parse(bytes, FileKind::model, file)) {
-    for (const auto& [name, entry] : zip_.entries()) {
-      const size_t slash = name.find('/');
-      if (slash != std::string::npos && name.substr(slash) == "/data.pkl")
-        folder_ = name.substr(0, slash + 1);
-    }
-    if (folder_.empty())
-      fail("is a zip archive without data.pkl, so it was not written by torch.save");
-  }
+  TorchReader(const TorchStorages& storages, const std::string& file)
+      : file_(file), storages_(storages), pickle_(storages.pickle()) {}
 
   TorchCheckpoint read() {
-    if (const ZipEntry* order = zip_.find(folder_ + "byteorder")) {
-      const ZipContent content = zip_.read(*order, 16);
-      const std::string_view text(reinterpret_cast<const char*>(content.bytes.data()),
-                                  content.bytes.size());
-      if (text != "little") fail(cat("has byte order \"", escaped(text), "\", little is needed"));
-    }
-    const ZipContent content = zip_.read(*zip_.find(folder_ + "data.pkl"), limits::kPickleBytes);
-    pickle_ = Pickle::parse(content.bytes, FileKind::model, file_);
     out_.values_ = walk(pickle_.root(), "", 0).value_or(nullptr);
     return std::move(out_);
   }
@@ -137,7 +120,7 @@ class TorchReader {
     for (const PickleId i : pickle_[node.items[2]].items) info.dims.push_back(pickle_[i].integer);
     for (const PickleId i : pickle_[node.items[3]].items)
       place.strides.push_back(pickle_[i].integer);
-    place.storage = storage_bytes(storage, name);
+    place.storage = storages_.bytes(storage, name);
     check_extent(info, place, storage.integer);
     if (static_cast<int64_t>(out_.tensors_.size()) >= limits::kTensorsPerFile)
       fail(cat("holds more than ", limits::kTensorsPerFile, " tensors"));
@@ -145,28 +128,6 @@ class TorchReader {
       fail(cat("holds two tensors \"", escaped(name), "\""), name);
     out_.tensors_.push_back(std::move(info));
     out_.places_.push_back(std::move(place));
-  }
-
-  std::span<const std::byte> storage_bytes(const PickleNode& storage,
-                                           const std::string& name) const {
-    const std::string entry_name = folder_ + "data/" + std::string(storage.text);
-    const ZipEntry* entry = zip_.find(entry_name);
-    if (entry == nullptr)
-      fail(cat("tensor \"", escaped(name), "\" lies in \"", escaped(entry_name),
-               "\", which the archive does not have"),
-           name);
-    if (entry->method != 0)
-      throw_file_error(FileKind::model, file_,
-                       cat("tensor \"", escaped(name), "\" lies in a compressed entry"), "E-TORCH",
-                       "torch.save stores entries uncompressed; save the file again with it",
-                       escaped(name));
-    int64_t bytes = 0;
-    if (__builtin_mul_overflow(storage.integer, size_of(*storage.dtype), &bytes) ||
-        bytes > entry->size)
-      fail(cat("tensor \"", escaped(name), "\" lies in a storage of ", storage.integer,
-               " elements, the archive holds ", entry->size, " bytes of it"),
-           name);
-    return entry->packed.subspan(0, static_cast<size_t>(bytes));
   }
 
   // Every element lies in the storage of `count` elements, and a copy of the tensor is not larger
@@ -191,9 +152,8 @@ class TorchReader {
   }
 
   const std::string& file_;
-  ZipDirectory zip_;
-  std::string folder_;
-  Pickle pickle_;
+  const TorchStorages& storages_;
+  const Pickle& pickle_;
   TorchCheckpoint out_;
   int64_t visits_ = 0;
 };
@@ -205,7 +165,12 @@ TorchCheckpoint TorchCheckpoint::open(const std::string& path) {
 
 TorchCheckpoint TorchCheckpoint::parse(std::span<const std::byte> bytes, const std::string& file,
                                        std::shared_ptr<const void> owner) {
-  TorchCheckpoint out = TorchReader(bytes, file).read();
+  std::unique_ptr<TorchStorages> storages;
+  if (TorchStream::begins(bytes))
+    storages = std::make_unique<TorchStream>(bytes, file);
+  else
+    storages = std::make_unique<TorchZip>(bytes, file);
+  TorchCheckpoint out = TorchReader(*storages, file).read();
   out.file_ = file;
   out.owner_ = std::move(owner);
   return out;

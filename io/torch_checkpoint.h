@@ -16,8 +16,9 @@
 
 namespace scgraft {
 
-// A PyTorch file in the zip format (torch 1.6 and newer): the tensors of the saved object, wherever
-// they are nested in dictionaries, lists and tuples. Its pickle is read as data, see Pickle.
+// A PyTorch file, in the zip format (torch 1.6 and newer) or the stream that came before it: the
+// tensors of the saved object, wherever they are nested in dictionaries, lists and tuples. Its
+// pickle is read as data, see Pickle.
 //
 // A tensor is named by the keys that lead to it, joined by '/': a bare state dict gives
 // "encoder.embedding.weight", a training state "model_state_dict/encoder.embedding.weight".
