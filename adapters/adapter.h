@@ -23,6 +23,8 @@ struct AdapterOptions {
   std::string sharing = "none";                   // prefix: "layers" have the same rows, or none
   int first_layer = 0;  // layers first_layer ... last_layer get the adapter
   int last_layer = -1;  // -1: the last layer of the backbone
+  // Of a union whose parts were not all asked for the same: one for each, in the order of the type.
+  std::vector<AdapterOptions> parts = {};
 };
 
 // Small trainable parameters grafted onto a frozen backbone.
@@ -54,7 +56,8 @@ class Adapter {
 std::unique_ptr<Adapter> make_adapter(const AdapterOptions& options, Backbone& backbone,
                                       uint64_t seed);
 std::vector<std::string> adapter_kinds();
-// Whether make_adapter() knows this type: a kind, or different kinds joined by +.
-bool is_adapter_type(const std::string& type);
+// Whether make_adapter() knows this type: a kind, or kinds joined by +. They must be different,
+// unless options of their own say what each is (AdapterOptions::parts).
+bool is_adapter_type(const std::string& type, bool repeated = false);
 
 }  // namespace scgraft

@@ -34,7 +34,7 @@ std::string kind_of(const std::string& type) {
   if (!type.starts_with(kOurs)) return "";
   std::string name = type.substr(kOurs.size());
   for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return is_adapter_type(name) ? name : "";
+  return is_adapter_type(name, true) ? name : "";
 }
 
 class Reader {

@@ -51,27 +51,33 @@ std::vector<std::string> adapter_kinds() {
   return names;
 }
 
-bool is_adapter_type(const std::string& type) {
+bool is_adapter_type(const std::string& type, bool repeated) {
   const std::vector<std::string> parts = parts_of(type);
-  return std::set<std::string>(parts.begin(), parts.end()).size() == parts.size() &&
+  const std::set<std::string> different(parts.begin(), parts.end());
+  return (repeated || different.size() == parts.size()) &&
          std::all_of(parts.begin(), parts.end(),
                      [](const std::string& part) { return find_kind(part) != nullptr; });
 }
 
 std::unique_ptr<Adapter> make_adapter(const AdapterOptions& options, Backbone& backbone,
                                       uint64_t seed) {
-  if (!is_adapter_type(options.type)) {
+  const bool apart = !options.parts.empty();
+  if (!is_adapter_type(options.type, apart)) {
     std::string known;
     for (const Kind& kind : kKinds) known += cat(known.empty() ? "" : ", ", kind.name);
     throw ConfigError(cat("no adapter is called \"", options.type, "\"; this version has: ", known,
                           ", and several different ones joined by +"),
                       "E-ADAPTER-TYPE");
   }
+  const std::vector<std::string> types = parts_of(options.type);
+  require<ConfigError>(!apart || options.parts.size() == types.size(), "the adapter \"",
+                       options.type, "\" has ", types.size(), " parts, and there are options for ",
+                       options.parts.size());
   std::vector<std::unique_ptr<Adapter>> parts;
-  for (const std::string& part : parts_of(options.type)) {
-    AdapterOptions one = options;
-    one.type = part;
-    parts.push_back(find_kind(part)->make(one, backbone, seed));
+  for (size_t i = 0; i < types.size(); ++i) {
+    AdapterOptions one = apart ? options.parts[i] : options;
+    one.type = types[i];
+    parts.push_back(find_kind(types[i])->make(one, backbone, seed));
   }
   if (parts.size() == 1) return std::move(parts.front());
   return std::make_unique<AdapterUnion>(options, std::move(parts));

@@ -11,20 +11,29 @@
 
 namespace scgraft {
 
-// An adapter inside a whole-model checkpoint as scPEFT's main code writes it (peft_config.json
-// beside the weights), under transformer_encoder.layers.{i}:
+// An adapter inside a whole-model checkpoint as scPEFT's two code lines write it. The arrays say
+// what it is; with peft_config.json beside them (the main line), both must say the same. On scGPT,
+// in the main line and, where it differs, in the one that made the published results, under
+// transformer_encoder.layers.{i}:
 //
 //   LORA     self_attn.Wqkv.lora_A [2r, dim] (rows of q, then of v), lora_B [2 dim, r] (rows of q,
-//            then of v), scale alpha / r
+//            then of v), scale alpha / r; alpha is 1 where no peft_config.json has lora_alpha
 //   ENCODER  space_adapter.fc1, .fc2: layout "norm"
+//            Space_Adapter.D_fc1, .D_fc2, with MLP_Adapter.D_fc1, .D_fc2: layout "parallel"
 //   TOKEN    value_encoder.adapter.fc1, .fc2, in no layer
-//   HYBRID   the last two
+//            value_encoder.Space_Adapter.D_fc1, .D_fc2
 //   PREFIX   adapter_embeddings [1, tokens, dim]
+//            prompt_embeddings  [1, tokens, dim]
 //
-// On scBERT the kind is prompt_type in config.json:
+// and any of them together (HYBRID: ENCODER and TOKEN). On scBERT the kind is prompt_type in
+// config.json:
 //
-//   LoRA               performer.net.layers.{i}.0.fn.to_q, to_v .lora_A, .lora_B; scale 1 / r
-//   Gene_token_prompt  Space_Adapter.D_fc1, .D_fc2
+//   LoRA                 performer.net.layers.{i}.0.fn.to_q, to_v .lora_A, .lora_B; scale 1 / r
+//   Gene_encoder_prompt  performer.Encoder_Space.{i}, where space_conf has 1: layout "normed", and
+//                        performer.Encoder_MLP.{i}, where mlp_conf has 1: layout "residual";
+//                        .norm, .fn.D_fc1, .fn.D_fc2
+//   Gene_token_prompt    Space_Adapter.D_fc1, .D_fc2
+//   prefix_prompt        performer.net.prompt_embeddings.prompt_embeddings, the same in all layers
 struct ScpeftAdapter {
   std::unique_ptr<Adapter> adapter;  // null when peft_config.json says that there is none
 
@@ -46,8 +55,8 @@ ScpeftAdapter read_scpeft_scbert_adapter(const nlohmann::json& config, const Che
 // True for tensors that belong to an adapter and not to the backbone.
 bool is_scpeft_tensor(const std::string& name);
 
-// Reads the adapter that `config` (peft_config.json) describes. Throws ModelError for a kind or a
-// layout that this version does not have, and for missing or misshaped tensors.
+// Reads the adapter in a file of scGPT. config: peft_config.json, or null. Throws ModelError for a
+// kind or a layout that this version does not have, and for missing or misshaped tensors.
 ScpeftAdapter read_scpeft_adapter(const nlohmann::json& config, const Checkpoint& file,
                                   Backbone& backbone);
 

@@ -97,18 +97,20 @@ std::vector<std::string> target_modules(const std::vector<Parameter*>& parameter
 }  // namespace
 
 json adapter_files::to_json(const AdapterOptions& options) {
-  return {{"type", options.type},
-          {"r", options.rank},
-          {"lora_alpha", options.alpha},
-          {"lora_dropout", options.dropout},
-          {"targets", options.targets},
-          {"width", options.width},
-          {"layout", options.layout},
-          {"start", options.start},
-          {"tokens", options.tokens},
-          {"sharing", options.sharing},
-          {"first_layer", options.first_layer},
-          {"last_layer", options.last_layer}};
+  json out = {{"type", options.type},
+              {"r", options.rank},
+              {"lora_alpha", options.alpha},
+              {"lora_dropout", options.dropout},
+              {"targets", options.targets},
+              {"width", options.width},
+              {"layout", options.layout},
+              {"start", options.start},
+              {"tokens", options.tokens},
+              {"sharing", options.sharing},
+              {"first_layer", options.first_layer},
+              {"last_layer", options.last_layer}};
+  for (const AdapterOptions& part : options.parts) out["parts"].push_back(to_json(part));
+  return out;
 }
 
 void save_adapter(const std::string& folder, const AdapterBundle& given, Adapter* adapter,

@@ -172,6 +172,9 @@ AdapterOptions adapter_files::options_from_json(const json& object, const std::s
   if (object.contains("sharing")) options.sharing = value<std::string>(object, "sharing", file);
   options.first_layer = value<int>(object, "first_layer", file);
   options.last_layer = value<int>(object, "last_layer", file);
+  if (object.contains("parts"))
+    for (const json& part : value<json::array_t>(object, "parts", file))
+      options.parts.push_back(options_from_json(part, file));
   return options;
 }
 

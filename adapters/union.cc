@@ -9,8 +9,12 @@ AdapterUnion::AdapterUnion(const AdapterOptions& options,
                            std::vector<std::unique_ptr<Adapter>> parts)
     : options_(options), parts_(std::move(parts)) {
   // What a part has resolved, such as the last layer.
-  for (const auto& part : parts_)
+  const bool apart = !options_.parts.empty();
+  options_.parts.clear();
+  for (const auto& part : parts_) {
     options_.last_layer = std::max(options_.last_layer, part->options().last_layer);
+    if (apart) options_.parts.push_back(part->options());
+  }
 }
 
 void AdapterUnion::attach(Backbone& backbone) {

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+// Adapters out of the whole models that scPEFT saves (adapters/scpeft_import.h).
+#include "adapters/scpeft_import.h"
+
+#include <filesystem>
+
+#include "adapters/scpeft.h"
+#include "adapters/store.h"
+#include "io/json.h"
+#include "model/scgpt/load.h"
+#include "tests/adapters/tiny_backbone.h"
+#include "tests/io/expect_file_error.h"
+#include "tests/io/files.h"
+
+namespace scgraft {
+namespace {
+
+namespace fs = std::filesystem;
+using Tensors = std::map<std::string, Tensor>;
+
+std::string golden(const std::string& name) { return shared_path("golden/" + name); }
+
+Tensors tensors_of(const std::string& path) {
+  const Checkpoint file = open_checkpoint(path);
+  Tensors all;
+  for (const TensorInfo& info : file.tensors()) all[info.name] = file.tensor(info.name).clone();
+  return all;
+}
+
+void replace(std::string& text, const std::string& from, const std::string& to) {
+  const size_t at = text.find(from);
+  if (at != std::string::npos) text.replace(at, from.size(), to);
+}
+
+class ScpeftImportTest : public ::testing::Test {
+ protected:
+  // The backbone of a golden case, without the adapter, its head as in the file or fresh.
+  ScgptModel base(const std::string& name, int64_t classes = 0) {
+    return load_scgpt(golden(name), {.new_head_classes = classes, .claims = is_scpeft_tensor});
+  }
+  // The tensors as a file.
+  std::string file(const Tensors& tensors) {
+    std::vector<NamedTensor> named;
+    for (const auto& [name, tensor] : tensors) named.push_back({name, tensor.view()});
+    const std::string path = folder_ / cat(++files_, ".safetensors");
+    write_safetensors(path, named, {}, Overwrite::refuse);
+    return path;
+  }
+  static ScpeftImport import(const std::string& path, ScgptModel& into,
+                             const nlohmann::json& config = {}) {
+    return import_scpeft(config, open_checkpoint(path), *into.network, canonical_scgpt_name);
+  }
+  static void expect_same(Adapter& got, Adapter& want) {
+    const auto a = got.parameters(), b = want.parameters();
+    ASSERT_EQ(a.size(), b.size());
+    for (size_t i = 0; i < a.size(); ++i) {
+      EXPECT_EQ(a[i]->name, b[i]->name);
+      expect_same_bits(a[i]->value.view(), b[i]->value.view());
+    }
+  }
+
+  TemporaryFolder folder_;
+  int files_ = 0;
+};
+
+TEST_F(ScpeftImportTest, ALoraIsTheSameFromFilesWithAndWithoutMergedWeights) {
+  SCGRAFT_NEEDS_SHARED("golden/scpeft_scgpt_lora");
+  const std::string folder = golden("scpeft_scgpt_lora");
+  const nlohmann::json config = read_json(folder + "/peft_config.json", FileKind::model);
+  ScgptModel one = base("scpeft_scgpt_lora"), two = base("scpeft_scgpt_lora");
+  const std::string weights = fingerprint(*one.network);
+  const ScpeftImport plain = import(folder + "/model.pt", one, config);
+  EXPECT_TRUE(plain.merged.empty());
+  EXPECT_TRUE(plain.trained.empty());
+  EXPECT_EQ(plain.adapter->options().alpha, 8);
+  EXPECT_EQ(plain.adapter->options().rank, 4);
+  EXPECT_EQ(plain.adapter->options().last_layer, 1);
+
+  const ScpeftImport merged = import(folder + "/model_saved_in_eval_mode.pt", two, config);
+  ASSERT_EQ(merged.merged.size(), 2U);
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(merged.merged[i].weight,
+              cat("transformer_encoder.layers.", i, ".self_attn.in_proj_weight"));
+    EXPECT_EQ(merged.merged[i].times, 1);
+  }
+  expect_same(*merged.adapter, *plain.adapter);
+  EXPECT_EQ(fingerprint(*two.network), weights) << "the base must stay what it was";
+}
+
+TEST_F(ScpeftImportTest, TwiceMergedWeightsAreSeen) {
+  SCGRAFT_NEEDS_SHARED("golden/scpeft_scgpt_lora");
+  const std::string folder = golden("scpeft_scgpt_lora");
+  const nlohmann::json config = read_json(folder + "/peft_config.json", FileKind::model);
+  const auto packed = [](const std::string& name) {
+    return canonical_scgpt_name(name).ends_with("in_proj_weight");
+  };
+  Tensors once = tensors_of(folder + "/model_saved_in_eval_mode.pt");
+  const Tensors never = tensors_of(folder + "/model.pt");
+  for (auto& [name, tensor] : once)
+    for (int64_t i = 0; packed(name) && i < tensor.numel(); ++i)
+      tensor.as<float>()[i] += tensor.as<float>()[i] - never.at(name).as<float>()[i];
+  ScgptModel into = base("scpeft_scgpt_lora");
+  const ScpeftImport got = import(file(once), into, config);
+  ASSERT_EQ(got.merged.size(), 2U);
+  for (const auto& merged : got.merged) EXPECT_EQ(merged.times, 2) << merged.weight;
+}
+
+TEST_F(ScpeftImportTest, AnotherBaseIsRefusedByName) {
+  SCGRAFT_NEEDS_SHARED("golden/scpeft_scgpt_encoder");
+  ScgptModel into = base("scpeft_scgpt_encoder");
+  Tensors changed = tensors_of(golden("scpeft_scgpt_encoder/model.pt"));
+  const std::string weight = "transformer_encoder.layers.2.linear1.weight";
+  changed.at(weight).as<float>()[3] += 0.01f;
+  const std::string weights = fingerprint(*into.network);
+  expect_model_error("E-ADAPTER-BASE", weight, [&] { import(file(changed), into); });
+  EXPECT_EQ(fingerprint(*into.network), weights);
+}
+
+TEST_F(ScpeftImportTest, AnUnknownTensorAndAFileWithoutAnAdapterAreRefused) {
+  SCGRAFT_NEEDS_SHARED("golden/scpeft_scgpt_encoder");
+  Tensors more = tensors_of(golden("scpeft_scgpt_encoder/model.pt"));
+  more["transformer_encoder.layers.0.gate.weight"] = Tensor({2}, DType::f32);
+  ScgptModel into = base("scpeft_scgpt_encoder");
+  expect_model_error("E-SCPEFT", "gate.weight", [&] { import(file(more), into); });
+  Tensors none = tensors_of(golden("scpeft_scgpt_encoder/model.pt"));
+  std::erase_if(none, [](const auto& entry) { return is_scpeft_tensor(entry.first); });
+  expect_model_error("E-SCPEFT", "no adapter", [&] { import(file(none), into); });
+  const nlohmann::json other = {{"peft_type", "TOKEN"}};
+  expect_model_error("E-SCPEFT", "arrays of encoder",
+                     [&] { import(golden("scpeft_scgpt_encoder/model.pt"), into, other); });
+}
+
+TEST_F(ScpeftImportTest, AnArrayOfAnotherWidthIsRefused) {
+  SCGRAFT_NEEDS_SHARED("golden/scpeft_scgpt_encoder");
+  Tensors wrong = tensors_of(golden("scpeft_scgpt_encoder/model.pt"));
+  const std::string name = "transformer_encoder.layers.1.space_adapter.fc1.weight";
+  wrong.at(name) = Tensor({7, 32}, DType::f32);
+  ScgptModel into = base("scpeft_scgpt_encoder");
+  expect_model_error("E-SCPEFT", name, [&] { import(file(wrong), into); });
+}
+
+// The head was trained with the adapter, and so was the packed bias of layers with LoRA.
+TEST_F(ScpeftImportTest, WhatWasTrainedWithItComesAlong) {
+  SCGRAFT_NEEDS_SHARED("golden/scpeft_scgpt_lora");
+  const std::string folder = golden("scpeft_scgpt_lora");
+  Tensors moved = tensors_of(folder + "/model.pt");
+  for (auto& [name, tensor] : moved)
+    if (name == "transformer_encoder.layers.0.self_attn.in_proj_bias" ||
+        name == "transformer_encoder.layers.0.self_attn.Wqkv.bias")
+      tensor.as<float>()[5] += 0.25f;
+  ScgptModel into = base("scpeft_scgpt_lora", 5);  // a fresh head
+  const ScpeftImport got =
+      import(file(moved), into, read_json(folder + "/peft_config.json", FileKind::model));
+  std::set<std::string> names;
+  for (const Parameter* p : got.trained) {
+    names.insert(p->name);
+    expect_same_bits(p->value.view(), moved.at(p->name).view());
+  }
+  EXPECT_TRUE(names.contains("cls_decoder.out_layer.weight"));
+  EXPECT_TRUE(names.contains("transformer_encoder.layers.0.self_attn.in_proj_bias"));
+  EXPECT_FALSE(names.contains("transformer_encoder.layers.1.self_attn.in_proj_bias"));
+  moved.at("transformer_encoder.layers.2.self_attn.in_proj_bias").as<float>()[0] += 1;
+  expect_model_error("E-ADAPTER-BASE", "layers.2.self_attn.in_proj_bias",
+                     [&] { import(file(moved), into); });
+}
+
+// The names of the code line that made the published results.
+TEST_F(ScpeftImportTest, TheReproductionsNamesAreTheSameAdapter) {
+  for (const char* name : {"scpeft_scgpt_hybrid", "scpeft_scgpt_prefix", "scpeft_scgpt_token"}) {
+    SCGRAFT_NEEDS_SHARED(cat("golden/", name));
+    ScgptModel one = base(name), two = base(name);
+    const ScpeftImport want = import(golden(name) + "/model.pt", one);
+    Tensors renamed;
+    for (const auto& [theirs, tensor] : tensors_of(golden(name) + "/model.pt")) {
+      std::string other = theirs;
+      replace(other, "value_encoder.adapter.fc", "value_encoder.Space_Adapter.D_fc");
+      replace(other, ".space_adapter.fc", ".Space_Adapter.D_fc");
+      replace(other, ".adapter_embeddings", ".prompt_embeddings");
+      renamed[other] = tensor.clone();
+    }
+    const ScpeftImport got = import(file(renamed), two);
+    EXPECT_EQ(got.adapter->kind(), want.adapter->kind());
+    expect_same(*got.adapter, *want.adapter);
+  }
+}
+
+TEST_F(ScpeftImportTest, TheReproductionsEncoderIsTheParallelLayout) {
+  SCGRAFT_NEEDS_SHARED("golden/scpeft_scgpt_encoder");
+  Tensors all;
+  for (const auto& [theirs, tensor] : tensors_of(golden("scpeft_scgpt_encoder/model.pt"))) {
+    std::string space = theirs, mlp = theirs;
+    replace(space, ".space_adapter.fc", ".Space_Adapter.D_fc");
+    replace(mlp, ".space_adapter.fc", ".MLP_Adapter.D_fc");
+    all[space] = tensor.clone();
+    all[mlp] = tensor.clone();
+  }
+  ScgptModel into = base("scpeft_scgpt_encoder");
+  const ScpeftImport got = import(file(all), into);
+  EXPECT_EQ(got.adapter->options().layout, "parallel");
+  EXPECT_EQ(got.adapter->parameters().size(), 2U * 8U);
+  std::erase_if(all, [](const auto& e) { return e.first.find("1.MLP_Adapter") != e.first.npos; });
+  expect_model_error("E-SCPEFT", "MLP_Adapter", [&] { import(file(all), into); });
+}
+
+// A union whose parts lie in different layers: saved and loaded it computes the same.
+TEST_F(ScpeftImportTest, PartsKeepTheirOwnLayersInAnAdapterDirectory) {
+  SCGRAFT_NEEDS_SHARED("golden/scpeft_scgpt_encoder");
+  SCGRAFT_NEEDS_SHARED("golden/scpeft_scgpt_prefix");
+  Tensors both = tensors_of(golden("scpeft_scgpt_encoder/model.pt"));
+  Tensor rows({1, 3, 32}, DType::f32);
+  for (int64_t i = 0; i < rows.numel(); ++i)
+    rows.as<float>()[i] = std::sin(static_cast<float>(i)) * 0.5f;
+  for (int layer = 0; layer < 3; ++layer)
+    both[cat("transformer_encoder.layers.", layer, ".adapter_embeddings")] = rows.clone();
+  ScgptModel into = base("scpeft_scgpt_encoder"), again = base("scpeft_scgpt_encoder");
+  const ScpeftImport got = import(file(both), into);
+  EXPECT_EQ(got.adapter->kind(), "encoder+prefix");
+  ASSERT_EQ(got.adapter->options().parts.size(), 2U);
+  EXPECT_EQ(got.adapter->options().parts[0].last_layer, 1);
+  EXPECT_EQ(got.adapter->options().parts[1].last_layer, 2);
+  AdapterBundle bundle;
+  bundle.base_fingerprint = fingerprint(*into.network);
+  save_adapter(folder_ / "a", bundle, got.adapter.get(), *into.network, {}, Overwrite::refuse);
+  const auto loaded =
+      attach_adapter(load_adapter(folder_ / "a"), *again.network, bundle.base_fingerprint, false);
+  expect_same(*loaded, *got.adapter);
+  got.adapter->attach(*into.network);
+  const TinyBatch cells;
+  expect_same_bits(encoded(*again.network, cells.batch()).view(),
+                   encoded(*into.network, cells.batch()).view());
+}
+
+}  // namespace
+}  // namespace scgraft
