@@ -89,7 +89,7 @@ void AnnotationOutput::write(const Annotation& a, Annotator& annotator, const H5
                          {"seconds", session.elapsed_s()},
                          {"device", session.device().name()},
                          {"base", bundle.base_kind},
-                         {"base_fingerprint", annotator.model().fingerprint},
+                         {"base_fingerprint", annotator.model().fingerprint()},
                          {"adapter_fingerprint", annotator.adapter_fingerprint()},
                          {"slot", a.slot.slot},
                          {"genes", a.genes.columns()},

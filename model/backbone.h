@@ -21,6 +21,10 @@ struct EncodeOptions {
   bool save = false;                // keep what encode_backward() needs
   LayerRows rows = LayerRows::all;  // what the last layer must produce
   const Tap* tap = nullptr;
+  // What the last layer reads, [tokens, dim] in the type of the result, overwritten; empty: not
+  // wanted. With it the result may be empty: then the last layer is not computed. Of backbones with
+  // an EncoderStack.
+  TensorView before_last = {};
   // One mark per token, 0 where no token may see it (as padding that is in the batch); empty: every
   // token sees all of its cell. In host memory, until encode_backward() where that follows.
   std::span<const uint8_t> visible = {};

@@ -138,6 +138,18 @@ void EncoderStack::forward(Context& ctx, TensorView x, const Packing& packing, c
       (*options.tap)(cat("layer", i, what), view);
     };
     if (options.tap != nullptr) tell("_in", x);
+    if (last && !options.before_last.empty()) {
+      TensorView before = x;
+      if (layer > prefixed) {
+        before = ctx.activations().take(options.before_last.shape(), type_);
+        inserted_.remove(ctx, x, before);
+      }
+      if (type_ == options.before_last.dtype())
+        copy(ctx, before, options.before_last);
+      else
+        cast(ctx, before, options.before_last);
+      if (out.empty()) return;
+    }
     if (layers[i].prefix != nullptr) {
       const TensorView with = ctx.activations().take({through.tokens(), d}, type_);
       if (layer == prefixed)

@@ -37,9 +37,10 @@ class EncoderStack {
   // none.
   int frontier() const;
 
-  // x [tokens, dim] -> out [rows, dim]; x is overwritten with options.save unset. Layers from
-  // first_saved on keep what backward() needs (size(): none; -1: the input's gradient is wanted
-  // too). Taps get "layer<i>" and _in, _attn_context, _attn_out, _norm1, _ffn_hidden, _out.
+  // x [tokens, dim] -> out [rows, dim], empty where options.before_last alone is wanted; x is
+  // overwritten with options.save unset. Layers from first_saved on keep what backward() needs
+  // (size(): none; -1: the input's gradient is wanted too). Taps get "layer<i>" and _in,
+  // _attn_context, _attn_out, _norm1, _ffn_hidden, _out.
   void forward(Context& ctx, TensorView x, const Packing& packing, const Packing& rows,
                const EncodeOptions& options, int first_saved, TensorView out);
   // dout [rows, dim] is consumed. Returns the gradient of x, in memory of the arena of

@@ -4,6 +4,11 @@
 #include <filesystem>
 
 #include "io/json.h"
+#include "io/text.h"
+#include "model/cell_model.h"
+#include "model/geneformer/cells.h"
+#include "model/scbert/cells.h"
+#include "model/scgpt/cells.h"
 #include "runtime/error.h"
 
 namespace scgraft {
@@ -14,22 +19,21 @@ struct Kind {
   const char* name;
   const char* file;
   const char* key;
+  std::unique_ptr<CellModel> (*open)(const std::string& folder, const CellModelOptions& options);
 };
 constexpr Kind kKinds[] = {
-    {"scgpt", "args.json", ""},
-    {"geneformer", "config.json", "num_hidden_layers"},
-    {"scbert", "config.json", "dim_head"},
+    {"scgpt", "args.json", "", open_scgpt_cells},
+    {"geneformer", "config.json", "num_hidden_layers", open_geneformer_cells},
+    {"scbert", "config.json", "dim_head", open_scbert_cells},
 };
 
-}  // namespace
-
-std::string folder_kind(const std::string& folder) {
+const Kind& kind_of(const std::string& folder) {
   namespace fs = std::filesystem;
   for (const Kind& kind : kKinds) {
     const std::string file = (fs::path(folder) / kind.file).string();
     std::error_code ignored;
     if (!fs::exists(file, ignored)) continue;
-    if (*kind.key == '\0' || read_json(file, FileKind::model).contains(kind.key)) return kind.name;
+    if (*kind.key == '\0' || read_json(file, FileKind::model).contains(kind.key)) return kind;
   }
   ModelError error(cat(folder, ": no checkpoint folder of a model that this version runs"),
                    "E-MODEL-FOLDER");
@@ -39,6 +43,28 @@ std::string folder_kind(const std::string& folder) {
       "config.json "
       "and model.safetensors or pytorch_model.bin; scBERT: config.json and a .pth file");
   throw error;
+}
+
+}  // namespace
+
+std::string folder_kind(const std::string& folder) { return kind_of(folder).name; }
+
+std::unique_ptr<CellModel> open_cell_model(const std::string& folder,
+                                           const CellModelOptions& options) {
+  return kind_of(folder).open(folder, options);
+}
+
+CellEmbedding parse_cell_embedding(std::string_view name) {
+  if (name == "auto") return CellEmbedding::standard;
+  if (name == "last") return CellEmbedding::last;
+  if (name == "cls") return CellEmbedding::first;
+  throw ConfigError(cat("no embedding is called \"", escaped(name, 40), "\": auto, last or cls"),
+                    "E-EMBEDDING-KIND");
+}
+
+void require_standard_embedding(const CellModelOptions& options, std::string_view title) {
+  if (options.embedding == CellEmbedding::standard) return;
+  throw ConfigError(cat(title, " has one kind of embedding of a cell"), "E-EMBEDDING-KIND");
 }
 
 }  // namespace scgraft

@@ -9,6 +9,7 @@
 
 #include "io/sha256.h"
 #include "io/text.h"
+#include "model/folder_kind.h"
 #include "runtime/error.h"
 #include "training/labelled_data.h"
 #include "training/predict.h"
@@ -16,16 +17,17 @@
 namespace scgraft {
 namespace {
 
-// Scales rows to unit length, as scGPT's embeddings are; a cell without genes becomes NaN.
-void finish_embedding(TensorView embedding, const std::vector<uint8_t>& empty) {
+// Scales rows to unit length where they are wanted so; a cell without genes becomes NaN.
+void finish_embedding(TensorView embedding, bool unit, const std::vector<uint8_t>& empty) {
   const auto e = embedding.as<float, 2>();
   for (int64_t i = 0; i < e.dim(0); ++i) {
+    const bool none = empty[static_cast<size_t>(i)] != 0;
+    if (!unit && !none) continue;
     double square = 0;
     for (int64_t d = 0; d < e.dim(1); ++d)
       square += static_cast<double>(e(i, d)) * static_cast<double>(e(i, d));
-    const double scale = empty[static_cast<size_t>(i)] != 0
-                             ? std::numeric_limits<double>::quiet_NaN()
-                             : 1.0 / std::max(std::sqrt(square), 1e-12);
+    const double scale =
+        none ? std::numeric_limits<double>::quiet_NaN() : 1.0 / std::max(std::sqrt(square), 1e-12);
     for (int64_t d = 0; d < e.dim(1); ++d)
       e(i, d) = static_cast<float>(static_cast<double>(e(i, d)) * scale);
   }
@@ -61,19 +63,35 @@ void summarise(Annotation& out, int64_t i, bool empty) {
   out.entropy[at] = static_cast<float>(entropy);
 }
 
+// A model of another kind has other places, names and tokens, whatever is allowed to differ.
+std::unique_ptr<CellModel> open_base(const std::string& adapter, const std::string& kind,
+                                     const std::string& folder, const CellModelOptions& options) {
+  const std::string found = folder_kind(folder);
+  if (found != kind && !kind.empty()) {
+    ModelError error(cat(escaped(adapter), " was made for a model of the kind ", escaped(kind, 40),
+                         ", ", escaped(folder), " is of the kind ", found),
+                     "E-ADAPTER-BASE");
+    error.set_hint("--model DIR names the model that the adapter was trained on");
+    error.set_where(folder);
+    throw error;
+  }
+  return open_cell_model(folder, options);
+}
+
 // The adapter's own record of its base may be out of date: then the way out is to say where it is.
-ScgptModel load_base(const std::string& adapter, const std::string& recorded,
-                     const AnnotatorOptions& options, const ScgptLoadOptions& load) {
-  if (!options.model.empty()) return load_scgpt(options.model, load);
+std::unique_ptr<CellModel> load_base(const std::string& adapter, const AdapterBundle& bundle,
+                                     const AnnotatorOptions& options,
+                                     const CellModelOptions& open) {
+  if (!options.model.empty()) return open_base(adapter, bundle.base_kind, options.model, open);
   constexpr const char* kHint = "say where the model is now: --model DIR";
-  if (recorded.empty()) {
+  if (bundle.base_path.empty()) {
     ModelError error(cat(escaped(adapter), " does not say which model it was made for"),
                      "E-MODEL-FOLDER");
     error.set_hint(kHint);
     throw error;
   }
   try {
-    return load_scgpt(recorded, load);
+    return open_base(adapter, bundle.base_kind, bundle.base_path, open);
   } catch (ModelError& error) {
     if (error.code() == "E-MODEL-FOLDER") error.set_hint(kHint);
     throw;
@@ -86,15 +104,17 @@ Annotator::Annotator(const std::string& adapter, const AnnotatorOptions& options
     : loaded_(load_adapter(adapter)) {
   const AdapterBundle& bundle = loaded_.bundle;
   fingerprint_ = sha256_of_file((std::filesystem::path(adapter) / "MANIFEST.sha256").string());
-  model_ = load_base(
-      adapter, bundle.base_path, options,
-      {.new_head_classes = static_cast<int64_t>(bundle.labels.size()), .pretraining_heads = false});
-  adapter_ =
-      attach_adapter(loaded_, *model_.network, model_.fingerprint, options.allow_base_mismatch);
-  model_.network->parameters_updated();
-  model_.network->set_precision(options.product);
-  classification_ = std::make_unique<CellClassification>(
-      *model_.network, *model_.network->classifier(), std::vector<float>());
+  preparation_ = Preparation::from_json(bundle.preprocess, "preprocess.json");
+  model_ = load_base(adapter, bundle, options,
+                     {.classes = static_cast<int64_t>(bundle.labels.size()),
+                      .embedding = options.embedding,
+                      .dictionaries = options.dictionaries.empty() ? preparation_.dictionaries
+                                                                   : options.dictionaries});
+  Backbone& backbone = model_->backbone();
+  adapter_ = attach_adapter(loaded_, backbone, model_->fingerprint(), options.allow_base_mismatch);
+  backbone.parameters_updated();
+  backbone.set_precision(options.product);
+  classification_ = std::make_unique<CellClassification>(model_->network(), std::vector<float>());
   if (bundle.baselines.empty()) return;
   std::map<std::string, Tensor> tensors;
   for (size_t i = 0; i < bundle.baselines.size(); ++i)
@@ -103,27 +123,27 @@ Annotator::Annotator(const std::string& adapter, const AnnotatorOptions& options
 }
 
 void Annotator::move_to(Device device) {
-  model_.network->move_to(device);
+  model_->backbone().move_to(device);
   if (adapter_) scgraft::move_to(adapter_->parameters(), device);
 }
 
 Annotation Annotator::annotate(Context& ctx, const H5ad& file, const std::string& gene_key,
                                const std::string& layer, const RunEvents& events) {
-  Preparation preparation = Preparation::from_json(loaded_.bundle.preprocess, "preprocess.json");
+  Preparation preparation = preparation_;
   if (!gene_key.empty()) preparation.gene_key = gene_key;
   preparation.layer = layer.empty() ? "auto" : layer;
   HostContext host(ctx);
   move_to(ctx.device());
-  TokenReader reader(host.get(), file, model_.vocabulary, model_.cls_id(), preparation);
-  const auto cells = static_cast<size_t>(reader.cells());
+  const auto reader = model_->reader(host.get(), file, preparation);
+  const auto cells = static_cast<size_t>(reader->cells());
   const auto classes = static_cast<int64_t>(labels().size());
   Annotation out;
-  out.genes = reader.match();
-  out.slot = reader.slot();
+  out.genes = reader->match();
+  out.slot = reader->slot();
   for (auto* list : {&out.label, &out.second}) list->resize(cells);
   for (auto* list : {&out.confidence, &out.margin, &out.entropy}) list->resize(cells);
-  out.probabilities = Tensor({reader.cells(), classes}, DType::f32);
-  out.embedding = Tensor({reader.cells(), model_.network->dim()}, DType::f32);
+  out.probabilities = Tensor({reader->cells(), classes}, DType::f32);
+  out.embedding = Tensor({reader->cells(), model_->backbone().dim()}, DType::f32);
   std::vector<int32_t> column_of;
   if (baselines_) {
     column_of =
@@ -137,13 +157,11 @@ Annotation Annotator::annotate(Context& ctx, const H5ad& file, const std::string
   MicroBatch micro_batch = inference_micro_batch(ctx);
   SparseRows expression;
   std::vector<CellView> views;
-  while (reader.next(chunk, baselines_ ? &expression : nullptr)) {
+  while (reader->next(chunk, baselines_ ? &expression : nullptr)) {
     const int64_t begin = chunk.first_cell, end = begin + chunk.cells();
     views.clear();
-    for (int64_t i = 0; i < chunk.cells(); ++i) {
-      views.push_back(chunk.view(i));
-      empty[static_cast<size_t>(begin + i)] = chunk.view(i).genes.size() <= 1 ? 1 : 0;
-    }
+    for (int64_t i = 0; i < chunk.cells(); ++i) views.push_back(chunk.view(i));
+    for (const int64_t cell : chunk.empty) empty[static_cast<size_t>(cell)] = 1;
     predict_cells(ctx, *classification_, views, out.probabilities.view().rows(begin, end),
                   out.embedding.view().rows(begin, end), micro_batch, [&] { events.check_stop(); });
     for (int64_t i = begin; i < end; ++i) summarise(out, i, empty[static_cast<size_t>(i)] != 0);
@@ -158,40 +176,36 @@ Annotation Annotator::annotate(Context& ctx, const H5ad& file, const std::string
       std::copy(logistic.begin(), logistic.end(), out.logistic.begin() + begin);
       std::copy(neighbours.begin(), neighbours.end(), out.neighbours.begin() + begin);
     }
-    events.tell("annotate", end, reader.cells());
+    events.tell("annotate", end, reader->cells());
   }
-  finish_embedding(out.embedding.view(), empty);
+  finish_embedding(out.embedding.view(), model_->network().unit_embeddings(), empty);
   return out;
 }
 
-Embeddings embed_file(Context& ctx, const H5ad& file, ScgptModel& model,
+Embeddings embed_file(Context& ctx, const H5ad& file, CellModel& model,
                       const Preparation& preparation, const RunEvents& events) {
   HostContext host(ctx);
-  model.network->move_to(ctx.device());
-  TokenReader reader(host.get(), file, model.vocabulary, model.cls_id(), preparation);
+  model.backbone().move_to(ctx.device());
+  const auto reader = model.reader(host.get(), file, preparation);
   Embeddings out;
-  out.genes = reader.match();
-  out.slot = reader.slot();
-  out.values = Tensor({reader.cells(), model.network->dim()}, DType::f32);
-  std::vector<uint8_t> empty(static_cast<size_t>(reader.cells()), 0);
+  out.genes = reader->match();
+  out.slot = reader->slot();
+  out.values = Tensor({reader->cells(), model.backbone().dim()}, DType::f32);
+  std::vector<uint8_t> empty(static_cast<size_t>(reader->cells()), 0);
   TokenisedCells chunk;
   MicroBatch micro_batch = inference_micro_batch(ctx);
   std::vector<CellView> views;
-  while (reader.next(chunk, nullptr)) {
+  while (reader->next(chunk, nullptr)) {
     views.clear();
-    for (int64_t i = 0; i < chunk.cells(); ++i) {
-      views.push_back(chunk.view(i));
-      if (chunk.view(i).genes.size() <= 1) {
-        empty[static_cast<size_t>(chunk.first_cell + i)] = 1;
-        ++out.without_genes;
-      }
-    }
-    embed_cells(ctx, *model.network, views,
+    for (int64_t i = 0; i < chunk.cells(); ++i) views.push_back(chunk.view(i));
+    for (const int64_t cell : chunk.empty) empty[static_cast<size_t>(cell)] = 1;
+    out.without_genes += std::ssize(chunk.empty);
+    embed_cells(ctx, model.network(), views,
                 out.values.view().rows(chunk.first_cell, chunk.first_cell + chunk.cells()),
                 micro_batch, [&] { events.check_stop(); });
-    events.tell("embed", chunk.first_cell + chunk.cells(), reader.cells());
+    events.tell("embed", chunk.first_cell + chunk.cells(), reader->cells());
   }
-  finish_embedding(out.values.view(), empty);
+  finish_embedding(out.values.view(), model.network().unit_embeddings(), empty);
   return out;
 }
 

@@ -6,8 +6,7 @@
 
 #include "adapters/store.h"
 #include "io/h5ad.h"
-#include "model/scgpt/load.h"
-#include "model/scgpt/token_reader.h"
+#include "model/cell_model.h"
 #include "training/baselines.h"
 #include "training/classification.h"
 #include "training/run_events.h"
@@ -22,7 +21,7 @@ struct Annotation {
   std::vector<float> margin;        // [cells] first minus second probability
   std::vector<float> entropy;       // [cells] nats
   Tensor probabilities;             // [cells, classes] f32
-  Tensor embedding;                 // [cells, dim] f32, unit length; NaN without genes
+  Tensor embedding;                 // [cells, dim] f32, as embed_file() gives it
   std::vector<int32_t> logistic;    // [cells] baseline: logistic regression on expression
   std::vector<int32_t> neighbours;  // [cells] baseline: nearest neighbours on expression
   int64_t without_genes = 0;
@@ -32,6 +31,9 @@ struct Annotation {
 
 struct AnnotatorOptions {
   std::string model;  // backbone folder; empty: the one the adapter names
+  // Folder of the files that name the model's genes; empty: as in training.
+  std::string dictionaries = {};
+  CellEmbedding embedding = CellEmbedding::standard;
   bool allow_base_mismatch = false;
   DType product = DType::f32;
 };
@@ -43,7 +45,9 @@ class Annotator {
 
   const std::vector<std::string>& labels() const { return loaded_.bundle.labels; }
   const AdapterBundle& bundle() const { return loaded_.bundle; }
-  ScgptModel& model() { return model_; }
+  CellModel& model() { return *model_; }
+  // As in training.
+  const Preparation& preparation() const { return preparation_; }
   // The model and the adapter attached to it; annotate() does this by itself.
   void move_to(Device device);
   // SHA-256 of its manifest.
@@ -56,22 +60,24 @@ class Annotator {
 
  private:
   LoadedBundle loaded_;
-  ScgptModel model_;
+  std::unique_ptr<CellModel> model_;
+  Preparation preparation_;
   std::unique_ptr<Adapter> adapter_;
   std::unique_ptr<CellClassification> classification_;
   std::unique_ptr<Baselines> baselines_;
   std::string fingerprint_;
 };
 
-// Unit-length cell embeddings of a backbone (with whatever is attached to it, which must be on the
-// context's device), NaN where no gene of the cell is known. Stops as Annotator::annotate does.
+// Cell embeddings of a model (with whatever is attached to it, which must be on the context's
+// device), of unit length where the model's are, NaN where no gene of the cell is known. Stops as
+// Annotator::annotate does.
 struct Embeddings {
   Tensor values;  // [cells, dim] f32
   int64_t without_genes = 0;
   GeneMatch genes;
   SlotChoice slot;
 };
-Embeddings embed_file(Context& ctx, const H5ad& file, ScgptModel& model,
+Embeddings embed_file(Context& ctx, const H5ad& file, CellModel& model,
                       const Preparation& preparation, const RunEvents& events);
 
 }  // namespace scgraft

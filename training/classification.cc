@@ -8,13 +8,12 @@
 
 namespace scgraft {
 
-CellClassification::CellClassification(Backbone& backbone, Classifier& classifier,
-                                       std::vector<float> class_weights)
-    : backbone_(backbone), classifier_(classifier), class_weights_(std::move(class_weights)) {
-  require(class_weights_.empty() ||
-              static_cast<int64_t>(class_weights_.size()) == classifier_.classes(),
-          "there are ", class_weights_.size(), " class weights for ", classifier_.classes(),
-          " classes");
+CellClassification::CellClassification(CellNetwork& network, std::vector<float> class_weights)
+    : network_(network), class_weights_(std::move(class_weights)) {
+  require(network_.classes() > 0, "a network without a head cannot learn classes");
+  require(
+      class_weights_.empty() || static_cast<int64_t>(class_weights_.size()) == network_.classes(),
+      "there are ", class_weights_.size(), " class weights for ", network_.classes(), " classes");
 }
 
 double CellClassification::weight(std::span<const CellView> cells) const {
@@ -30,7 +29,7 @@ double CellClassification::weight(std::span<const CellView> cells) const {
 ConstTensorView CellClassification::weights_on(Context& ctx) {
   if (class_weights_.empty()) return {};
   const ConstTensorView host =
-      view_of(std::as_const(class_weights_).data(), Shape{classifier_.classes()});
+      view_of(std::as_const(class_weights_).data(), Shape{network_.classes()});
   if (ctx.device().is_cpu()) return host;
   if (weights_on_device_.empty() || weights_on_device_.device() != ctx.device()) {
     weights_on_device_ = Tensor(host.shape(), host.dtype(), ctx.device());
@@ -44,15 +43,9 @@ void CellClassification::run(Context& ctx, const TokenBatch& batch, bool trainin
   Arena::Scope activations(ctx.activations());
   const int64_t cells = batch.cells();
   const bool learn = scale.value > 0;
-  const EncodeOptions encode{.training = training, .save = learn, .rows = LayerRows::cls};
-  const TensorView embedding = activations.take({cells, backbone_.dim()}, DType::f32);
-  backbone_.encode(ctx, batch, encode, embedding);
-
-  const Packing rows = batch.cell_rows();
-  const TensorView logits = activations.take({cells, classifier_.classes()}, DType::f32);
+  const TensorView logits = activations.take({cells, network_.classes()}, DType::f32);
   const TensorView loss = activations.take({cells}, DType::f32);
-  Classifier::Saved saved;
-  classifier_.forward(ctx, embedding, rows, logits, learn ? &saved : nullptr);
+  network_.forward(ctx, batch, training, learn, logits);
   cross_entropy(ctx, logits, batch.labels(), weights_on(ctx), scale.value, loss,
                 learn ? logits : TensorView(), scale.factor);
   sums.add(ctx, loss);
@@ -61,26 +54,21 @@ void CellClassification::run(Context& ctx, const TokenBatch& batch, bool trainin
       sums.weight += class_weights_.empty()
                          ? 1.0
                          : static_cast<double>(class_weights_[static_cast<size_t>(label)]);
-  if (!learn) return;
-  const TensorView dcells = activations.take({cells, backbone_.dim()}, DType::f32);
-  classifier_.backward(ctx, saved, logits, rows, dcells);
-  backbone_.encode_backward(ctx, batch, encode, dcells);
+  if (learn) network_.backward(ctx, batch, training, logits);
 }
 
 void CellClassification::predict(Context& ctx, const TokenBatch& batch, TensorView probabilities,
                                  TensorView embedding) {
   Arena::Scope activations(ctx.activations());
   const int64_t cells = batch.cells();
-  const TensorView cell = activations.take({cells, backbone_.dim()}, DType::f32);
-  backbone_.encode(ctx, batch, {.rows = LayerRows::cls}, cell);
-  if (!embedding.empty()) copy(ctx, cell, embedding);
-  if (!probabilities.empty()) {
-    const bool here = ctx.device().is_cpu();
-    const TensorView logits =
-        here ? probabilities : activations.take(probabilities.shape(), DType::f32);
-    classifier_.forward(ctx, cell, batch.cell_rows(), logits, nullptr);
-    if (!here) copy(ctx, logits, probabilities);
-  }
+  const bool here = ctx.device().is_cpu();
+  const auto on_device = [&](TensorView wanted) {
+    return here || wanted.empty() ? wanted : activations.take(wanted.shape(), DType::f32);
+  };
+  const TensorView vectors = on_device(embedding), logits = on_device(probabilities);
+  network_.infer(ctx, batch, vectors, logits);
+  if (!here && !embedding.empty()) copy(ctx, vectors, embedding);
+  if (!here && !probabilities.empty()) copy(ctx, logits, probabilities);
   ctx.synchronize();
   if (probabilities.empty()) return;
   const auto p = probabilities.as<float, 2>();

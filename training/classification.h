@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-#include "model/backbone.h"
-#include "model/scgpt/heads.h"
+#include "model/cell_network.h"
 #include "training/objective.h"
 
 namespace scgraft {
 
-// Class-weighted cross entropy of a classifier on the cell embedding (the CLS row of the last
-// layer, the only row that is computed there).
+// Class-weighted cross entropy of the head of a network that classifies cells.
 class CellClassification : public Objective {
  public:
-  // class_weights [classes], or empty (all 1).
-  CellClassification(Backbone& backbone, Classifier& classifier, std::vector<float> class_weights);
+  // class_weights [classes], or empty (all 1). Throws when the network has no head.
+  CellClassification(CellNetwork& network, std::vector<float> class_weights);
 
   std::string_view name() const override { return "classification"; }
   double weight(std::span<const CellView> cells) const override;
@@ -24,8 +22,7 @@ class CellClassification : public Objective {
                TensorView embedding);
 
  private:
-  Backbone& backbone_;
-  Classifier& classifier_;
+  CellNetwork& network_;
   // class_weights_ where the context is; empty when all weigh the same.
   ConstTensorView weights_on(Context& ctx);
 

@@ -9,7 +9,7 @@
 
 #include "adapters/adapter.h"
 #include "adapters/store.h"
-#include "model/scgpt/load.h"
+#include "model/cell_model.h"
 #include "runtime/cpu.h"
 #include "runtime/log.h"
 #include "runtime/version.h"
@@ -105,7 +105,7 @@ class FineTune {
   H5ad file_;
   CellSelection cells_;
   Parts parts_;
-  ScgptModel model_;
+  std::unique_ptr<CellModel> model_;
   DType product_ = DType::f32;
   Preparation preparation_;
   CellData data_;
@@ -118,17 +118,19 @@ class FineTune {
 };
 
 void FineTune::open_model() {
-  model_ = load_scgpt(config_.base_model, {.new_head_classes = classes(),
-                                           .seed = static_cast<uint64_t>(config_.train.seed),
-                                           .pretraining_heads = false});
+  model_ = open_cell_model(config_.base_model, {.classes = classes(),
+                                                .seed = static_cast<uint64_t>(config_.train.seed),
+                                                .dictionaries = config_.data.dictionaries});
   product_ = product_dtype(config_.train.precision, ctx_.device());
-  model_.network->set_precision(product_);
-  model_.network->move_to(ctx_.device());
+  model_->backbone().set_precision(product_);
+  model_->backbone().move_to(ctx_.device());
 }
 
 void FineTune::read() {
-  preparation_ = preparation_of(config_, model_.config);
-  read_cells(host_.get(), file_, model_, preparation_, cells_.rows, events_, data_);
+  // Where genes are chosen by their variation, the choice of the first file is that of all.
+  const auto reader = model_->reader(host_.get(), file_, preparation_of(config_, *model_));
+  preparation_ = reader->preparation();
+  read_cells(*reader, file_, cells_.rows, events_, data_);
   if (config_.data.val.empty()) return;
   const H5ad file = H5ad::open(config_.data.val);
   const CellSelection more = select_labelled_cells(file, config_.data, cells_.labels);
@@ -136,15 +138,15 @@ void FineTune::read() {
     parts_.validation.push_back(static_cast<int64_t>(cells_.label.size()));
     cells_.label.push_back(label);
   }
-  read_cells(host_.get(), file, model_, preparation_, more.rows, events_, data_);
+  read_cells(*model_->reader(host_.get(), file, preparation_), file, more.rows, events_, data_);
 }
 
 Tensor FineTune::embeddings(std::span<const int64_t> cells) {
   LabelledCells source(data_.tokens, cells, cells_.label);
-  Tensor out({source.size(), model_.network->dim()}, DType::f32);
+  Tensor out({source.size(), model_->backbone().dim()}, DType::f32);
   MicroBatch micro_batch = inference_micro_batch(ctx_);
   for_each_group(source, 0, [&](std::span<const CellView> views, int64_t begin) {
-    embed_cells(ctx_, *model_.network, views,
+    embed_cells(ctx_, model_->network(), views,
                 out.view().rows(begin, begin + static_cast<int64_t>(views.size())), micro_batch);
     events_.tell("embed", begin + static_cast<int64_t>(views.size()), source.size());
   });
@@ -173,9 +175,8 @@ void FineTune::score_baselines() {
 }
 
 void FineTune::graft() {
-  ScgptNetwork& net = *model_.network;
-  Classifier& head = *net.classifier();
-  saved_ = head.parameters();
+  Backbone& net = model_->backbone();
+  saved_ = model_->network().head_parameters();
   const std::string& what = config_.train.trainable;
   if (what == "all") {
     for (Parameter* p : net.encoder_parameters()) {
@@ -204,7 +205,7 @@ void FineTune::graft() {
   }
   const std::vector<int64_t> counts = class_counts(gather(cells_.label, parts_.train), classes());
   objective_ = std::make_unique<CellClassification>(
-      net, head, class_weights(parse_class_weighting(config_.train.class_weights), counts));
+      model_->network(), class_weights(parse_class_weighting(config_.train.class_weights), counts));
   for (const Parameter* p : trained_) result_.trained_parameters += p->value.numel();
   result_.total_parameters = net.parameters().numel();
   if (adapter_)
@@ -214,7 +215,7 @@ void FineTune::graft() {
 void FineTune::learn() {
   const RunConfig::Train& t = config_.train;
   ParameterBlock block(trained_, t.weight_decay);
-  model_.network->parameters_updated();
+  model_->backbone().parameters_updated();
   LabelledCells train_cells(data_.tokens, parts_.train, cells_.label);
   LabelledCells validation(data_.tokens, parts_.validation, cells_.label);
   const std::vector<int32_t> truth = gather(cells_.label, parts_.validation);
@@ -256,7 +257,7 @@ void FineTune::learn() {
        .max_seconds = t.max_seconds,
        .activations = product_,
        .seed = static_cast<uint64_t>(t.seed)},
-      [&] { model_.network->parameters_updated(); }, callbacks);
+      [&] { model_->backbone().parameters_updated(); }, callbacks);
 }
 
 void FineTune::score_model() {
@@ -297,8 +298,8 @@ void FineTune::save(const std::string& command_line, bool overwrite) {
 
   AdapterBundle bundle;
   bundle.base_path = fs::absolute(config_.base_model).lexically_normal().string();
-  bundle.base_fingerprint = model_.fingerprint;
-  bundle.base_kind = std::string(model_.network->kind());
+  bundle.base_fingerprint = model_->fingerprint();
+  bundle.base_kind = std::string(model_->backbone().kind());
   bundle.has_adapter = adapter_ != nullptr;
   if (adapter_) bundle.options = adapter_->options();
   bundle.labels = cells_.labels;
@@ -316,7 +317,7 @@ void FineTune::save(const std::string& command_line, bool overwrite) {
                        {"label_key", config_.data.label_key},
                        {"trainable", config_.train.trainable}};
   result_.adapter = (fs::path(config_.output_dir) / "adapter").string();
-  save_adapter(result_.adapter, bundle, adapter_.get(), *model_.network, saved_,
+  save_adapter(result_.adapter, bundle, adapter_.get(), model_->backbone(), saved_,
                overwrite ? Overwrite::replace : Overwrite::refuse);
 }
 

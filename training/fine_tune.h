@@ -28,7 +28,8 @@ struct FineTuneResult {
   nlohmann::json metrics;   // as stored in metrics.json
 };
 
-// Fine-tunes a frozen scGPT backbone to annotate cells, and writes <output_dir>/adapter.
+// Fine-tunes a frozen backbone (model/cell_model.h) to annotate cells, and writes
+// <output_dir>/adapter.
 //
 //   cells   those with a label, split by label (and never inside a group of data.split_by)
 //   trained train.trainable: "adapter" = adapter and classification head, "head" = the head alone,

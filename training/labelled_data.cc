@@ -5,7 +5,6 @@
 #include <unordered_map>
 
 #include "io/text.h"
-#include "model/scgpt/token_reader.h"
 #include "runtime/log.h"
 
 namespace scgraft {
@@ -102,15 +101,18 @@ CellSelection select_labelled_cells(const H5ad& file, const RunConfig::Data& dat
   return out;
 }
 
-Preparation preparation_of(const RunConfig& config, const ScgptConfig& model) {
-  Preparation p;
+void prepare_as(const RunConfig& config, Preparation& p) {
   p.layer = config.data.layer;
   p.gene_key = config.data.gene_key;
   p.hvg = config.data.hvg;
   p.hvg_count = config.data.hvg_count;
-  p.n_bins = model.n_bins;
-  p.max_length = config.data.max_genes + 1;  // <cls> in front
   p.seed = static_cast<uint64_t>(config.train.seed);
+}
+
+Preparation preparation_of(const RunConfig& config, const CellModel& model) {
+  Preparation p = model.preparation();
+  prepare_as(config, p);
+  if (config.data.max_genes > 0) model.limit_genes(p, config.data.max_genes);
   return p;
 }
 
@@ -138,11 +140,10 @@ std::vector<int32_t> gene_columns(const std::vector<std::string>& genes,
   return out;
 }
 
-void read_cells(Context& ctx, const H5ad& file, const ScgptModel& model, Preparation& preparation,
-                std::span<const int64_t> rows, const RunEvents& events, CellData& out) {
-  TokenReader reader(ctx, file, model.vocabulary, model.cls_id(), preparation);
-  if (preparation.hvg != "none") preparation.genes = reader.genes();
-  std::vector<std::string> genes = gene_names(file, reader.slot().slot, preparation.gene_key);
+void read_cells(CellReader& reader, const H5ad& file, std::span<const int64_t> rows,
+                const RunEvents& events, CellData& out) {
+  std::vector<std::string> genes =
+      gene_names(file, reader.slot().slot, reader.preparation().gene_key);
   std::vector<int32_t> column_of;
   if (out.genes.empty())
     out.genes = std::move(genes);

@@ -4,8 +4,7 @@
 #include <vector>
 
 #include "io/h5ad.h"
-#include "model/scgpt/load.h"
-#include "model/scgpt/preparation.h"
+#include "model/cell_model.h"
 #include "model/token_store.h"
 #include "training/run_config.h"
 #include "training/run_events.h"
@@ -32,8 +31,11 @@ CellSelection select_labelled_cells(const H5ad& file, const RunConfig::Data& dat
 // another form, DataError (E-NO-COLUMN, E-SUBSET naming the values there are).
 std::vector<uint8_t> rows_of_subset(const H5ad& file, const std::string& subset);
 
-// How the expression of a run is prepared, from its configuration and the model's.
-Preparation preparation_of(const RunConfig& config, const ScgptConfig& model);
+// What a run's configuration says about the preparation of cells goes into the model's own. Throws
+// ConfigError (E-PREPARE) for what the model cannot be told.
+Preparation preparation_of(const RunConfig& config, const CellModel& model);
+// The same of what every model can be told.
+void prepare_as(const RunConfig& config, Preparation& preparation);
 
 // Names of the genes of a slot: the index of its var table, or a column of it.
 std::vector<std::string> gene_names(const H5ad& file, const std::string& slot,
@@ -49,9 +51,8 @@ struct CellData {
   SparseFeatures expression;  // [cells, genes], log1p
   std::vector<std::string> genes;
 };
-// Adds the cells in these rows of a file. Where genes are chosen by their variation, the choice of
-// the first file becomes preparation.genes, for data that comes later.
-void read_cells(Context& ctx, const H5ad& file, const ScgptModel& model, Preparation& preparation,
-                std::span<const int64_t> rows, const RunEvents& events, CellData& out);
+// Adds the cells in these rows of the file that `reader` has been opened on.
+void read_cells(CellReader& reader, const H5ad& file, std::span<const int64_t> rows,
+                const RunEvents& events, CellData& out);
 
 }  // namespace scgraft

@@ -3,7 +3,7 @@
 
 namespace scgraft {
 
-void embed_cells(Context& ctx, Backbone& backbone, std::span<const CellView> views,
+void embed_cells(Context& ctx, CellNetwork& network, std::span<const CellView> views,
                  TensorView embedding, MicroBatch& micro_batch, const BetweenChunks& between) {
   TokenBatch batch;
   const auto run = [&](const TokenBatch& chunk, size_t begin, size_t end) {
@@ -12,7 +12,7 @@ void embed_cells(Context& ctx, Backbone& backbone, std::span<const CellView> vie
     const TensorView rows = embedding.rows(static_cast<int64_t>(begin), static_cast<int64_t>(end));
     const bool here = ctx.device().is_cpu();
     const TensorView out = here ? rows : activations.take(rows.shape(), rows.dtype());
-    backbone.encode(ctx, chunk, {.rows = LayerRows::cls}, out);
+    network.infer(ctx, chunk, out, {});
     if (!here) copy(ctx, out, rows);
   };
   micro_batch.fit(ctx, views,

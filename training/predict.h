@@ -16,9 +16,9 @@ inline MicroBatch inference_micro_batch(Context& ctx) {
 // Called between the chunks of a long list of cells; may throw to stop the work. Empty: nothing.
 using BetweenChunks = std::function<void()>;
 
-// Cell embeddings of a backbone, the CLS row of its last layer, for the cells of `views`.
+// Cell embeddings, as the network gives them, for the cells of `views`.
 //   embedding  [cells, dim]  f32, overwritten
-void embed_cells(Context& ctx, Backbone& backbone, std::span<const CellView> views,
+void embed_cells(Context& ctx, CellNetwork& network, std::span<const CellView> views,
                  TensorView embedding, MicroBatch& micro_batch, const BetweenChunks& between = {});
 
 // Class probabilities, and embeddings when wanted.

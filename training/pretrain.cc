@@ -5,7 +5,8 @@
 #include <numeric>
 
 #include "io/h5ad_facts.h"
-#include "model/scgpt/load.h"
+#include "model/scgpt/cells.h"
+#include "model/scgpt/token_reader.h"
 #include "training/cell_sources.h"
 #include "training/labelled_data.h"
 #include "training/masked_expression.h"
@@ -22,7 +23,7 @@ ScgptModel fresh_model(const H5ad& file, const RunConfig& config, const std::str
   ScgptModel model;
   model.config = ScgptConfig::preset(preset);
   model.config.dropout = 0;  // a small model on few cells underfits; args.json can say otherwise
-  model.config.max_seq_len = config.data.max_genes + 1;
+  if (config.data.max_genes > 0) model.config.max_seq_len = config.data.max_genes + 1;
   const SlotChoice slot = choose_slot(file, config.data.layer);
   model.vocabulary.append_specials();
   for (const std::string& gene : gene_names(file, slot.slot, config.data.gene_key))
@@ -54,10 +55,13 @@ PretrainResult pretrain(Context& ctx, const RunConfig& config, const PretrainOpt
   std::vector<int64_t> rows;
   for (size_t i = 0; i < keep.size(); ++i)
     if (keep[i] != 0) rows.push_back(static_cast<int64_t>(i));
-  Preparation preparation = preparation_of(config, model.config);
+  Preparation preparation = scgpt_preparation(model.config);
+  prepare_as(config, preparation);
+  if (config.data.max_genes > 0) preparation.max_length = config.data.max_genes + 1;
   CellData data;
   HostContext host(ctx);
-  read_cells(host.get(), file, model, preparation, rows, events, data);
+  TokenReader reader(host.get(), file, model.vocabulary, model.cls_id(), preparation);
+  read_cells(reader, file, rows, events, data);
 
   Split split;
   if (config.data.val_fraction > 0) {

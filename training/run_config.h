@@ -42,7 +42,8 @@ struct RunConfig {
     std::string layer = "auto";               // auto | X | raw | name of a layer
     std::string hvg = "none";                 // none | seurat_v3 | cell_ranger
     int64_t hvg_count = 0;
-    int64_t max_genes = 1200;  // tokens of a cell
+    int64_t max_genes = 0;     // of a cell; 0: as many as the model takes
+    std::string dictionaries;  // folder of what names the model's genes; empty: the model's
   } data;
 
   struct Train {

@@ -129,6 +129,9 @@ void add_annotate(CLI::App& root, Session& session) {
                   "Var column with the gene names; default: as in training");
   verb.add_option("--layer", options->layer,
                   "Matrix to use: auto, X, raw or a layer's name; default: auto");
+  verb.add_option("--dictionaries", options->annotator.dictionaries,
+                  "Folder of Geneformer's dictionaries or scBERT's genes.txt; default: as in "
+                  "training");
   verb.add_flag("--allow-base-mismatch", options->annotator.allow_base_mismatch,
                 "Use the adapter on other weights than it was made for");
   add_common_flags(verb, session.flags(),

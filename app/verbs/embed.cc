@@ -15,7 +15,7 @@ namespace {
 
 struct Options {
   std::string file, model, adapter, gene_key, layer = "auto";
-  std::string key_added = "X_scGPT";
+  std::string key_added, dictionaries, embedding = "auto";
   int64_t max_genes = 0;
   bool allow_base_mismatch = false;
 };
@@ -25,24 +25,27 @@ void run(Session& session, const Options& options) {
     throw ConfigError("nothing to embed with: give --model DIR, or --adapter DIR", "E-MISSING");
   const H5ad file = H5ad::open(options.file);
   std::optional<Annotator> annotator;
-  std::optional<ScgptModel> frozen;
+  std::unique_ptr<CellModel> frozen;
   Preparation preparation;
   if (!options.adapter.empty()) {
     annotator.emplace(options.adapter,
                       AnnotatorOptions{.model = options.model,
+                                       .dictionaries = options.dictionaries,
+                                       .embedding = parse_cell_embedding(options.embedding),
                                        .allow_base_mismatch = options.allow_base_mismatch,
                                        .product = session.product_type()});
-    preparation = Preparation::from_json(annotator->bundle().preprocess, "preprocess.json");
+    preparation = annotator->preparation();
   } else {
-    frozen.emplace(load_scgpt(options.model, {.pretraining_heads = false}));
-    frozen->network->set_precision(session.product_type());
-    preparation.n_bins = frozen->config.n_bins;
-    preparation.max_length = frozen->config.max_seq_len;
+    frozen = open_cell_model(options.model, {.embedding = parse_cell_embedding(options.embedding),
+                                             .dictionaries = options.dictionaries});
+    frozen->backbone().set_precision(session.product_type());
+    preparation = frozen->preparation();
   }
+  CellModel& model = annotator ? annotator->model() : *frozen;
   preparation.layer = options.layer;
   if (!options.gene_key.empty()) preparation.gene_key = options.gene_key;
-  if (options.max_genes > 0) preparation.max_length = options.max_genes + 1;
-  ScgptModel& model = annotator ? annotator->model() : *frozen;
+  if (options.max_genes > 0) model.limit_genes(preparation, options.max_genes);
+  const std::string key = options.key_added.empty() ? cat("X_", model.title()) : options.key_added;
 
   if (annotator) annotator->move_to(session.context().device());
   RunReporter reporter(session, "");  // first: signals are caught before a hidden file exists
@@ -52,17 +55,16 @@ void run(Session& session, const Options& options) {
       embed_file(session.context(), file, model, preparation, reporter.events());
   reporter.finish();
   const Tensor& values = embeddings.values;
-  writer.add_obsm(options.key_added, values.dim(1),
-                  {values.as<float>(), static_cast<size_t>(values.numel())});
-  writer.add_uns(options.key_added, {{"command_line", session.command_line()},
-                                     {"base_fingerprint", model.fingerprint},
-                                     {"slot", embeddings.slot.slot},
-                                     {"genes", embeddings.genes.columns()},
-                                     {"genes_matched", embeddings.genes.matched},
-                                     {"cells_without_genes", embeddings.without_genes}});
+  writer.add_obsm(key, values.dim(1), {values.as<float>(), static_cast<size_t>(values.numel())});
+  writer.add_uns(key, {{"command_line", session.command_line()},
+                       {"base_fingerprint", model.fingerprint()},
+                       {"slot", embeddings.slot.slot},
+                       {"genes", embeddings.genes.columns()},
+                       {"genes_matched", embeddings.genes.matched},
+                       {"cells_without_genes", embeddings.without_genes}});
   writer.commit();
   session.add_output(session.flags().output);
-  session.result() = {{"key", options.key_added},
+  session.result() = {{"key", key},
                       {"cells", values.dim(0)},
                       {"dim", values.dim(1)},
                       {"without_genes", embeddings.without_genes},
@@ -71,7 +73,7 @@ void run(Session& session, const Options& options) {
                       {"slot", embeddings.slot.slot}};
   session.print(
       fmt::format("{}: {} cells in obsm[\"{}\"], {} numbers each, {} of {} genes known, from {}\n",
-                  session.flags().output, values.dim(0), options.key_added, values.dim(1),
+                  session.flags().output, values.dim(0), key, values.dim(1),
                   embeddings.genes.matched, embeddings.genes.columns(), embeddings.slot.slot));
 }
 
@@ -90,8 +92,16 @@ void add_embed(CLI::App& root, Session& session) {
                   "Folder of the frozen model; with --adapter: where it is now");
   verb.add_option("--adapter", options->adapter,
                   "Adapter directory: embed with the model it changes");
-  verb.add_option("--key-added", options->key_added, "Name of the new obsm entry")
+  verb.add_option("--key-added", options->key_added,
+                  "Name of the new obsm entry; default: X_ and the model's name");
+  verb.add_option("--embedding", options->embedding,
+                  "Of Geneformer: auto (mean over genes, layer before the last), last (the same of "
+                  "the last layer) or cls (its first row)")
       ->capture_default_str();
+  verb.add_option(
+      "--dictionaries", options->dictionaries,
+      "Folder of Geneformer's dictionaries or scBERT's genes.txt; default: the model's, "
+      "or as in training");
   verb.add_option("--gene-key", options->gene_key,
                   "Var column with the gene names; default: the index, or as in training");
   verb.add_option("--layer", options->layer, "Matrix to use: auto, X, raw or a layer's name")

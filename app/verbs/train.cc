@@ -90,6 +90,7 @@ void add_train(CLI::App& root, Session& session) {
                     {"--subset", "data.subset"},
                     {"--gene-key", "data.gene_key"},
                     {"--layer", "data.layer"},
+                    {"--dictionaries", "data.dictionaries"},
                     {"--adapter", "adapter.type"},
                     {"--trainable", "train.trainable"},
                     {"--epochs", "train.epochs"},

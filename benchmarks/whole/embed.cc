@@ -23,10 +23,10 @@ bool same(const Tensor& a, int64_t row, const Tensor& b, int64_t other) {
 }
 
 // One cell at a time on one thread, and all of them backwards: no bit may change.
-bool independent_of_batch(ScgptNetwork& net, const std::vector<CellView>& views,
+bool independent_of_batch(CellNetwork& net, const std::vector<CellView>& views,
                           const Tensor& want) {
   Context one(Device::cpu(), {.threads = 1}), all;
-  Tensor single({1, net.dim()}, DType::f32);
+  Tensor single({1, net.backbone().dim()}, DType::f32);
   Tensor backwards(want.shape(), DType::f32);
   const std::vector<CellView> turned(views.rbegin(), views.rend());
   MicroBatch micro_batch = inference_micro_batch(all);
@@ -55,12 +55,13 @@ nlohmann::json time_embedding(const Arguments& arguments) {
   const std::vector<CellView> views = views_of(cells.store);
   Tensor out({cells.store.size(), model.network->dim()}, DType::f32);
   MicroBatch micro_batch = inference_micro_batch(ctx);
-  embed_cells(ctx, *model.network, std::span(views).first(std::min<size_t>(8, views.size())),
-              out.view(), micro_batch);
+  ScgptCells network(*model.network);
+  embed_cells(ctx, network, std::span(views).first(std::min<size_t>(8, views.size())), out.view(),
+              micro_batch);
   std::vector<double> seconds;
   for (int64_t i = 0; i < arguments.number("repeats", 1); ++i) {
     const auto begin = std::chrono::steady_clock::now();
-    embed_cells(ctx, *model.network, views, out.view(), micro_batch);
+    embed_cells(ctx, network, views, out.view(), micro_batch);
     seconds.push_back(
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   }
@@ -76,7 +77,7 @@ nlohmann::json time_embedding(const Arguments& arguments) {
   const std::string file = arguments.text("out", "");
   if (!file.empty()) {
     write_safetensors(file, {{"embedding", std::as_const(out).view()}}, {}, Overwrite::replace);
-    result["same_bits"] = independent_of_batch(*model.network, views, out);
+    result["same_bits"] = independent_of_batch(network, views, out);
   }
   return result;
 }

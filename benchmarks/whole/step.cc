@@ -35,7 +35,8 @@ nlohmann::json time_steps(const Arguments& arguments) {
   ScgptNetwork& net = *grafted.model.network;
   net.move_to(ctx.device());
   move_to(grafted.adapter->parameters(), ctx.device());
-  CellClassification objective(net, *net.classifier(), {});
+  ScgptCells network(net);
+  CellClassification objective(network, {});
   ParameterBlock block(grafted.trained, 0.01);
   net.parameters_updated();
   const std::vector<int64_t> numbers = all_of(cells.store);
@@ -78,7 +79,8 @@ nlohmann::json write_gradients(const Arguments& arguments) {
   const Cells cells = read_cells_file(folder_file(arguments, "cells.safetensors"));
   Grafted grafted = load_grafted(arguments, cells.classes);
   ScgptNetwork& net = *grafted.model.network;
-  CellClassification objective(net, *net.classifier(), {});
+  ScgptCells network(net);
+  CellClassification objective(network, {});
   ParameterBlock block(grafted.trained, 0);
   net.parameters_updated();
   const std::vector<int64_t> numbers = all_of(cells.store);

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "adapters/adapter.h"
-#include "model/scgpt/load.h"
+#include "model/scgpt/cells.h"
 #include "model/token_store.h"
 
 namespace scgraft::whole {

@@ -23,6 +23,8 @@ void replace_end(std::string& text, const std::string& from, const std::string& 
   if (text.ends_with(from)) text.replace(text.size() - from.size(), from.size(), to);
 }
 
+bool is_pooler(const std::string& name) { return name.starts_with("bert.pooler."); }
+
 bool same_values(const Tensor& a, const Tensor& b) {
   return a.shape() == b.shape() && a.dtype() == b.dtype() &&
          std::memcmp(a.view().data(), b.view().data(), static_cast<size_t>(a.nbytes())) == 0;
@@ -61,14 +63,23 @@ GeneformerModel load_geneformer(const std::string& folder, const GeneformerLoadO
   CheckpointSource tensors(file, options.dtype, canonical_geneformer_name);
 
   GeneformerNetwork::Heads heads;
-  heads.words = tensors.has("cls.predictions.transform.dense.weight");
-  heads.pooler = tensors.has("bert.pooler.dense.weight");
-  if (tensors.has("classifier.weight")) heads.classes = tensors.rows("classifier.weight");
+  const bool fresh_head = options.new_head_classes > 0;
+  const bool own_heads = options.heads && !fresh_head;
+  const bool pooler = tensors.has("bert.pooler.dense.weight");
+  heads.words = own_heads && tensors.has("cls.predictions.transform.dense.weight");
+  heads.pooler = fresh_head || (own_heads && pooler);
+  heads.classes = options.new_head_classes;
+  if (own_heads && tensors.has("classifier.weight"))
+    heads.classes = tensors.rows("classifier.weight");
+  const ParameterSource fresh = geneformer_initialiser(options.seed, options.dtype);
+  const ParameterSource source = [&](const std::string& name, const Shape& shape) {
+    const bool is_fresh =
+        fresh_head && (name.starts_with("classifier.") || (is_pooler(name) && !pooler));
+    return is_fresh ? fresh(name, shape) : tensors.take(name, shape);
+  };
   // A network with a missing tensor is never returned, and may not even come together.
   try {
-    model.network = std::make_unique<GeneformerNetwork>(
-        model.config, heads,
-        [&](const std::string& name, const Shape& shape) { return tensors.take(name, shape); });
+    model.network = std::make_unique<GeneformerNetwork>(model.config, heads, source);
   } catch (const ShapeError&) {
     tensors.check(kSizes);
     throw;
@@ -82,7 +93,10 @@ GeneformerModel load_geneformer(const std::string& folder, const GeneformerLoadO
   std::vector<std::string> extra;
   for (const std::string& original : tensors.left()) {
     const std::string name = canonical_geneformer_name(original);
-    if (name == "bert.embeddings.position_ids" || name.starts_with("cls.predictions.decoder."))
+    const bool dropped_head = !own_heads && (name.starts_with("cls.predictions.") ||
+                                             name.starts_with("classifier.") || is_pooler(name));
+    if (dropped_head || name == "bert.embeddings.position_ids" ||
+        name.starts_with("cls.predictions.decoder."))
       model.ignored.push_back(original);
     else if (!options.claims || !options.claims(original))
       extra.push_back(original);

@@ -20,6 +20,11 @@ struct GeneformerModel {
 
 struct GeneformerLoadOptions {
   DType dtype = DType::f32;  // f64 for gradient checks
+  // A fresh classifier of cells of this many classes, with the file's pooler or, where it has none,
+  // a fresh one, and no other head; 0: the file's heads.
+  int64_t new_head_classes = 0;
+  uint64_t seed = 0;  // of what is fresh
+  bool heads = true;  // false: none of the file's
   // Tensors beyond the network's that the caller reads itself (adapters inside the file).
   std::function<bool(const std::string& name)> claims = {};
 };

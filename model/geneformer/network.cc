@@ -132,8 +132,10 @@ void GeneformerNetwork::encode(Context& ctx, const TokenBatch& batch, const Enco
                                TensorView out) {
   const Packing packing = batch.packing();
   const Packing rows = options.rows == LayerRows::cls ? batch.cell_rows() : packing;
-  require(out.shape() == (Shape{rows.tokens(), config_.dim}), "geneformer: the result must be ",
-          Shape{rows.tokens(), config_.dim}, ", got ", out.shape());
+  require(out.shape() == (Shape{rows.tokens(), config_.dim}) ||
+              (out.empty() && !options.before_last.empty() && !options.save),
+          "geneformer: the result must be ", Shape{rows.tokens(), config_.dim}, ", got ",
+          out.shape());
   const bool front = tables_trainable() || token_site_trainable();
   const int frontier = front ? -1 : encoder_.frontier();
   const TensorView x = ctx.activations().take(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/scbert/load.h"
 
+#include <cmath>
 #include <filesystem>
 
 #include "io/checkpoint.h"
@@ -13,6 +14,19 @@ namespace {
 constexpr const char* kSizes = "config.json";
 // A convolution over one row and all features.
 constexpr const char* kRowWeight = "to_out.conv1.weight";
+
+bool is_head(const std::string& name) { return name.starts_with("to_out."); }
+
+// As torch initialises a layer's weight; biases begin at 0.
+Tensor fresh_head_value(const std::string& name, const Shape& shape,
+                        const ScbertLoadOptions& options) {
+  Parameter p{name, Tensor(shape, options.dtype), {}};
+  if (shape.rank() == 2)
+    initialise_uniform(p, 1.0 / std::sqrt(static_cast<double>(shape[1])), options.seed);
+  else
+    fill(p, 0.0);
+  return std::move(p.value);
+}
 
 }  // namespace
 
@@ -28,14 +42,20 @@ ScbertModel load_scbert(const std::string& folder, const ScbertLoadOptions& opti
       tensors.rows("performer.net.layers.0.0.fn.fast_attention.projection_matrix");
   model.config.qkv_bias = tensors.has("performer.net.layers.0.0.fn.to_q.bias");
   ScbertNetwork::Heads heads;
-  heads.bins = tensors.has("to_out.weight");
-  if (tensors.has("to_out.fc3.weight")) {
+  const bool fresh_head = options.new_head_classes > 0;
+  const bool own_heads = options.heads && !fresh_head;
+  heads.bins = own_heads && tensors.has("to_out.weight");
+  if (fresh_head) {
+    heads.classes = options.new_head_classes;
+    heads.rows = model.config.positions;
+  } else if (own_heads && tensors.has("to_out.fc3.weight")) {
     heads.classes = tensors.rows("to_out.fc3.weight");
     heads.width1 = tensors.rows("to_out.fc1.weight");
     heads.width2 = tensors.rows("to_out.fc2.weight");
     heads.rows = tensors.columns("to_out.fc1.weight");
   }
   const ParameterSource source = [&](const std::string& name, const Shape& shape) {
+    if (fresh_head && is_head(name)) return fresh_head_value(name, shape, options);
     if (name != kRowWeight) return tensors.take(name, shape);
     const Tensor four = tensors.take(name, {1, 1, shape[0], shape[1]});
     if (four.numel() != shape.numel()) return Tensor({0}, options.dtype);  // check() says why
@@ -54,7 +74,7 @@ ScbertModel load_scbert(const std::string& folder, const ScbertLoadOptions& opti
 
   std::vector<std::string> extra;
   for (const std::string& name : tensors.left()) {
-    if (name == "performer.calls_since_last_redraw")
+    if (name == "performer.calls_since_last_redraw" || (!own_heads && is_head(name)))
       model.ignored.push_back(name);
     else if (!options.claims || !options.claims(name))
       extra.push_back(name);

@@ -91,6 +91,12 @@ void TokenReader::choose_variable_genes() {
   use_ = std::move(chosen);
 }
 
+Preparation TokenReader::preparation() const {
+  Preparation p = preparation_;
+  if (p.hvg != "none") p.genes = genes_;
+  return p;
+}
+
 bool TokenReader::next(TokenisedCells& out, SparseRows* normalised) {
   if (!reader_.next(rows_)) return false;
   require_expression(rows_, file_, slot_.slot);

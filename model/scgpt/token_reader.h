@@ -4,12 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "io/genes.h"
-#include "io/h5ad_facts.h"
 #include "io/h5ad_rows.h"
 #include "io/vocabulary.h"
-#include "model/scgpt/preparation.h"
-#include "model/tokenised_cells.h"
+#include "model/cell_reader.h"
 #include "runtime/context.h"
 
 namespace scgraft {
@@ -31,24 +28,23 @@ namespace scgraft {
 //
 //   TokenReader reader(ctx, file, vocabulary, cls_id, preparation);
 //   for (TokenisedCells cells; reader.next(cells);) store.append(cells);
-class TokenReader {
+class TokenReader : public CellReader {
  public:
   TokenReader(Context& ctx, const H5ad& file, const Vocabulary& vocabulary, int32_t cls_id,
               const Preparation& preparation, RowReaderOptions options = {});
 
-  const SlotChoice& slot() const { return slot_; }
-  const GeneMatch& match() const { return match_; }
-  int64_t cells() const { return reader_.rows(); }
+  const SlotChoice& slot() const override { return slot_; }
+  const GeneMatch& match() const override { return match_; }
+  int64_t cells() const override { return reader_.rows(); }
+  // Where genes were chosen by their variation, with the choice.
+  Preparation preparation() const override;
   // Tokens that cells may have, in the order of the file's columns: what to keep as
   // Preparation::genes for data that comes later.
   const std::vector<std::string>& genes() const { return genes_; }
 
-  // Overwrites `out` with the next cells, at least one; false at the end. Every cell starts with
-  // <cls>, whose value is 0; the values of genes are bins. A cell without a known expressed gene is
-  // <cls> alone and listed in out.empty.
-  //   normalised  when given, overwritten with the same cells' log1p-normalised rows over all
-  //               columns of the file (totals over all columns): input for baselines
-  bool next(TokenisedCells& out, SparseRows* normalised = nullptr);
+  // Every cell starts with <cls>, whose value is 0; the values of genes are bins. A cell without a
+  // known expressed gene is <cls> alone.
+  bool next(TokenisedCells& out, SparseRows* normalised = nullptr) override;
   void rewind() { reader_.rewind(); }
 
  private:

@@ -137,10 +137,8 @@ TEST_F(AnnotatorTest, ACellWithoutKnownGenesHasNoLabelAndNoNumbers) {
 TEST_F(AnnotatorTest, EmbedsAsItAnnotates) {
   const Annotation a = annotate(study_.shifted());
   Annotator annotator(adapter(), {});
-  const Preparation preparation =
-      Preparation::from_json(annotator.bundle().preprocess, "preprocess.json");
-  const Embeddings e =
-      embed_file(study_.ctx(), H5ad::open(study_.shifted()), annotator.model(), preparation, {});
+  const Embeddings e = embed_file(study_.ctx(), H5ad::open(study_.shifted()), annotator.model(),
+                                  annotator.preparation(), {});
   expect_same_bits(e.values.view(), a.embedding.view());
 }
 
@@ -148,9 +146,10 @@ TEST_F(AnnotatorTest, AStopRequestEndsWithAnError) {
   RunEvents events;
   events.stop_requested = [] { return true; };
   EXPECT_THROW(annotate(study_.shifted(), 1, events), StoppedError);
-  ScgptModel model = load_scgpt(study_.model());
-  EXPECT_THROW(embed_file(study_.ctx(), H5ad::open(study_.shifted()), model, {}, events),
-               StoppedError);
+  const auto model = open_cell_model(study_.model());
+  EXPECT_THROW(
+      embed_file(study_.ctx(), H5ad::open(study_.shifted()), *model, model->preparation(), events),
+      StoppedError);
 }
 
 TEST_F(AnnotatorTest, ABaseThatMovedIsAskedFor) {

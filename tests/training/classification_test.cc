@@ -14,7 +14,7 @@ class ClassificationTest : public ::testing::Test {
   static constexpr int64_t kCells = 10;
 
   CellClassification objective(std::vector<float> weights = {}) {
-    return {net_, *net_.classifier(), std::move(weights)};
+    return {cells_, std::move(weights)};
   }
   std::vector<CellView> views() {
     std::vector<CellView> out;
@@ -34,6 +34,7 @@ class ClassificationTest : public ::testing::Test {
   const std::vector<int64_t> all_ = numbers(kCells);
   std::vector<int32_t> labels_ = tiny_labels(kCells);
   ScgptNetwork net_ = tiny_net();
+  ScgptCells cells_{net_};
 };
 
 TEST_F(ClassificationTest, LossIsTheWeightedMeanOfMinusLogP) {

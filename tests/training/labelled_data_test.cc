@@ -127,12 +127,12 @@ TEST(GeneColumns, FindsEachGeneOnce) {
 TEST(ReadCells, SomeRowsAreThoseOfTheWholeFile) {
   TinyStudy& study = TinyStudy::get();
   const H5ad file = H5ad::open(study.atlas());
-  const ScgptModel model = load_scgpt(study.model());
+  const auto model = open_cell_model(study.model());
   RunConfig config = study.config();
   const auto read = [&](const std::vector<int64_t>& rows) {
     CellData data;
-    Preparation preparation = preparation_of(config, model.config);
-    read_cells(study.ctx(), file, model, preparation, rows, {}, data);
+    const auto reader = model->reader(study.ctx(), file, preparation_of(config, *model));
+    read_cells(*reader, file, rows, {}, data);
     return data;
   };
   std::vector<int64_t> all(static_cast<size_t>(file.n_obs()));
@@ -161,12 +161,12 @@ TEST(ReadCells, ASecondFileIsPutIntoTheColumnsOfTheFirst) {
   turned.choose_genes(order);
   const H5ad first = H5ad::open(study.atlas());
   const H5ad second = H5ad::open(turned.write(study.fresh("turned.h5ad")));
-  const ScgptModel model = load_scgpt(study.model());
+  const auto model = open_cell_model(study.model());
   CellData data;
-  Preparation preparation = preparation_of(study.config(), model.config);
+  const Preparation preparation = preparation_of(study.config(), *model);
   const std::vector<int64_t> rows = {5};
-  read_cells(study.ctx(), first, model, preparation, rows, {}, data);
-  read_cells(study.ctx(), second, model, preparation, rows, {}, data);
+  for (const H5ad* file : {&first, &second})
+    read_cells(*model->reader(study.ctx(), *file, preparation), *file, rows, {}, data);
   ASSERT_EQ(data.expression.rows(), 2);
   const auto a = data.expression.columns_of(0), b = data.expression.columns_of(1);
   EXPECT_TRUE(std::equal(a.begin(), a.end(), b.begin(), b.end()));

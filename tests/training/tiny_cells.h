@@ -3,7 +3,7 @@
 #include <numeric>
 #include <vector>
 
-#include "model/scgpt/network.h"
+#include "model/scgpt/cells.h"
 #include "model/token_store.h"
 #include "runtime/random.h"
 #include "tests/testing/op_test.h"

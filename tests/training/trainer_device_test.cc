@@ -67,7 +67,8 @@ TrainedRun train_lora(Context& ctx, const std::function<void()>& after_step = {}
   adapter->attach(net);
   std::vector<Parameter*> parameters = net.classifier()->parameters();
   for (Parameter* p : adapter->parameters()) parameters.push_back(p);
-  CellClassification objective(net, *net.classifier(), {1, 2, 0.5f});
+  ScgptCells network(net);
+  CellClassification objective(network, {1, 2, 0.5f});
   LabelledCells cells(store, all, labels);
   return train_on(ctx, net, objective, cells, parameters, after_step, product);
 }
@@ -146,7 +147,8 @@ TEST_F(TrainerOnDevice, PredictsAndEmbedsAsTheCpu) {
     Context ctx(device, {.threads = 1});
     ScgptNetwork net = tiny_net();
     net.move_to(device);
-    CellClassification objective(net, *net.classifier(), {});
+    ScgptCells network(net);
+    CellClassification objective(network, {});
     TokenBatch batch;
     batch.assign(ctx, views);
     probabilities.emplace_back(Shape{batch.cells(), 3}, DType::f32);
@@ -245,7 +247,8 @@ struct LongRun {
   ScgptNetwork net = tiny_net();
   std::unique_ptr<Adapter> adapter;
   std::vector<Parameter*> parameters;
-  CellClassification classification{net, *net.classifier(), {}};
+  ScgptCells network{net};
+  CellClassification classification{network, {}};
   Overflowing objective{classification};
   FailingCells cells{store, all, labels};
   TrainerOptions options;

@@ -58,7 +58,8 @@ struct Training {
   std::vector<int64_t> all = numbers(kCells);
   std::vector<int32_t> labels = tiny_labels(kCells);
   ScgptNetwork net = tiny_net();
-  CellClassification objective{net, *net.classifier(), {}};
+  ScgptCells network{net};
+  CellClassification objective{network, {}};
   CountingCells cells{store, all, labels};
   std::vector<Parameter*> parameters;
   TrainerOptions options;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "model/preparation.h"
+
 #include <functional>
 
-#include "model/scgpt/preparation.h"
 #include "runtime/error.h"
 #include "tests/testing/op_test.h"
 
@@ -11,7 +12,8 @@ namespace {
 using ::testing::HasSubstr;
 
 Preparation changed() {
-  return {.layer = "counts",
+  return {.model = "scgpt",
+          .layer = "counts",
           .gene_key = "feature_name",
           .target_sum = 5e3,
           .hvg = "seurat_v3",
@@ -34,14 +36,39 @@ void expect_refused(const std::string& part, const std::function<void(nlohmann::
   }
 }
 
-TEST(ScgptPreparationTest, SurvivesItsFile) {
+TEST(PreparationTest, SurvivesItsFile) {
   const nlohmann::json json = nlohmann::json::parse(changed().to_json().dump());
   EXPECT_EQ(Preparation::from_json(json, "preprocess.json").to_json(), changed().to_json());
   EXPECT_EQ(Preparation::from_json(Preparation().to_json(), "p").to_json(),
             Preparation().to_json());
 }
 
-TEST(ScgptPreparationTest, WhatIsMissingUnknownOrOfAnotherTypeIsRefused) {
+// As it was written before there were other models.
+TEST(PreparationTest, VersionOneIsOfScgpt) {
+  nlohmann::json json = changed().to_json();
+  json["version"] = 1;
+  json.erase("model");
+  EXPECT_EQ(Preparation::from_json(json, "preprocess.json").to_json(), changed().to_json());
+}
+
+TEST(PreparationTest, AFileHoldsTheFieldsOfItsModel) {
+  Preparation ranks;
+  ranks.model = "geneformer";
+  ranks.max_length = 99;
+  ranks.dictionaries = "/models/v2";
+  ranks.dictionary_fingerprint = "ab";
+  const nlohmann::json json = ranks.to_json();
+  EXPECT_FALSE(json.contains("n_bins"));
+  const Preparation read = Preparation::from_json(json, "p");
+  EXPECT_EQ(read.max_length, 99);
+  EXPECT_EQ(read.dictionaries, "/models/v2");
+  EXPECT_EQ(read.dictionary_fingerprint, "ab");
+  EXPECT_EQ(read.to_json(), json);
+  expect_refused("\"dictionaries\" is missing", [](auto& j) { j["model"] = "scbert"; });
+  expect_refused("\"model\" is \"bert\"", [](auto& j) { j["model"] = "bert"; });
+}
+
+TEST(PreparationTest, WhatIsMissingUnknownOrOfAnotherTypeIsRefused) {
   expect_refused("\"n_bins\" is missing", [](auto& json) { json.erase("n_bins"); });
   expect_refused("\"colour\" is not known", [](auto& json) { json["colour"] = 1; });
   expect_refused("\"seed\" has a value of the wrong type", [](auto& json) { json["seed"] = -1; });
@@ -49,12 +76,12 @@ TEST(ScgptPreparationTest, WhatIsMissingUnknownOrOfAnotherTypeIsRefused) {
                  [](auto& json) { json["n_bins"] = 51.5; });
   expect_refused("\"genes\" has a value of the wrong type",
                  [](auto& json) { json["genes"][1] = 3; });
-  expect_refused("version 1, got", [](auto& json) { json["version"] = 2; });
+  expect_refused("version 1 to 2, got", [](auto& json) { json["version"] = 3; });
   expect_refused("n_bins must be 3 to 65536", [](auto& json) { json["n_bins"] = 2; });
   expect_refused("JSON object", [](auto& json) { json = nlohmann::json::array(); });
 }
 
-TEST(ScgptPreparationTest, SettingsThatMakeNoSenseAreRefused) {
+TEST(PreparationTest, SettingsThatMakeNoSenseAreRefused) {
   const auto expect_config = [](const std::string& part, const Preparation& p) {
     try {
       p.validate();
@@ -70,6 +97,8 @@ TEST(ScgptPreparationTest, SettingsThatMakeNoSenseAreRefused) {
   expect_config("target_sum", {.target_sum = 0});
   expect_config("max_length", {.max_length = 1});
   expect_config("layer", {.layer = ""});
+  expect_config("hvg must be none for scbert",
+                {.model = "scbert", .hvg = "seurat_v3", .hvg_count = 9});
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "model/scgpt/preparation.h"
+#include "model/preparation.h"
 
 #include <algorithm>
 #include <map>
@@ -14,7 +14,7 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kFormat = "scgraft-preprocess";
-constexpr int64_t kVersion = 1;
+constexpr int64_t kVersion = 2;
 
 void check(bool condition, const char* field, const std::string& wanted) {
   if (!condition) throw ConfigError(cat("preparation: ", field, " must be ", wanted), "E-PREPARE");
@@ -76,11 +76,43 @@ class Fields {
 
 }  // namespace
 
+namespace {
+
+constexpr const char* kModels = "wanted scgpt, geneformer or scbert";
+
+bool known_model(const std::string& model) {
+  return model == "scgpt" || model == "geneformer" || model == "scbert";
+}
+
+// Calls field(name, value) for what a file of the model holds beside format, version and model.
+template <class P, class F>
+void for_each_field(P& p, F field) {
+  field("layer", p.layer);
+  field("gene_key", p.gene_key);
+  if (p.model == "scgpt") {
+    field("target_sum", p.target_sum);
+    field("hvg", p.hvg);
+    field("hvg_count", p.hvg_count);
+    field("n_bins", p.n_bins);
+    field("max_length", p.max_length);
+    field("seed", p.seed);
+    field("genes", p.genes);
+    return;
+  }
+  if (p.model == "geneformer") field("max_length", p.max_length);
+  field("dictionaries", p.dictionaries);
+  field("dictionary_fingerprint", p.dictionary_fingerprint);
+}
+
+}  // namespace
+
 void Preparation::validate() const {
   check(target_sum > 0 && target_sum < 1e12, "target_sum", "above 0");
   check(hvg == "none" || hvg == "seurat_v3" || hvg == "cell_ranger", "hvg",
         cat("none, seurat_v3 or cell_ranger, not \"", escaped(hvg, 40), "\""));
   check(hvg == "none" || hvg_count > 0, "hvg_count", cat("at least 1 with hvg ", hvg));
+  check(hvg == "none" || model == "scgpt", "hvg",
+        cat("none for ", model, ", which chooses its genes itself"));
   check(n_bins >= 3 && n_bins <= 65536, "n_bins", cat("3 to 65536, not ", n_bins));
   check(max_length >= 2 && max_length <= 1 << 20, "max_length",
         cat("2 to ", 1 << 20, ", not ", max_length));
@@ -88,17 +120,9 @@ void Preparation::validate() const {
 }
 
 json Preparation::to_json() const {
-  return {{"format", kFormat},
-          {"version", kVersion},
-          {"layer", layer},
-          {"gene_key", gene_key},
-          {"target_sum", target_sum},
-          {"hvg", hvg},
-          {"hvg_count", hvg_count},
-          {"n_bins", n_bins},
-          {"max_length", max_length},
-          {"seed", seed},
-          {"genes", genes}};
+  json out = {{"format", kFormat}, {"version", kVersion}, {"model", model}};
+  for_each_field(*this, [&](const char* name, const auto& value) { out[name] = value; });
+  return out;
 }
 
 Preparation Preparation::from_json(const json& json, const std::string& file) {
@@ -108,18 +132,13 @@ Preparation Preparation::from_json(const json& json, const std::string& file) {
   int64_t version = 0;
   fields.take("format", format);
   fields.take("version", version);
-  if (format != kFormat || version != kVersion)
-    refuse(file, cat("wanted format ", kFormat, " version ", kVersion, ", got \"",
+  if (format != kFormat || version < 1 || version > kVersion)
+    refuse(file, cat("wanted format ", kFormat, " version 1 to ", kVersion, ", got \"",
                      escaped(format, 40), "\" version ", version));
-  fields.take("layer", p.layer);
-  fields.take("gene_key", p.gene_key);
-  fields.take("target_sum", p.target_sum);
-  fields.take("hvg", p.hvg);
-  fields.take("hvg_count", p.hvg_count);
-  fields.take("n_bins", p.n_bins);
-  fields.take("max_length", p.max_length);
-  fields.take("seed", p.seed);
-  fields.take("genes", p.genes);
+  if (version > 1) fields.take("model", p.model);
+  if (!known_model(p.model))
+    refuse(file, cat("\"model\" is \"", escaped(p.model, 40), "\", ", kModels), "model");
+  for_each_field(p, [&](const char* name, auto& value) { fields.take(name, value); });
   fields.finish();
   try {
     p.validate();
@@ -127,6 +146,15 @@ Preparation Preparation::from_json(const json& json, const std::string& file) {
     refuse(file, error.what());
   }
   return p;
+}
+
+void require_preparation_of(const Preparation& preparation, const std::string& kind) {
+  if (preparation.model == kind) return;
+  ModelError error(cat("cells are prepared for ", escaped(preparation.model, 40),
+                       ", the model is of the kind ", kind),
+                   "E-PREPARE");
+  error.set_hint("use the base model that the adapter was trained on");
+  throw error;
 }
 
 }  // namespace scgraft

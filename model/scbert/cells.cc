@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/scbert/cells.h"
+
+#include <filesystem>
+#include <fstream>
+#include <unordered_map>
+
+#include "io/h5ad_rows.h"
+#include "io/text.h"
+#include "kernels/pool.h"
+#include "model/gene_files.h"
+#include "model/preprocess.h"
+#include "model/scbert/bins.h"
+#include "runtime/error.h"
+
+namespace scgraft {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kGenes = "genes.txt";
+constexpr double kBaselineTotal = 1e4;
+
+std::vector<std::string> read_gene_order(const std::string& path, const std::string& model) {
+  std::ifstream file(path);
+  if (!file.is_open()) {
+    ModelError error(cat(escaped(path), " is not there or cannot be read; the model ",
+                         escaped(model), " does not say which gene has which position"),
+                     "E-GENE-ORDER");
+    error.set_hint(
+        "write the names of the genes of the model's training data, in its order, a name a line, "
+        "into genes.txt in the model's folder; or --dictionaries DIR");
+    error.set_where(path);
+    throw error;
+  }
+  std::vector<std::string> genes;
+  for (std::string line; std::getline(file, line);) {
+    if (line.ends_with('\r')) line.pop_back();
+    if (!line.empty()) genes.push_back(line);
+  }
+  return genes;
+}
+
+class BinReader : public CellReader {
+ public:
+  BinReader(Context& ctx, const H5ad& file, const std::vector<std::string>& order, int64_t top,
+            const Preparation& preparation)
+      : ctx_(ctx),
+        preparation_(preparation),
+        slot_(choose_counts(file, preparation.layer, "bins of scBERT")),
+        reader_(file, slot_.slot) {
+    const std::vector<std::string> names =
+        gene_names_of(file, file.slot(slot_.slot), preparation.gene_key);
+    bins_.emplace(order, names, file.path(), ScbertBinOptions{.top = top});
+    match_.gene_key = preparation.gene_key;
+    std::unordered_map<std::string_view, int32_t> free;
+    for (size_t i = 0; i < order.size(); ++i) free.emplace(order[i], static_cast<int32_t>(i));
+    for (const std::string& name : names) {
+      const auto found = free.find(name);
+      match_.token.push_back(found == free.end() ? -1 : found->second);
+      if (found != free.end()) free.erase(found);
+    }
+    finish_match(file, names, match_);
+  }
+
+  const SlotChoice& slot() const override { return slot_; }
+  const GeneMatch& match() const override { return match_; }
+  int64_t cells() const override { return reader_.rows(); }
+  Preparation preparation() const override { return preparation_; }
+  bool next(TokenisedCells& out, SparseRows* normalised) override {
+    if (!reader_.next(rows_)) return false;
+    bins_->tokenise(ctx_, rows_, out);
+    if (normalised != nullptr) {
+      normalise_log1p(ctx_, rows_, kBaselineTotal);
+      std::swap(*normalised, rows_);
+    }
+    return true;
+  }
+
+ private:
+  Context& ctx_;
+  Preparation preparation_;
+  SlotChoice slot_;
+  RowReader reader_;
+  GeneMatch match_;
+  std::optional<ScbertBins> bins_;
+  SparseRows rows_;
+};
+
+class ScbertCellModel : public CellModel {
+ public:
+  ScbertCellModel(const std::string& folder, const CellModelOptions& options)
+      : folder_(options.dictionaries.empty()
+                    ? std::string()
+                    : fs::absolute(options.dictionaries).lexically_normal().string()),
+        model_(load_scbert(
+            folder, {.new_head_classes = options.classes, .seed = options.seed, .heads = false})),
+        genes_file_((fs::path(folder_.empty() ? folder : folder_) / kGenes).string()),
+        genes_(read_gene_order(genes_file_, folder)),
+        cells_(*model_.network) {
+    require_gene_order(genes_, model_.config.positions, genes_file_, folder);
+  }
+
+  CellNetwork& network() override { return cells_; }
+  std::string_view title() const override { return "scBERT"; }
+  const std::string& fingerprint() const override { return model_.fingerprint; }
+  Preparation preparation() const override {
+    Preparation p;
+    p.model = "scbert";
+    p.dictionaries = folder_;
+    p.dictionary_fingerprint = gene_order_fingerprint(genes_);
+    return p;
+  }
+  void limit_genes(Preparation&, int64_t) const override {
+    throw ConfigError("scBERT reads all its genes of every cell; their number cannot be limited",
+                      "E-PREPARE");
+  }
+  std::unique_ptr<CellReader> reader(Context& ctx, const H5ad& file,
+                                     const Preparation& preparation) const override {
+    require_preparation_of(preparation, "scbert");
+    preparation.validate();
+    require_gene_order(genes_, model_.config.positions, genes_file_, model_.path,
+                       preparation.dictionary_fingerprint);
+    // Of the tokens one is the mask, the others are the bins 0 to top.
+    return std::make_unique<BinReader>(ctx, file, genes_, model_.config.tokens - 2, preparation);
+  }
+
+ private:
+  std::string folder_;  // of genes.txt; empty: the model's
+  ScbertModel model_;
+  std::string genes_file_;
+  std::vector<std::string> genes_;
+  ScbertCells cells_;
+};
+
+}  // namespace
+
+int64_t ScbertCells::classes() const {
+  const RowClassifier* head = network_.classifier();
+  return head == nullptr ? 0 : head->classes();
+}
+
+std::vector<Parameter*> ScbertCells::head_parameters() {
+  std::vector<Parameter*> all;
+  const RowClassifier* head = network_.classifier();
+  if (head == nullptr) return all;
+  for (const Linear* linear : {&head->row, &head->fc1, &head->fc2, &head->fc3})
+    for (Parameter* p : {linear->weight(), linear->bias()}) all.push_back(p);
+  return all;
+}
+
+void ScbertCells::forward(Context& ctx, const TokenBatch& batch, bool training, bool save,
+                          TensorView logits) {
+  const TensorView rows = rows_of(batch, ctx);
+  network_.encode(ctx, batch, {.training = training, .save = save}, rows);
+  network_.classifier()->forward(ctx, rows, batch.packing(), batch.cell_rows(), logits,
+                                 save ? &saved_ : nullptr);
+}
+
+void ScbertCells::backward(Context& ctx, const TokenBatch& batch, bool training,
+                           TensorView dlogits) {
+  const TensorView drows = rows_of(batch, ctx);
+  network_.classifier()->backward(ctx, saved_, dlogits, batch.packing(), batch.cell_rows(), drows);
+  network_.encode_backward(ctx, batch, {.training = training, .save = true}, drows);
+}
+
+void ScbertCells::infer(Context& ctx, const TokenBatch& batch, TensorView embedding,
+                        TensorView logits) {
+  const TensorView rows = rows_of(batch, ctx);
+  network_.encode(ctx, batch, {}, rows);
+  if (!embedding.empty()) pool(ctx, Pooling::mean, rows, {}, batch.packing(), embedding);
+  if (!logits.empty())
+    network_.classifier()->forward(ctx, rows, batch.packing(), batch.cell_rows(), logits, nullptr);
+}
+
+std::unique_ptr<CellModel> open_scbert_cells(const std::string& folder,
+                                             const CellModelOptions& options) {
+  require_standard_embedding(options, "scBERT");
+  return std::make_unique<ScbertCellModel>(folder, options);
+}
+
+}  // namespace scgraft

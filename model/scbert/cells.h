@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include "model/cell_model.h"
+#include "model/scbert/load.h"
+
+namespace scgraft {
+
+// Classifies by all rows of a cell (RowClassifier). The embedding is the mean of the rows after the
+// last norm, as it is; the original has none of its own.
+class ScbertCells : public CellNetwork {
+ public:
+  explicit ScbertCells(ScbertNetwork& network) : network_(network) {}
+
+  Backbone& backbone() override { return network_; }
+  int64_t classes() const override;
+  std::vector<Parameter*> head_parameters() override;
+  bool unit_embeddings() const override { return false; }
+  void forward(Context& ctx, const TokenBatch& batch, bool training, bool save,
+               TensorView logits) override;
+  void backward(Context& ctx, const TokenBatch& batch, bool training, TensorView dlogits) override;
+  void infer(Context& ctx, const TokenBatch& batch, TensorView embedding,
+             TensorView logits) override;
+
+ private:
+  TensorView rows_of(const TokenBatch& batch, Context& ctx) const {
+    return ctx.activations().take({batch.tokens(), network_.dim()}, DType::f32);
+  }
+
+  ScbertNetwork& network_;
+  RowClassifier::Saved saved_;
+};
+
+// The order of the model's genes, which its checkpoint does not hold, is genes.txt of
+// options.dictionaries, or of the model's folder: a name a line, one for each position but the
+// last.
+//
+// Readers take counts (DataError E-VALUES-COUNTS for anything else). Genes are matched exactly, in
+// preparation.gene_key or the index of var.
+//
+// Throws ConfigError (E-EMBEDDING-KIND); ModelError: as load_scbert(), E-GENE-ORDER when genes.txt
+// is missing or cannot be the model's.
+std::unique_ptr<CellModel> open_scbert_cells(const std::string& folder,
+                                             const CellModelOptions& options);
+
+}  // namespace scgraft
