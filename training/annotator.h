@@ -30,7 +30,7 @@ struct Annotation {
 };
 
 struct AnnotatorOptions {
-  std::string model;  // backbone folder; empty: the one the adapter names
+  std::string model = {};  // backbone folder; empty: the one the adapter names
   // Folder of the files that name the model's genes; empty: as in training.
   std::string dictionaries = {};
   CellEmbedding embedding = CellEmbedding::standard;

@@ -1,0 +1,393 @@
+// SPDX-License-Identifier: Apache-2.0
+// Geneformer and scBERT where scGPT came first: training, annotating, embedding.
+#include <gmock/gmock.h>
+
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <numeric>
+
+#include "io/sha256.h"
+#include "tests/training/tiny_models.h"
+#include "tests/training/tiny_study.h"
+#include "training/annotator.h"
+#include "training/fine_tune.h"
+#include "training/labelled_data.h"
+#include "training/split.h"
+
+namespace scgraft {
+namespace {
+
+using ::testing::HasSubstr;
+
+// Folders of every kind for the genes of the simulated study.
+const std::string& model_folder(const std::string& kind) {
+  static std::map<std::string, std::string> made;
+  if (!made.contains(kind)) {
+    TinyStudy& study = TinyStudy::get();
+    const std::vector<std::string> genes = H5ad::open(study.atlas()).var().index();
+    made[kind] = study.fresh(kind);
+    if (kind == "scbert")
+      write_scbert(made[kind], genes);
+    else
+      write_geneformer(made[kind], genes, kind == "geneformer_v2", 302);
+  }
+  return made[kind];
+}
+
+struct Run {
+  const char* model;
+  const char* trainable;
+  const char* adapter;
+};
+
+std::string name_of_run(const ::testing::TestParamInfo<Run>& info) {
+  std::string name = cat(info.param.model, "_", info.param.trainable, "_", info.param.adapter);
+  std::replace(name.begin(), name.end(), '+', '_');
+  return name;
+}
+
+class CellModelRunTest : public ::testing::TestWithParam<Run> {
+ protected:
+  CellModelRunTest() {
+    config_.base_model = model_folder(GetParam().model);
+    config_.adapter.type = GetParam().adapter;
+    config_.adapter.tokens = 2;
+    config_.adapter.start = "identity";
+    config_.train.trainable = GetParam().trainable;
+    config_.train.max_steps = 30;
+    config_.data.test_fraction = 0.3;
+  }
+
+  TinyStudy& study_ = TinyStudy::get();
+  RunConfig config_ = study_.config();
+};
+
+INSTANTIATE_TEST_SUITE_P(
+    What, CellModelRunTest,
+    ::testing::Values(Run{"geneformer", "adapter", "lora"}, Run{"geneformer", "adapter", "encoder"},
+                      Run{"geneformer", "adapter", "prefix"}, Run{"geneformer", "adapter", "token"},
+                      Run{"geneformer_v2", "adapter", "token+lora"},
+                      Run{"geneformer", "head", "none"}, Run{"geneformer", "all", "none"},
+                      Run{"scbert", "adapter", "lora"}, Run{"scbert", "adapter", "token"},
+                      Run{"scbert", "head", "none"}, Run{"scbert", "all", "none"}),
+    name_of_run);
+
+// What is not saved was not changed: base and saved tensors give the trained model again, and so
+// its score on the cells that were kept for the test, bit for bit.
+TEST_P(CellModelRunTest, ThirtyStepsLowerTheLossAndTheSavedModelScoresAsTheTrainedOne) {
+  std::vector<double> losses;
+  RunEvents events;
+  events.step = [&](const StepReport& r) { losses.push_back(r.loss); };
+  const std::string weights = config_.base_model + "/model.safetensors";
+  const std::string before = sha256_of_file(weights);
+  const FineTuneResult result = fine_tune(study_.ctx(), config_, "scgraft train", false, events);
+  ASSERT_EQ(losses.size(), 30U);
+  const auto mean = [&](size_t begin) {
+    return std::accumulate(losses.begin() + static_cast<ptrdiff_t>(begin),
+                           losses.begin() + static_cast<ptrdiff_t>(begin) + 5, 0.0) /
+           5;
+  };
+  EXPECT_LT(mean(25), 0.9 * mean(0));
+  EXPECT_EQ(sha256_of_file(weights), before);
+
+  const H5ad file = H5ad::open(study_.atlas());
+  const CellSelection cells = select_labelled_cells(file, config_.data);
+  Annotator annotator(result.adapter, {});
+  const Annotation now = annotator.annotate(study_.ctx(), file, "", "", {});
+  const std::vector<int64_t> test = stratified_split(cells.label, 0.3, 0).validation;
+  ASSERT_EQ(std::ssize(test), result.test_cells);
+  std::vector<int32_t> truth, label;
+  Tensor p({std::ssize(test), now.probabilities.dim(1)}, DType::f32);
+  for (size_t i = 0; i < test.size(); ++i) {
+    const int64_t row = cells.rows[static_cast<size_t>(test[i])];
+    truth.push_back(cells.label[static_cast<size_t>(test[i])]);
+    label.push_back(now.label[static_cast<size_t>(row)]);
+    for (int64_t c = 0; c < p.dim(1); ++c)
+      p.as<float, 2>()(static_cast<int64_t>(i), c) = now.probabilities.as<float, 2>()(row, c);
+  }
+  const ClassificationMetrics is =
+      classification_metrics(truth, label, static_cast<int32_t>(p.dim(1)), p.view());
+  const ClassificationMetrics& was = result.scores.at("model");
+  ASSERT_TRUE(was.nll && is.nll);
+  EXPECT_EQ(*is.nll, *was.nll);
+  EXPECT_EQ(is.confusion, was.confusion);
+
+  const Embeddings e =
+      embed_file(study_.ctx(), file, annotator.model(), annotator.preparation(), {});
+  expect_same_bits(e.values.view(), now.embedding.view());
+}
+
+class CellModelTest : public ::testing::Test {
+ protected:
+  template <class F>
+  static void expect_code(const std::string& code, const std::string& text, F run) {
+    try {
+      run();
+      ADD_FAILURE() << "nothing was thrown";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), code);
+      EXPECT_THAT(error.what(), HasSubstr(text));
+    }
+  }
+  void read(const std::string& folder, const std::string& file) {
+    const auto model = open_cell_model(folder);
+    TokenisedCells cells;
+    model->reader(study_.ctx(), H5ad::open(file), model->preparation())->next(cells);
+  }
+  std::string fresh_geneformer(bool v2 = false, int64_t positions = 302) {
+    const std::string folder = study_.fresh("model");
+    write_geneformer(folder, H5ad::open(study_.atlas()).var().index(), v2, positions);
+    return folder;
+  }
+  std::string trained(const std::string& kind) {
+    RunConfig config = study_.config();
+    config.base_model = model_folder(kind);
+    config.train.max_steps = 1;
+    return fine_tune(study_.ctx(), config, "", false, {}).adapter;
+  }
+
+  TinyStudy& study_ = TinyStudy::get();
+};
+
+TEST_F(CellModelTest, TheEmbeddingOfGeneformerIsTheMeanOverGenesOfTheLayerBeforeTheLast) {
+  for (const std::string kind : {"geneformer", "geneformer_v2"}) {
+    SCOPED_TRACE(kind);
+    const bool v2 = kind == "geneformer_v2";
+    const auto model = open_cell_model(model_folder(kind));
+    const auto reader =
+        model->reader(study_.ctx(), H5ad::open(study_.shifted()), model->preparation());
+    TokenisedCells cells;
+    ASSERT_TRUE(reader->next(cells));
+    TokenBatch batch;
+    batch.assign(std::vector<CellView>{cells.view(0), cells.view(1), cells.view(2)});
+    EXPECT_EQ(cells.view(0).genes[0] == 2 && v2, v2);
+
+    Backbone& net = model->backbone();
+    Context& ctx = study_.ctx();
+    Arena::Scope scope(ctx.activations());
+    Tensor before, all({batch.tokens(), net.dim()}, DType::f32);
+    const Tap tap = [&](const std::string& name, ConstTensorView view) {
+      if (name != "layer1_in") return;
+      before = Tensor(view.shape(), DType::f32);
+      copy(view, before.view());
+    };
+    net.encode(ctx, batch, {.tap = &tap}, all.view());
+    const auto mean = [&](const Tensor& rows) {
+      std::vector<double> out;
+      for (int64_t cell = 0; cell < 3; ++cell) {
+        const int64_t begin = batch.packing().begin(cell) + (v2 ? 1 : 0);
+        const int64_t end = batch.packing().end(cell) - (v2 ? 1 : 0);
+        for (int64_t d = 0; d < net.dim(); ++d) {
+          double sum = 0;
+          for (int64_t i = begin; i < end; ++i)
+            sum += static_cast<double>(rows.as<float, 2>()(i, d));
+          out.push_back(sum / static_cast<double>(end - begin));
+        }
+      }
+      return out;
+    };
+    Tensor embedding({3, net.dim()}, DType::f32);
+    model->network().infer(ctx, batch, embedding.view(), {});
+    expect_close(embedding.view(), mean(before), 300);
+    const auto last = open_cell_model(model_folder(kind), {.embedding = CellEmbedding::last});
+    last->network().infer(ctx, batch, embedding.view(), {});
+    expect_close(embedding.view(), mean(all), 300);
+    const auto first = open_cell_model(model_folder(kind), {.embedding = CellEmbedding::first});
+    first->network().infer(ctx, batch, embedding.view(), {});
+    std::vector<double> rows;
+    for (int64_t cell = 0; cell < 3; ++cell)
+      for (int64_t d = 0; d < net.dim(); ++d)
+        rows.push_back(static_cast<double>(all.as<float, 2>()(batch.packing().begin(cell), d)));
+    expect_close(embedding.view(), rows, 300);
+  }
+}
+
+// The rows of a prefix are no genes of the cell.
+TEST_F(CellModelTest, RowsOfAPrefixAreNoPartOfTheEmbedding) {
+  RunConfig config = study_.config();
+  config.base_model = model_folder("geneformer");
+  config.adapter.type = "prefix";
+  config.adapter.tokens = 3;
+  config.train.max_steps = 5;
+  Annotator annotator(fine_tune(study_.ctx(), config, "", false, {}).adapter, {});
+  CellModel& model = annotator.model();
+  const auto reader =
+      model.reader(study_.ctx(), H5ad::open(study_.shifted()), annotator.preparation());
+  TokenisedCells cells;
+  ASSERT_TRUE(reader->next(cells));
+  TokenBatch batch;
+  batch.assign(std::vector<CellView>{cells.view(0), cells.view(1)});
+  Context& ctx = study_.ctx();
+  Arena::Scope scope(ctx.activations());
+  const int64_t dim = model.backbone().dim();
+  // Of the rows before the last layer, which have those of the prefix of the layer below.
+  Tensor longer, embedding({2, dim}, DType::f32);
+  const Tap tap = [&](const std::string& name, ConstTensorView view) {
+    if (name != "layer1_in") return;
+    longer = Tensor(view.shape(), DType::f32);
+    copy(view, longer.view());
+  };
+  Tensor all({batch.tokens(), dim}, DType::f32);
+  model.backbone().encode(ctx, batch, {.tap = &tap}, all.view());
+  ASSERT_EQ(longer.dim(0), batch.tokens() + 2 * 3);
+  model.network().infer(ctx, batch, embedding.view(), {});
+  std::vector<double> want;
+  int64_t at = 0;
+  for (int64_t cell = 0; cell < 2; ++cell) {
+    const int64_t n = batch.packing().length(cell);
+    for (int64_t d = 0; d < dim; ++d) {
+      double sum = 0;
+      for (int64_t i = 0; i < n; ++i)  // the prefix lies behind the first token
+        sum += static_cast<double>(longer.as<float, 2>()(at + (i == 0 ? 0 : i + 3), d));
+      want.push_back(sum / static_cast<double>(n));
+    }
+    at += n + 3;
+  }
+  expect_close(embedding.view(), want, 300);
+}
+
+TEST_F(CellModelTest, ACellWithoutGenesHasNoLabelAndNoEmbedding) {
+  for (const std::string kind : {"geneformer", "geneformer_v2", "scbert"}) {
+    SCOPED_TRACE(kind);
+    Cells cells(study_.shifted());
+    for (size_t g = 0; g < cells.genes.size(); ++g) cells.at(7, g) = 0;
+    const std::string file = cells.write(study_.fresh("cells.h5ad"));
+    Annotator annotator(trained(kind), {});
+    const Annotation a = annotator.annotate(study_.ctx(), H5ad::open(file), "", "", {});
+    EXPECT_EQ(a.without_genes, 1);
+    EXPECT_EQ(a.label[7], -1);
+    EXPECT_TRUE(std::isnan(a.embedding.as<float, 2>()(7, 0)));
+    EXPECT_GE(a.label[6], 0);
+    EXPECT_FALSE(std::isnan(a.embedding.as<float, 2>()(8, 0)));
+  }
+}
+
+TEST_F(CellModelTest, VersionsOfEnsemblIdsAreCutOff) {
+  Cells cells(study_.shifted());
+  std::vector<std::string> ids;
+  for (size_t g = 0; g < cells.genes.size(); ++g) ids.push_back(cat("ENSG", 10000 + g));
+  const std::string folder = study_.fresh("model");
+  write_geneformer(folder, ids);
+  cells.genes = ids;
+  const std::string plain = cells.write(study_.fresh("plain.h5ad"));
+  for (std::string& id : cells.genes) id += ".7";
+  const std::string versions = cells.write(study_.fresh("versions.h5ad"));
+  const auto model = open_cell_model(folder);
+  TokenisedCells a, b;
+  model->reader(study_.ctx(), H5ad::open(plain), model->preparation())->next(a);
+  model->reader(study_.ctx(), H5ad::open(versions), model->preparation())->next(b);
+  EXPECT_EQ(a.genes, b.genes);
+  EXPECT_GT(a.genes.size(), 100U);
+}
+
+TEST_F(CellModelTest, RanksAndBinsNeedCounts) {
+  Cells cells(study_.shifted());
+  cells.make_distinct_log1p();
+  const std::string file = cells.write(study_.fresh("log1p.h5ad"));
+  for (const char* kind : {"geneformer", "scbert"})
+    expect_code("E-VALUES-COUNTS", "X holds log1p values", [&] { read(model_folder(kind), file); });
+  for (float& x : cells.x) x -= 1;
+  const std::string scaled = cells.write(study_.fresh("scaled.h5ad"));
+  expect_code("E-VALUES-SCALED", "", [&] { read(model_folder("geneformer"), scaled); });
+}
+
+TEST_F(CellModelTest, DictionariesOfAnotherGenerationAreRefused) {
+  const std::vector<std::string> genes = H5ad::open(study_.atlas()).var().index();
+  // Medians of other genes, tokens of another number, none at all, two of them.
+  const std::string mixed = fresh_geneformer();
+  nlohmann::json medians;
+  for (size_t i = 0; i < genes.size(); ++i) medians[cat("ENSG", i)] = 1.0;
+  write_json(mixed + "/gene_median_dictionary.json", medians, Overwrite::replace);
+  expect_code("E-DICTIONARY-MIX", "do not belong together", [&] { open_cell_model(mixed); });
+  const std::string other = fresh_geneformer();
+  write_dictionaries(other, genes, true);
+  expect_code("E-VOCAB-SIZE", "vocab_size", [&] { open_cell_model(other); });
+  const std::string none = fresh_geneformer();
+  std::filesystem::remove(none + "/token_dictionary.json");
+  expect_code("E-DICTIONARY", "no token_dictionary", [&] { open_cell_model(none); });
+  EXPECT_NO_THROW(open_cell_model(none, {.dictionaries = model_folder("geneformer")}));
+  const std::string two = fresh_geneformer();
+  std::filesystem::copy(two + "/token_dictionary.json", two + "/token_dictionary_gc95M.json");
+  expect_code("E-DICTIONARY", "are both there", [&] { open_cell_model(two); });
+}
+
+TEST_F(CellModelTest, LongerCellsThanThereArePositionsAreRefused) {
+  const std::string folder = fresh_geneformer(true, 40);
+  const auto model = open_cell_model(folder);
+  Preparation p = model->preparation();
+  EXPECT_EQ(p.max_length, 40);
+  TokenisedCells cells;
+  model->reader(study_.ctx(), H5ad::open(study_.atlas()), p)->next(cells);
+  EXPECT_EQ(cells.view(0).genes.size(), 40U);
+  model->limit_genes(p, 38);
+  EXPECT_EQ(p.max_length, 40);
+  model->limit_genes(p, 39);
+  expect_code("E-PREPARE", "40 positions",
+              [&] { model->reader(study_.ctx(), H5ad::open(study_.atlas()), p); });
+}
+
+TEST_F(CellModelTest, AnAdapterIsRefusedOnAModelOfAnotherKind) {
+  const std::string adapter = trained("geneformer");
+  for (const std::string& folder : {model_folder("scbert"), study_.model()})
+    expect_code("E-ADAPTER-BASE", "of the kind geneformer",
+                [&] { Annotator(adapter, {.model = folder, .allow_base_mismatch = true}); });
+}
+
+TEST_F(CellModelTest, AnAdapterIsRefusedWithOtherDictionaries) {
+  const std::string adapter = trained("geneformer");
+  std::vector<std::string> genes = H5ad::open(study_.atlas()).var().index();
+  std::swap(genes[3], genes[4]);
+  const std::string folder = study_.fresh("dictionaries");
+  make_directory(folder);
+  write_dictionaries(folder, genes, false);
+  Annotator annotator(adapter, {.dictionaries = folder});
+  expect_code("E-PREPARE", "not those that cells were prepared with",
+              [&] { annotator.annotate(study_.ctx(), H5ad::open(study_.shifted()), "", "", {}); });
+}
+
+TEST_F(CellModelTest, TheOrderOfGenesOfScbertIsChecked) {
+  const std::vector<std::string> genes = H5ad::open(study_.atlas()).var().index();
+  const std::string folder = study_.fresh("model");
+  write_scbert(folder, genes);
+  put(folder + "/genes.txt", "A\nB\n");
+  expect_code("E-GENE-ORDER", "lists 2 genes", [&] { open_cell_model(folder); });
+  std::filesystem::remove(folder + "/genes.txt");
+  expect_code("E-GENE-ORDER", "is not there", [&] { open_cell_model(folder); });
+
+  const std::string adapter = trained("scbert");
+  std::string turned;
+  for (auto it = genes.rbegin(); it != genes.rend(); ++it) turned += *it + "\n";
+  const std::string other = study_.fresh("order");
+  make_directory(other);
+  put(other + "/genes.txt", turned);
+  Annotator annotator(adapter, {.dictionaries = other});
+  expect_code("E-GENE-ORDER", "in their order",
+              [&] { annotator.annotate(study_.ctx(), H5ad::open(study_.shifted()), "", "", {}); });
+  Cells few(study_.shifted());
+  few.choose_genes({0, 1, 2});
+  const std::string file = few.write(study_.fresh("few.h5ad"));
+  expect_code("E-GENE-FEW", "3 of the model's 300", [&] { read(model_folder("scbert"), file); });
+}
+
+TEST_F(CellModelTest, WhatAModelCannotDoIsSaid) {
+  expect_code("E-EMBEDDING-KIND", "scBERT has one",
+              [&] { open_cell_model(model_folder("scbert"), {.embedding = CellEmbedding::last}); });
+  expect_code("E-EMBEDDING-KIND", "\"mean\"", [] { parse_cell_embedding("mean"); });
+  RunConfig config = study_.config();
+  config.base_model = model_folder("scbert");
+  config.adapter.type = "prefix";
+  expect_code("E-SITE", "no place for a prefix",
+              [&] { fine_tune(study_.ctx(), config, "", false, {}); });
+  config.data.hvg = "cell_ranger";
+  config.data.hvg_count = 50;
+  expect_code("E-PREPARE", "hvg must be none for scbert",
+              [&] { fine_tune(study_.ctx(), config, "", false, {}); });
+  config.data.hvg = "none";
+  config.data.max_genes = 50;
+  expect_code("E-PREPARE", "reads all its genes",
+              [&] { fine_tune(study_.ctx(), config, "", false, {}); });
+}
+
+}  // namespace
+}  // namespace scgraft

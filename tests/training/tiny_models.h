@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "io/json.h"
+#include "io/safetensors.h"
+#include "model/geneformer/network.h"
+#include "model/scbert/network.h"
+#include "tests/io/files.h"
+
+namespace scgraft {
+
+inline void save_parameters(Backbone& network, const std::string& folder) {
+  std::vector<NamedTensor> tensors;
+  for (const Parameter* p : network.parameters().all())
+    tensors.push_back({p->name, p->value.view()});
+  write_safetensors(folder + "/model.safetensors", std::move(tensors), {}, Overwrite::replace);
+}
+
+// A network of two layers and width 16 with random weights of a pre-trained model.
+inline GeneformerConfig tiny_geneformer_config(int64_t vocab, int64_t positions) {
+  GeneformerConfig config;
+  config.vocab = vocab;
+  config.dim = 16;
+  config.heads = 2;
+  config.layers = 2;
+  config.ffn = 16;
+  config.positions = positions;
+  config.dropout = config.attention_dropout = 0;
+  return config;
+}
+
+// As geneformer_initialiser(), but wide enough for few steps to move it.
+inline ParameterSource tiny_geneformer_values(uint64_t seed) {
+  return [seed](const std::string& name, const Shape& shape) {
+    Parameter p{name, geneformer_initialiser(seed)(name, shape), {}};
+    if (shape.rank() == 2) initialise_uniform(p, 0.3, seed);
+    return std::move(p.value);
+  };
+}
+
+// Dictionaries of one median for every gene, in JSON.
+inline void write_dictionaries(const std::string& folder, std::span<const std::string> genes,
+                               bool v2) {
+  nlohmann::json tokens, medians;
+  int64_t next = 0;
+  for (const char* special : {"<pad>", "<mask>", "<cls>", "<eos>"})
+    if (next < (v2 ? 4 : 2)) tokens[special] = next++;
+  for (const std::string& gene : genes) {
+    tokens[gene] = next++;
+    medians[gene] = 1.5;
+  }
+  write_json(folder + "/token_dictionary.json", tokens, Overwrite::replace);
+  write_json(folder + "/gene_median_dictionary.json", medians, Overwrite::replace);
+}
+
+// A pre-trained Geneformer folder whose tokens are these genes.
+inline void write_geneformer(const std::string& folder, std::span<const std::string> genes,
+                             bool v2 = false, int64_t positions = 301) {
+  make_directory(folder);
+  const GeneformerConfig config =
+      tiny_geneformer_config(std::ssize(genes) + (v2 ? 4 : 2), positions);
+  GeneformerNetwork network(config, {.words = true}, tiny_geneformer_values(1));
+  save_parameters(network, folder);
+  write_json(folder + "/config.json", config.to_json(), Overwrite::replace);
+  write_dictionaries(folder, genes, v2);
+}
+
+inline ScbertConfig tiny_scbert_config(int64_t positions) {
+  ScbertConfig config;
+  config.dim = 16;
+  config.layers = 2;
+  config.heads = 2;
+  config.head_dim = 8;
+  config.positions = positions;
+  config.ffn_factor = 2;
+  return config;
+}
+
+inline ParameterSource tiny_scbert_values(uint64_t seed) {
+  return [seed](const std::string& name, const Shape& shape) {
+    Parameter p{name, Tensor(shape, DType::f32), {}};
+    if (name.find("norm") != std::string::npos)
+      fill(p, name.ends_with(".weight") ? 1.0 : 0.0);
+    else
+      initialise_uniform(p, name.ends_with("projection_matrix") ? 2.0 : 0.3, seed);
+    return std::move(p.value);
+  };
+}
+
+// A pre-trained scBERT folder of these genes.
+inline void write_scbert(const std::string& folder, std::span<const std::string> genes) {
+  make_directory(folder);
+  const ScbertConfig c = tiny_scbert_config(std::ssize(genes) + 1);
+  ScbertNetwork network(c, 12, {.bins = true}, tiny_scbert_values(1));
+  save_parameters(network, folder);
+  write_json(folder + "/config.json",
+             {{"num_tokens", c.tokens},
+              {"dim", c.dim},
+              {"depth", c.layers},
+              {"heads", c.heads},
+              {"dim_head", c.head_dim},
+              {"max_seq_len", c.positions},
+              {"ff_mult", c.ffn_factor}},
+             Overwrite::replace);
+  std::string text;
+  for (const std::string& gene : genes) text += gene + "\n";
+  put(folder + "/genes.txt", text);
+}
+
+}  // namespace scgraft
