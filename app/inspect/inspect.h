@@ -16,11 +16,11 @@ PathKind path_kind(const std::string& path);
 
 // n_obs, n_vars, x: {format, dtype}, values, gene_ids, obs: {COLUMN: {kind, n_unique}}, slots,
 // obsm, uns, expression: {slot, kind, reason}; with a model also genes: {matched, total, ...}.
-//   model  folder with a vocab.json, or empty
+//   model  its folder, or empty
 void inspect_h5ad(Session& session, const std::string& path, const std::string& model);
 
 // kind, layout, tensors, parameters, bytes, dtypes, section, fingerprint; of a folder also config,
-// and run (as inspect_run) when the model was made there.
+// sizes, and run (as inspect_run) when the model was made there.
 void inspect_weights(Session& session, const std::string& path);
 
 // type, base, labels, parameters, trained, metrics, files.

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <filesystem>
+#include <memory>
 #include <set>
 
 #include "app/inspect/inspect.h"
@@ -11,6 +12,7 @@
 #include "io/h5ad.h"
 #include "io/h5ad_facts.h"
 #include "io/text.h"
+#include "model/cell_model.h"
 #include "runtime/error.h"
 
 namespace scgraft {
@@ -106,13 +108,23 @@ std::string expression(Session& session, const H5ad& file) {
   }
 }
 
+// Of models that name their genes in other ways than by a vocabulary of symbols.
+GeneMatch match_by_reader(Session& session, const H5ad& file, const std::string& folder) {
+  const std::unique_ptr<CellModel> model = open_cell_model(folder);
+  HostContext host(session.context());
+  return model->reader(host.get(), file, model->preparation())->match();
+}
+
 std::string match(Session& session, const H5ad& file, const std::string& model) {
   const std::filesystem::path vocabulary = std::filesystem::path(model) / "vocab.json";
   const json& chosen = session.result()["expression"]["slot"];
   const MatrixSlot& slot = file.slot(chosen.is_string() ? chosen.get<std::string>() : "X");
   json& genes = session.result()["genes"];
   try {
-    const GeneMatch found = match_genes(file, slot, "", Vocabulary::open(vocabulary.string()));
+    const bool symbols = std::filesystem::exists(vocabulary);
+    const GeneMatch found = symbols
+                                ? match_genes(file, slot, "", Vocabulary::open(vocabulary.string()))
+                                : match_by_reader(session, file, model);
     genes = {{"matched", found.matched},
              {"total", found.columns()},
              {"share", found.share()},
@@ -121,6 +133,10 @@ std::string match(Session& session, const H5ad& file, const std::string& model) 
     return fmt::format("{} of {} genes are known to the model ({:.1f} %)", found.matched,
                        found.columns(), 100 * found.share());
   } catch (const DataError& error) {  // an answer as good as any other
+    if (error.code().starts_with("E-VALUES-") || error.code() == "E-GENE-FEW") {
+      genes = {{"code", error.code()}, {"hint", error.hint()}};
+      return cat("cannot use it (", error.code(), "): ", error.what());
+    }
     if (error.code() != "E-GENE-NONE") throw;
     genes = {{"matched", 0}, {"total", slot.columns}, {"share", 0.0}, {"hint", error.hint()}};
     return cat("no gene is known to it; ", error.hint());

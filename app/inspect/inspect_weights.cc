@@ -29,7 +29,40 @@ std::string kind_of(const Checkpoint& file) {
   if (file.contains("encoder.embedding.weight") &&
       names_contain(file, "transformer_encoder.layers"))
     return "scgpt";
+  if (names_contain(file, "embeddings.word_embeddings.weight") &&
+      names_contain(file, "encoder.layer.0.attention.self.query"))
+    return "geneformer";
+  if (names_contain(file, "performer.net.layers.0.0.fn.fast_attention")) return "scbert";
   return "unknown";
+}
+
+// Where a model's folder says its sizes, and under which keys.
+struct SizesFile {
+  const char* model;
+  const char* file;
+  std::vector<std::pair<const char*, const char*>> keys;  // as shown, in the file
+};
+const SizesFile* sizes_file(const std::string& model) {
+  static const std::vector<SizesFile> kFiles = {
+      {"scgpt",
+       "args.json",
+       {{"layers", "nlayers"},
+        {"width", "embsize"},
+        {"heads", "nheads"},
+        {"tokens", "max_seq_len"}}},
+      {"geneformer",
+       "config.json",
+       {{"layers", "num_hidden_layers"},
+        {"width", "hidden_size"},
+        {"heads", "num_attention_heads"},
+        {"vocabulary", "vocab_size"},
+        {"tokens", "max_position_embeddings"}}},
+      {"scbert",
+       "config.json",
+       {{"layers", "depth"}, {"width", "dim"}, {"heads", "heads"}, {"tokens", "max_seq_len"}}}};
+  for (const SizesFile& file : kFiles)
+    if (model == file.model) return &file;
+  return nullptr;
 }
 
 // How attention projections are stored: fused names of published checkpoints.
@@ -69,9 +102,17 @@ void inspect_weights(Session& session, const std::string& path) {
       {"layout", layout_of(file)}, {"tensors", static_cast<int64_t>(file.tensors().size())},
       {"parameters", parameters},  {"bytes", static_cast<int64_t>(fs::file_size(file.file()))},
       {"dtypes", dtypes},          {"fingerprint", fingerprint_of(file)}};
-  const fs::path args = fs::path(path) / "args.json";
-  if (fs::is_directory(path) && fs::exists(args))
-    result["config"] = read_json(args.string(), FileKind::model);
+  std::string sizes;
+  const SizesFile* known = sizes_file(kind_of(file));
+  if (known != nullptr && fs::exists(fs::path(path) / known->file)) {
+    const json config = read_json((fs::path(path) / known->file).string(), FileKind::model);
+    result["config"] = config;
+    for (const auto& [name, key] : known->keys) {
+      if (!config.contains(key) || !config[key].is_number_integer()) continue;
+      result["sizes"][name] = config[key];
+      sizes += fmt::format("{}{} {}", sizes.empty() ? "" : ", ", name, config[key].get<int64_t>());
+    }
+  }
 
   std::string types;
   for (const auto& [type, count] : dtypes)
@@ -81,6 +122,7 @@ void inspect_weights(Session& session, const std::string& path) {
                       file.section().empty() ? "" : ", section " + escaped(file.section()));
   text += fmt::format("  tensors      {} ({})\n", file.tensors().size(), types);
   text += fmt::format("  parameters   {}\n", parameters);
+  if (!sizes.empty()) text += fmt::format("  sizes        {}\n", sizes);
   text += fmt::format("  layout       {}\n", layout_of(file));
   text += fmt::format("  fingerprint  {}\n", result["fingerprint"].is_null()
                                                  ? "none"

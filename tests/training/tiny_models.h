@@ -37,7 +37,7 @@ inline GeneformerConfig tiny_geneformer_config(int64_t vocab, int64_t positions)
 inline ParameterSource tiny_geneformer_values(uint64_t seed) {
   return [seed](const std::string& name, const Shape& shape) {
     Parameter p{name, geneformer_initialiser(seed)(name, shape), {}};
-    if (shape.rank() == 2) initialise_uniform(p, 0.3, seed);
+    if (shape.rank() == 2) initialise_uniform(p, 0.6, seed);
     return std::move(p.value);
   };
 }
