@@ -12,7 +12,7 @@
 namespace scgraft {
 namespace {
 
-constexpr double kLeak = 0.01;
+constexpr double kLeak = 0.01, kSteepLeak = 0.1;
 
 void check(const char* op, Context& ctx, ConstTensorView first, const char* first_name,
            ConstTensorView second, const char* second_name) {
@@ -30,8 +30,8 @@ T relu(T x) {
   return x <= 0 ? T(0) : x;
 }
 template <class T>
-T leaky_relu(T x) {
-  return x < 0 ? T(kLeak) * x : x;
+T leaky_relu(T x, double leak) {
+  return x < 0 ? T(leak) * x : x;
 }
 template <class T>
 T sigmoid(T x) {
@@ -61,15 +61,17 @@ void map(const T* a, const T* b, T* y, int64_t n, F&& f) {
 }
 
 // The library's exp is not vectorised. Nothing in a step applies the sigmoid to more than one value
-// per token, or tanh to more than one row per cell, so they stay; relu and leaky_relu, which see
-// whole rows, become vector code, and the fast path of gelu is kernels/activation_simd.cc.
+// per token, or tanh to more than one row per cell, so they stay; relu and its leaky kinds, which
+// see whole rows, become vector code, and the fast path of gelu is kernels/activation_simd.cc.
 template <class T>
 void forward(Activation kind, const T* x, T* y, int64_t n) {
   switch (kind) {
     case Activation::relu:
       return map(x, y, n, [](T v) { return relu(v); });
     case Activation::leaky_relu:
-      return map(x, y, n, [](T v) { return leaky_relu(v); });
+      return map(x, y, n, [](T v) { return leaky_relu(v, kLeak); });
+    case Activation::steep_leaky_relu:
+      return map(x, y, n, [](T v) { return leaky_relu(v, kSteepLeak); });
     case Activation::sigmoid:
       for (int64_t i = 0; i < n; ++i) y[i] = sigmoid(x[i]);
       return;
@@ -88,6 +90,9 @@ void backward(Activation kind, const T* kept, const T* dy, T* dx, int64_t n) {
       return map(kept, dy, dx, n, [](T out, T grad) { return out > 0 ? grad : T(0); });
     case Activation::leaky_relu:
       return map(kept, dy, dx, n, [](T out, T grad) { return out < 0 ? T(kLeak) * grad : grad; });
+    case Activation::steep_leaky_relu:
+      return map(kept, dy, dx, n,
+                 [](T out, T grad) { return out < 0 ? T(kSteepLeak) * grad : grad; });
     case Activation::sigmoid:
       return map(kept, dy, dx, n, [](T out, T grad) { return grad * (out * (1 - out)); });
     case Activation::tanh:

@@ -8,7 +8,7 @@
 namespace scgraft::cuda {
 namespace {
 
-constexpr float kLeak = 0.01f;
+constexpr float kLeak = 0.01f, kSteepLeak = 0.1f;
 
 // Comparisons are written so that NaN comes out as NaN.
 template <Activation kKind>
@@ -17,6 +17,8 @@ __device__ __forceinline__ float apply(float x) {
     return x <= 0 ? 0.0f : x;
   } else if constexpr (kKind == Activation::leaky_relu) {
     return x < 0 ? kLeak * x : x;
+  } else if constexpr (kKind == Activation::steep_leaky_relu) {
+    return x < 0 ? kSteepLeak * x : x;
   } else if constexpr (kKind == Activation::gelu) {
     return gelu(x);
   } else if constexpr (kKind == Activation::tanh) {
@@ -34,6 +36,8 @@ __device__ __forceinline__ float apply_backward(float kept, float dy) {
     return kept > 0 ? dy : 0.0f;
   else if constexpr (kKind == Activation::leaky_relu)
     return kept < 0 ? kLeak * dy : dy;
+  else if constexpr (kKind == Activation::steep_leaky_relu)
+    return kept < 0 ? kSteepLeak * dy : dy;
   else if constexpr (kKind == Activation::gelu)
     return dy * gelu_slope(kept);
   else if constexpr (kKind == Activation::tanh)
@@ -79,6 +83,8 @@ void visit_kind(Activation kind, F&& f) {
       return f(Kind<Activation::relu>{});
     case Activation::leaky_relu:
       return f(Kind<Activation::leaky_relu>{});
+    case Activation::steep_leaky_relu:
+      return f(Kind<Activation::steep_leaky_relu>{});
     case Activation::sigmoid:
       return f(Kind<Activation::sigmoid>{});
     case Activation::tanh:

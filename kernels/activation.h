@@ -6,11 +6,12 @@
 namespace scgraft {
 
 enum class Activation {
-  relu,        // max(x, 0)
-  leaky_relu,  // x, or 0.01 x where x < 0
-  sigmoid,     // 1 / (1 + exp(-x))
-  tanh,        // (exp(x) - exp(-x)) / (exp(x) + exp(-x))
-  gelu,        // x (1 + erf(x / sqrt(2))) / 2
+  relu,              // max(x, 0)
+  leaky_relu,        // x, or 0.01 x where x < 0
+  sigmoid,           // 1 / (1 + exp(-x))
+  tanh,              // (exp(x) - exp(-x)) / (exp(x) + exp(-x))
+  gelu,              // x (1 + erf(x / sqrt(2))) / 2
+  steep_leaky_relu,  // x, or 0.1 x where x < 0
 };
 
 // y = f(x) element by element; NaN stays NaN.
@@ -18,9 +19,9 @@ enum class Activation {
 //   x, y  any equal shape, f32 or f64, on CUDA f32, bf16 or f16; y overwritten; y may be x
 //
 // Throws ShapeError or TypeError when something does not fit.
-// Source: torch.nn.ReLU, LeakyReLU (slope 0.01), Sigmoid, Tanh and GELU. GELU is the exact form,
-// the one of BERT and of every backbone and adapter we know weights of; its approximation by tanh
-// is another function.
+// Source: torch.nn.ReLU, LeakyReLU (slope 0.01; 0.1 as in scFoundation), Sigmoid, Tanh and GELU.
+// GELU is the exact form, the one of BERT and of every backbone and adapter we know weights of; its
+// approximation by tanh is another function.
 void activation(Context& ctx, Activation kind, ConstTensorView x, TensorView y);
 
 // dx = f'(x) dy, with f' taken from the output; 0 where relu is at 0. GELU is not monotonic, so its

@@ -47,6 +47,27 @@ void backward(benchmark::State& state) {
           });
 }
 
+void max_forward(benchmark::State& state) {
+  Case c(state);
+  Tensor at = new_tensor(c.pooled.shape(), DType::i32);
+  measure(state, c.ctx,
+          {.bytes = c.tokens.nbytes() + c.pooled.nbytes() + at.nbytes(), .flops = c.tokens.numel()},
+          [&] {
+            pool_max(c.ctx, std::as_const(c.tokens).view(), c.cells.packing(), c.pooled.view(),
+                     at.view());
+          });
+}
+
+void max_backward(benchmark::State& state) {
+  Case c(state);
+  Tensor at = new_tensor(c.pooled.shape(), DType::i32);
+  pool_max(c.ctx, std::as_const(c.tokens).view(), c.cells.packing(), c.pooled.view(), at.view());
+  measure(state, c.ctx, {.bytes = c.tokens.nbytes() + c.pooled.nbytes() + at.nbytes()}, [&] {
+    pool_max_backward(c.ctx, std::as_const(c.pooled).view(), at.view(), c.cells.packing(),
+                      c.tokens.view());
+  });
+}
+
 void sizes(benchmark::internal::Benchmark* b) {
   std::vector<std::vector<int64_t>> lists;
   for (const int64_t kind : {0, 1, 2}) {
@@ -61,6 +82,15 @@ void sizes(benchmark::internal::Benchmark* b) {
 }
 BENCHMARK(forward)->Name("pool/forward")->Apply(sizes);
 BENCHMARK(backward)->Name("pool/backward")->Apply(sizes);
+
+// The gene rows of scFoundation's cells.
+void max_sizes(benchmark::internal::Benchmark* b) {
+  static const std::vector<std::vector<int64_t>> real = {{64, 1200, 0}, {1, 1200, 0}},
+                                                 tiny = {{2, 70, 0}};
+  in_types(b, {"cells", "tokens", "kind"}, by_device(real, real, tiny));
+}
+BENCHMARK(max_forward)->Name("pool_max/forward")->Apply(max_sizes);
+BENCHMARK(max_backward)->Name("pool_max/backward")->Apply(max_sizes);
 
 }  // namespace
 }  // namespace scgraft

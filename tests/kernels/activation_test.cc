@@ -9,8 +9,9 @@
 namespace scgraft {
 namespace {
 
-constexpr Activation kAll[] = {Activation::relu, Activation::leaky_relu, Activation::sigmoid,
-                               Activation::tanh, Activation::gelu};
+constexpr Activation kAll[] = {Activation::relu,    Activation::leaky_relu,
+                               Activation::sigmoid, Activation::tanh,
+                               Activation::gelu,    Activation::steep_leaky_relu};
 
 // What activation_backward() takes f' from.
 const Tensor& kept(Activation kind, const Tensor& x, const Tensor& y) {
@@ -56,6 +57,17 @@ TEST_P(ActivationTest, LeakyReluKeepsAHundredth) {
   Tensor dx = poisoned({4});
   activation_backward(ctx(), Activation::leaky_relu, y.view(), dy.view(), dx.view());
   expect_close(dx.view(), {0.01, 2, 3, 4});
+}
+
+TEST_P(ActivationTest, SteepLeakyReluKeepsATenth) {
+  const Tensor x = tensor({4}, {-2, 0, 0.5, 3});
+  Tensor y = poisoned({4});
+  activation(ctx(), Activation::steep_leaky_relu, x.view(), y.view());
+  expect_close(y.view(), {-0.2, 0, 0.5, 3});
+  const Tensor dy = tensor({4}, {1, 2, 3, 4});
+  Tensor dx = poisoned({4});
+  activation_backward(ctx(), Activation::steep_leaky_relu, y.view(), dy.view(), dx.view());
+  expect_close(dx.view(), {0.1, 2, 3, 4});
 }
 
 TEST_P(ActivationTest, SigmoidIsSymmetricAndNeverOverflows) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/pool.h"
 
+#include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "tests/kernels/packed_cells.h"
@@ -170,6 +172,67 @@ TEST_P(PoolTest, SameBitsForAnyThreadCountAndAnyBatch) {
   }
 }
 
+TEST_P(PoolTest, MaxTakesTheLargestOfEveryFeature) {
+  const Tensor x = tensor({4, 3}, {0, 7, -3, 2, 7, -1, 10, 20, -5, 10, 19, -5});
+  const Tensor dy = tensor({3, 3}, {1, 2, 3, 4, 5, 6, 7, 8, 9});
+  const Packing cells = packing({2, 0, 2});
+  Tensor y = poisoned({3, 3}), dx = poisoned({4, 3});
+  Tensor at({3, 3}, DType::i32, test_device());
+  pool_max(ctx(), x.view(), cells, y.view(), at.view());
+  expect_close(y.view(), {2, 7, -1, 0, 0, 0, 10, 20, -5});
+  EXPECT_THAT(values_of(at.view()), ::testing::ElementsAre(1, 0, 1, -1, -1, -1, 2, 2, 2));
+  pool_max_backward(ctx(), dy.view(), at.view(), cells, dx.view());
+  expect_close(dx.view(), {0, 2, 0, 1, 0, 3, 7, 8, 9, 0, 0, 0});
+}
+
+TEST_P(PoolTest, MaxAgreesWithAPlainSearchAtAwkwardSizes) {
+  for (DType type : storage_types()) {
+    SCOPED_TRACE(type);
+    store(type);
+    for (int64_t dim : {0, 1, 2, 3, 8, 31, 33, 136, 257}) {
+      const Packing cells = packing(kAwkward);
+      // Few values, so that many are equal.
+      std::vector<double> value = values_of(random({cells.tokens(), dim}).view());
+      for (double& v : value) v = std::round(4 * v) / 4;
+      const Tensor x = tensor_of({cells.tokens(), dim}, type, value);
+      const Tensor dy = random({cells.cells(), dim});
+      const std::vector<double> gradient = values_of(dy.view());
+      std::vector<double> want(static_cast<size_t>(cells.cells() * dim)), where = want;
+      std::vector<double> dwant(value.size());
+      for (int64_t b = 0; b < cells.cells(); ++b)
+        for (int64_t d = 0; d < dim; ++d) {
+          int64_t best = cells.length(b) > 0 ? cells.begin(b) : -1;
+          for (int64_t t = cells.begin(b); t < cells.end(b); ++t)
+            if (value[static_cast<size_t>(t * dim + d)] >
+                value[static_cast<size_t>(best * dim + d)])
+              best = t;
+          const auto i = static_cast<size_t>(b * dim + d);
+          where[i] = static_cast<double>(best);
+          if (best < 0) continue;
+          want[i] = value[static_cast<size_t>(best * dim + d)];
+          dwant[static_cast<size_t>(best * dim + d)] = gradient[i];
+        }
+      Tensor y = poisoned({cells.cells(), dim}), dx = poisoned({cells.tokens(), dim});
+      Tensor at({cells.cells(), dim}, DType::i32, test_device());
+      pool_max(ctx(), x.view(), cells, y.view(), at.view());
+      EXPECT_EQ(values_of(y.view()), want);
+      EXPECT_EQ(values_of(at.view()), where);
+      pool_max_backward(ctx(), dy.view(), at.view(), cells, dx.view());
+      EXPECT_EQ(values_of(dx.view()), dwant);
+    }
+  }
+}
+
+TEST_P(PoolTest, MaxKeepsANanVisible) {
+  std::vector<double> values(80, 1.0);
+  values[33] = std::numeric_limits<double>::quiet_NaN();
+  const Tensor x = tensor({40, 2}, values);
+  Tensor y = zeros({1, 2}), at({1, 2}, DType::i32, test_device());
+  pool_max(ctx(), x.view(), packing({40}), y.view(), at.view());
+  EXPECT_EQ(values_of(y.view())[0], 1);
+  EXPECT_TRUE(std::isnan(values_of(y.view())[1]));
+}
+
 TEST_P(PoolTest, ErrorsNameWhatWasWanted) {
   const Tensor x = zeros({3, 4});
   Tensor y = zeros({2, 3});
@@ -187,6 +250,9 @@ TEST_P(PoolTest, ErrorsNameWhatWasWanted) {
   const Tensor weight = zeros({3});
   expect_error("weights are only for weighted pooling",
                [&] { pool(ctx(), Pooling::cls, x.view(), weight.view(), three, good.view()); });
+  Tensor at = zeros({2, 4});
+  expect_error("pool_max: at must be i32",
+               [&] { pool_max(ctx(), x.view(), three, good.view(), at.view()); });
   Tensor dx = zeros({12});
   expect_error("pool_backward: dx must be [tokens, dim], got [12]", [&] {
     pool_backward(ctx(), Pooling::mean, std::as_const(good).view(), {}, three, dx.view());
