@@ -65,6 +65,11 @@ class TokenBatch {
   // The same numbers in host memory, whatever the device.
   std::span<const int32_t> host_unique_genes() const { return unique_genes_.host; }
   std::span<const float> host_unique_values() const { return unique_values_.host; }
+  std::span<const int32_t> host_value_index() const { return value_index_.host; }
+  // The id of a token.
+  int32_t host_gene(int64_t token) const {
+    return unique_genes_.host[static_cast<size_t>(gene_index_.host[static_cast<size_t>(token)])];
+  }
   std::span<const float> host_targets() const { return targets_.host; }
   std::span<const uint8_t> host_masked() const { return masked_.host; }
   std::span<const int32_t> host_labels() const { return labels_.host; }

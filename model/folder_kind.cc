@@ -23,6 +23,7 @@ struct Kind {
 };
 constexpr Kind kKinds[] = {
     {"scgpt", "args.json", "", open_scgpt_cells},
+    {"scfoundation", "models.ckpt", "", nullptr},
     {"geneformer", "config.json", "num_hidden_layers", open_geneformer_cells},
     {"scbert", "config.json", "dim_head", open_scbert_cells},
 };
@@ -41,7 +42,8 @@ const Kind& kind_of(const std::string& folder) {
   error.set_hint(
       "scGPT: args.json, vocab.json and best_model.pt or model.safetensors; Geneformer: "
       "config.json "
-      "and model.safetensors or pytorch_model.bin; scBERT: config.json and a .pth file");
+      "and model.safetensors or pytorch_model.bin; scBERT: config.json and a .pth file; "
+      "scFoundation: models.ckpt");
   throw error;
 }
 

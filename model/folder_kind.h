@@ -4,9 +4,9 @@
 
 namespace scgraft {
 
-// Which backbone a published checkpoint folder holds: "geneformer", "scbert" or "scgpt", by the
-// files of sizes in it. Throws ModelError (E-MODEL-FOLDER) that says what a folder of each kind
-// has.
+// Which backbone a published checkpoint folder holds: "geneformer", "scbert", "scfoundation" or
+// "scgpt", by the files of sizes in it, or of weights that have their sizes inside. Throws
+// ModelError (E-MODEL-FOLDER) that says what a folder of each kind has.
 std::string folder_kind(const std::string& folder);
 
 }  // namespace scgraft

@@ -15,6 +15,7 @@ struct Kind {
 constexpr Kind kKinds[] = {
     {"geneformer", trace_geneformer},
     {"scbert", trace_scbert},
+    {"scfoundation", trace_scfoundation},
     {"scgpt", trace_scgpt},
 };
 

@@ -20,8 +20,8 @@ struct TraceOptions {
   // Of other backbones "" alone: mean cross entropy of the head that the checkpoint has.
   std::optional<std::string> gradient;
   DType product = DType::f32;  // type in which frozen weights are multiplied
-  // What the published code does where scgraft computes something else by default: scBERT's keys
-  // are shifted by the largest of the whole batch, not of their cell.
+  // What the published code does where scgraft computes something else by default: keys of
+  // scBERT and of scFoundation's decoder are shifted by the largest of the batch, not of the cell.
   bool upstream = false;
 };
 
@@ -35,6 +35,11 @@ struct TraceOptions {
 //   a
 //               token; optional labels [batch, seq] or [batch], below 0 = none
 //   scBERT      tokens, or input_tokens, [batch, seq] i64; optional labels [batch, seq] or [batch]
+//   scFoundation  for predictions encoder_data [batch, seq] f32, encoder_position_gene_ids [batch,
+//               seq] i64, encoder_data_padding [batch, seq] bool, true = padding, and all entries,
+//               decoder_data [batch, entries] f32, decoder_position_gene_ids [batch, entries] i64;
+//               for embeddings of cells pretrain_gene_x [batch, entries] f32; one of both at least.
+//               Its padding is in the batch, as in the published code, and has results too
 //
 // Results have padded shapes [batch, seq, dim] with zeros at padding, under the names of the
 // recordings: layer{i}_in, layer{i}_attn_out, layer{i}_out, ..., logits, losses; what the

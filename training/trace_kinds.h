@@ -11,6 +11,8 @@ TraceArrays trace_geneformer(Context& ctx, const std::string& folder, const Trac
                              const TraceOptions& options);
 TraceArrays trace_scbert(Context& ctx, const std::string& folder, const TraceArrays& inputs,
                          const TraceOptions& options);
+TraceArrays trace_scfoundation(Context& ctx, const std::string& folder, const TraceArrays& inputs,
+                               const TraceOptions& options);
 TraceArrays trace_scgpt(Context& ctx, const std::string& folder, const TraceArrays& inputs,
                         const TraceOptions& options);
 

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/scfoundation/load.h"
+
+#include <filesystem>
+
+#include "io/checkpoint.h"
+#include "io/json.h"
+#include "model/checkpoint_source.h"
+
+namespace scgraft {
+namespace {
+
+constexpr const char* kWeights = "models.ckpt";
+constexpr const char* kSizes = "config.json";
+constexpr const char* kProjection =
+    "decoder.performer.net.layers.0.0.fn.fast_attention.projection_matrix";
+constexpr const char* kModule = "model.";
+
+}  // namespace
+
+std::string canonical_scfoundation_name(const std::string& name) {
+  const size_t at = name.find(kModule);
+  return at == std::string::npos ? name : name.substr(at + std::string_view(kModule).size());
+}
+
+ScfoundationModel load_scfoundation(const std::string& folder,
+                                    const ScfoundationLoadOptions& options) {
+  namespace fs = std::filesystem;
+  ScfoundationModel model;
+  model.path = folder;
+  model.branch = options.branch;
+  const std::string path = (fs::path(folder) / kWeights).string();
+  const Checkpoint file = open_checkpoint(path, options.branch + "/state_dict");
+  std::string sizes = path;
+  const nlohmann::json& values = file.values();
+  if (values.contains(options.branch) && values[options.branch].contains("config")) {
+    model.config = ScfoundationConfig::from_branch(values[options.branch]["config"], path);
+  } else {
+    sizes = (fs::path(folder) / kSizes).string();
+    model.config = ScfoundationConfig::from_json(read_json(sizes, FileKind::model), sizes);
+  }
+  CheckpointSource tensors(file, options.dtype, canonical_scfoundation_name);
+  const std::string named = fs::path(sizes).filename().string();
+  // A network with a missing tensor is never returned, and may not even come together.
+  try {
+    const int64_t features = tensors.has(kProjection) ? tensors.rows(kProjection) : 1;
+    model.network = std::make_unique<ScfoundationNetwork>(
+        model.config, features,
+        [&](const std::string& name, const Shape& shape) { return tensors.take(name, shape); });
+  } catch (const ShapeError&) {
+    tensors.check(named);
+    throw;
+  }
+  tensors.check(named);
+
+  std::vector<std::string> extra;
+  for (const std::string& original : tensors.left()) {
+    if (canonical_scfoundation_name(original) == "decoder.performer.calls_since_last_redraw")
+      model.ignored.push_back(original);
+    else if (!options.claims || !options.claims(original))
+      extra.push_back(original);
+  }
+  tensors.refuse(extra);
+  model.fingerprint = file.fingerprint();
+  return model;
+}
+
+}  // namespace scgraft

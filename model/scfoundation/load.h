@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/scfoundation/network.h"
+
+namespace scgraft {
+
+// A branch of a scFoundation checkpoint in memory.
+struct ScfoundationModel {
+  std::string path;
+  std::string branch;
+  ScfoundationConfig config;
+  std::unique_ptr<ScfoundationNetwork> network;
+  std::string fingerprint;           // of the weights; ties adapters to their base
+  std::vector<std::string> ignored;  // tensors that are known and not part of the network
+};
+
+struct ScfoundationLoadOptions {
+  DType dtype = DType::f32;  // f64 for gradient checks
+  // Which of the published networks: "cell", "rde" or "gene".
+  std::string branch = "gene";
+  // Tensors beyond the network's that the caller reads itself (adapters inside the file).
+  std::function<bool(const std::string& name)> claims = {};
+};
+
+// Loads models.ckpt of a folder, a dictionary of branches with "config" and "state_dict" each. The
+// sizes are those of the branch; a branch without "config" takes config.json beside the file. Of
+// names everything up to the first "model." is left out. Tensors of another floating type are
+// rounded to the model's. Every tensor of the branch is used, known to be without use (the counter
+// of redraws), or claimed by the caller: anything missing, left over or of another shape throws
+// ModelError naming the first five, and so does a branch that the file does not have, naming
+// those it has.
+ScfoundationModel load_scfoundation(const std::string& folder,
+                                    const ScfoundationLoadOptions& options = {});
+
+// The name a tensor has here, for one of a file: what follows the first "model.".
+std::string canonical_scfoundation_name(const std::string& name);
+
+}  // namespace scgraft
