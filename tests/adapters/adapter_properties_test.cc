@@ -22,6 +22,10 @@ constexpr Backbones kBackbones[] = {
      [](uint64_t seed, DType dtype) -> std::unique_ptr<Backbone> {
        return tiny_scbert(seed, dtype);
      }},
+    {"scfoundation",
+     [](uint64_t seed, DType dtype) -> std::unique_ptr<Backbone> {
+       return tiny_scfoundation(seed, dtype);
+     }},
     {"scgpt",
      [](uint64_t seed, DType dtype) -> std::unique_ptr<Backbone> {
        return tiny_network(seed, 3, 16, dtype);

@@ -9,7 +9,9 @@
 #include "io/sha256.h"
 #include "model/geneformer/network.h"
 #include "model/scbert/network.h"
+#include "model/scfoundation/network.h"
 #include "model/scgpt/network.h"
+#include "tests/model/tiny_scfoundation.h"
 #include "tests/testing/op_test.h"
 
 namespace scgraft {
@@ -63,6 +65,17 @@ inline std::unique_ptr<ScbertNetwork> tiny_scbert(uint64_t seed = 1, DType dtype
     return std::move(p.value);
   };
   return std::make_unique<ScbertNetwork>(config, 12, ScbertNetwork::Heads{.bins = false}, random);
+}
+
+// A scFoundation network of the same size, without the decoder.
+inline std::unique_ptr<ScfoundationNetwork> tiny_scfoundation(uint64_t seed = 1,
+                                                              DType dtype = DType::f32) {
+  ScfoundationConfig config = tiny_scfoundation_config();
+  config.positions = 20;
+  config.dim = 16;
+  config.heads = 4;
+  config.dropout = 0;
+  return std::make_unique<ScfoundationNetwork>(config, 0, random_scfoundation(seed, dtype));
 }
 
 // Three cells of different lengths, whose values pass for ranks too.

@@ -273,6 +273,24 @@ TEST_P(Golden, ScbertCellsDoNotDependOnTheirBatch) {
   }
 }
 
+TEST_P(Golden, ScfoundationPredictionsAndCells) {
+  SCGRAFT_NEEDS_SHARED("golden/scfoundation_mae_autobin");
+  const std::string name = "scfoundation_mae_autobin";
+  expect_activations(mode(), name,
+                     {"cell0_token_emb", "cell0_encoder_out", "cell1_token_emb",
+                      "cell1_encoder_out", "cell_embedding_all", "enc_layer0_out", "enc_layer1_out",
+                      "encoder_out", "decoder_embed", "decoder_out", "norm_out", "prediction"});
+  if (mode().product != DType::f32) return;
+  // Without the published coupling of a batch predictions differ, and embeddings of cells do not.
+  const Arrays want = arrays_of(name, "arrays.npz");
+  const Arrays got = trace(mode(), name, {}, 0, false);
+  EXPECT_GT(difference(got.at("prediction"), want.at("prediction"), padding_of(want)),
+            10 * kActivation);
+  EXPECT_LE(
+      difference(got.at("cell_embedding_all"), want.at("cell_embedding_all"), padding_of(want)),
+      kActivation);
+}
+
 // Every recorded array but the attention maps, which are seq x seq.
 std::vector<std::string> geneformer_outputs(const std::string& name) {
   std::vector<std::string> outputs;
