@@ -5,7 +5,6 @@
 #include <cmath>
 #include <numbers>
 #include <string_view>
-#include <unordered_map>
 #include <unordered_set>
 #include <utility>
 
@@ -28,10 +27,6 @@ constexpr float kLn2 = std::numbers::ln2_v<float>;
       "the model is gene i of the list");
   error.set_where(file);
   throw error;
-}
-
-std::string example(std::span<const std::string> names) {
-  return names.empty() ? std::string("none") : escaped(names[0], 40);
 }
 
 }  // namespace
@@ -88,40 +83,7 @@ ScbertBins::ScbertBins(std::span<const std::string> reference, std::span<const s
                        std::string file, const ScbertBinOptions& options)
     : file_(std::move(file)),
       options_(options),
-      genes_(static_cast<int64_t>(reference.size())),
-      position_(genes.size(), -1) {
-  std::unordered_map<std::string_view, int32_t> free;  // genes without a column, with positions
-  for (size_t i = 0; i < reference.size(); ++i)
-    free.try_emplace(reference[i], static_cast<int32_t>(i));
-  for (size_t column = 0; column < genes.size(); ++column) {
-    const auto found = free.find(genes[column]);
-    if (found == free.end()) continue;
-    position_[column] = found->second;
-    ++matched_;
-    free.erase(found);
-  }
-  if (matched_ > 0 &&
-      static_cast<double>(matched_) >= options.min_share * static_cast<double>(genes_))
-    return;
-  DataError error(cat(escaped(file_), ": ", matched_, " of the model's ", genes_,
-                      " genes are among its ", genes.size(), "; the file names genes such as ",
-                      example(genes), ", the model such as ", example(reference)),
-                  matched_ == 0 ? "E-GENE-NONE" : "E-GENE-FEW");
-  error.set_hint(matched_ == 0 ? "--gene-key names the column of var with the names that the model "
-                                 "uses"
-                               : "use a file with all measured genes, not one of selected genes");
-  error.set_where(file_);
-  throw error;
-}
-
-void ScbertBins::align(std::span<const int32_t> columns, std::span<const float> values,
-                       std::span<float> aligned) const {
-  std::fill(aligned.begin(), aligned.end(), 0.f);
-  for (size_t k = 0; k < columns.size(); ++k) {
-    const int32_t position = position_[static_cast<size_t>(columns[k])];
-    if (position >= 0) aligned[static_cast<size_t>(position)] = values[k];
-  }
-}
+      alignment_(reference, genes, file_, options.min_share) {}
 
 void ScbertBins::tokenise(Context& ctx, const SparseRows& rows, TokenisedCells& out) const {
   require(rows.columns == columns(), "ScbertBins: wanted rows of ", columns(), " columns, got ",
@@ -139,7 +101,7 @@ void ScbertBins::tokenise(Context& ctx, const SparseRows& rows, TokenisedCells& 
     std::vector<float> x(width - 1);
     for (int64_t row = begin; row < end; ++row) {
       const size_t first = static_cast<size_t>(row) * width;
-      align(rows.columns_of(row), rows.values_of(row), x);
+      alignment_.align(rows.columns_of(row), rows.values_of(row), x);
       expressed[static_cast<size_t>(row)] =
           std::any_of(x.begin(), x.end(), [](float value) { return value > 0; });
       scbert_normalise(x);

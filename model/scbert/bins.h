@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "io/matrix.h"
+#include "model/gene_alignment.h"
 #include "model/tokenised_cells.h"
 #include "runtime/context.h"
 
@@ -56,14 +57,16 @@ class ScbertBins {
   ScbertBins(std::span<const std::string> reference, std::span<const std::string> genes,
              std::string file, const ScbertBinOptions& options = {});
 
-  int64_t columns() const { return static_cast<int64_t>(position_.size()); }
-  int64_t length() const { return genes_ + 1; }  // tokens of every cell
-  int64_t matched() const { return matched_; }   // genes of the model that the file has
+  int64_t columns() const { return alignment_.columns(); }
+  int64_t length() const { return alignment_.genes() + 1; }  // tokens of every cell
+  int64_t matched() const { return alignment_.matched(); }   // genes of the model in the file
 
   // One cell's expression in the model's order.
   //   aligned  [length() - 1], overwritten
   void align(std::span<const int32_t> columns, std::span<const float> values,
-             std::span<float> aligned) const;
+             std::span<float> aligned) const {
+    alignment_.align(columns, values, aligned);
+  }
 
   // Overwrites `out` with the tokens of a chunk: length() per cell, eight bytes each, whatever is
   // expressed. Cells without expression of the model's genes are listed in out.empty.
@@ -73,9 +76,7 @@ class ScbertBins {
  private:
   std::string file_;
   ScbertBinOptions options_;
-  int64_t genes_;
-  std::vector<int32_t> position_;  // [columns] in the model's order, -1: not used
-  int64_t matched_ = 0;
+  GeneAlignment alignment_;
 };
 
 }  // namespace scgraft

@@ -7,8 +7,8 @@
 
 namespace scgraft {
 
-ExpressionDecoder::ExpressionDecoder(const ParameterMaker& make, const ScfoundationConfig& config,
-                                     int64_t features) {
+EntryDecoder::EntryDecoder(const ParameterMaker& make, const ScfoundationConfig& config,
+                           int64_t features) {
   const int64_t d = config.decoder_dim;
   const int64_t inner = config.decoder_heads * config.decoder_head_dim;
   embed_ = make.linear("decoder_embed", config.dim, d);
@@ -33,33 +33,33 @@ ExpressionDecoder::ExpressionDecoder(const ParameterMaker& make, const Scfoundat
   final_ = make.linear("to_final", d, 1);
 }
 
-std::vector<Linear*> ExpressionDecoder::linears() {
+std::vector<Linear*> EntryDecoder::linears() {
   std::vector<Linear*> all = {&embed_, &final_};
   for (PerformerLayer& layer : layers_)
     for (Linear* linear : layer.linears()) all.push_back(linear);
   return all;
 }
 
-std::vector<LayerNorm*> ExpressionDecoder::norms() {
+std::vector<LayerNorm*> EntryDecoder::norms() {
   std::vector<LayerNorm*> all = {&inner_norm_, &norm_};
   for (PerformerLayer& layer : layers_)
     for (LayerNorm* norm : {&layer.norm1, &layer.norm2}) all.push_back(norm);
   return all;
 }
 
-void ExpressionDecoder::set_stabiliser(FavorStabiliser stabiliser) {
+void EntryDecoder::set_stabiliser(FavorStabiliser stabiliser) {
   for (PerformerLayer& layer : layers_) layer.favor.stabiliser = stabiliser;
 }
 
-int ExpressionDecoder::first_trainable() const {
+int EntryDecoder::first_trainable() const {
   if (embed_.trainable()) return -1;
   const auto first = std::find_if(layers_.begin(), layers_.end(),
                                   [](const PerformerLayer& layer) { return layer.trainable(); });
   return static_cast<int>(first - layers_.begin());
 }
 
-void ExpressionDecoder::forward(Context& ctx, ConstTensorView x, const Packing& packing,
-                                const EncodeOptions& options, bool want_dx, TensorView out) {
+void EntryDecoder::forward(Context& ctx, ConstTensorView x, const Packing& packing,
+                           const EncodeOptions& options, bool want_dx, TensorView out) {
   const Shape shape{x.dim(0), dim()};
   const DType type = x.dtype();
   const auto tell = [&](const char* name, ConstTensorView view) {
@@ -91,8 +91,8 @@ void ExpressionDecoder::forward(Context& ctx, ConstTensorView x, const Packing& 
   y_ = y;
 }
 
-void ExpressionDecoder::backward(Context& ctx, const Packing& packing, const EncodeOptions& options,
-                                 ConstTensorView dout, TensorView dx) {
+void EntryDecoder::backward(Context& ctx, const Packing& packing, const EncodeOptions& options,
+                            ConstTensorView dout, TensorView dx) {
   const bool below = first_saved_ < size();
   const bool want_dy = below || inner_norm_.trainable() || norm_.trainable();
   Arena::Scope scratch(ctx.scratch());

@@ -16,10 +16,10 @@ namespace scgraft {
 //
 // y is what the original exports as embeddings of genes.
 // Source: scFoundation (Hao et al. 2024), the second half of MaeAutobin.
-class ExpressionDecoder {
+class EntryDecoder {
  public:
   // features: of the attention, of the projection matrices of the file.
-  ExpressionDecoder(const ParameterMaker& make, const ScfoundationConfig& config, int64_t features);
+  EntryDecoder(const ParameterMaker& make, const ScfoundationConfig& config, int64_t features);
 
   int64_t dim() const { return embed_.out(); }
   bool trainable() const { return first_trainable() < size() || later_trainable(); }

@@ -102,7 +102,7 @@ class ScfoundationNetwork : public Backbone {
   HiddenSite* token_site_ = nullptr;
   EncoderStack encoder_;
   LayerNorm norm_;
-  std::optional<ExpressionDecoder> decoder_;
+  std::optional<EntryDecoder> decoder_;
   LayerNorm::Saved norm_saved_;
   int first_saved_ = 0;
   DType type_ = DType::f32;  // of what passes between layers

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The scFoundation network on a CUDA device against the same network on the CPU.
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/add.h"
@@ -68,10 +69,10 @@ class ScfoundationOnDevice : public ::testing::Test {
   void SetUp() override {
     if (cuda_device_count() == 0) GTEST_SKIP() << "this machine has no CUDA device";
   }
-  // Lengths of the difference and of what is wanted, over everything from `first` on.
-  static double apart(const Pass& got, const Pass& want, size_t first) {
+  // Length of the difference over that of what is wanted, of values [first, last).
+  static double apart(const Pass& got, const Pass& want, size_t first, size_t last) {
     double square = 0, difference = 0;
-    for (size_t i = first; i < want.values.size(); ++i) {
+    for (size_t i = first; i < last; ++i) {
       const auto a = values_of(got.values[i].view()), b = values_of(want.values[i].view());
       for (size_t j = 0; j < b.size(); ++j) {
         square += b[j] * b[j];
@@ -96,14 +97,21 @@ TEST_F(ScfoundationOnDevice, GivesTheResultsAndGradientsOfTheCpu) {
   }
 }
 
+// A unit of relu so near zero that bf16 turns it off changes the gradients of everything below it:
+// in that type only what is above the encoder's layers is compared.
 TEST_F(ScfoundationOnDevice, StaysNearInSixteenBits) {
   const Pass cpu = run(Device::cpu(), DType::f32);
+  const auto above = std::find(cpu.names.begin(), cpu.names.end(), "encoder.norm.weight");
+  ASSERT_NE(above, cpu.names.end());
   for (const DType product : {DType::bf16, DType::f16}) {
     SCOPED_TRACE(product);
+    const bool bf16 = product == DType::bf16;
     const Pass cuda = run(Device::cuda(), product);
-    const double relative = product == DType::bf16 ? 6e-2 : 1e-2;
-    EXPECT_LE(apart(cuda, cpu, 2), relative);
-    EXPECT_GT(apart(cuda, cpu, 2), 1e-5) << "products were not in this type";
+    const auto results = static_cast<size_t>(2);
+    const auto first = bf16 ? static_cast<size_t>(above - cpu.names.begin()) : results;
+    EXPECT_LE(apart(cuda, cpu, 0, results), bf16 ? 2e-2 : 3e-3);
+    EXPECT_LE(apart(cuda, cpu, first, cpu.values.size()), bf16 ? 2e-2 : 3e-3);
+    EXPECT_GT(apart(cuda, cpu, first, cpu.values.size()), 1e-4) << "products were in f32";
   }
 }
 
