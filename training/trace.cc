@@ -25,6 +25,10 @@ std::map<std::string, Tensor> trace_checkpoint(Context& ctx, const std::string& 
                                                const std::map<std::string, Tensor>& inputs,
                                                const TraceOptions& options) {
   const std::string found = folder_kind(folder);
+  if (!options.branch.empty() && found != "scfoundation")
+    throw ConfigError(cat("branch=", options.branch, " is for checkpoints with several networks, ",
+                          folder, " is of the kind ", found),
+                      "E-CONFIG");
   for (const Kind& kind : kKinds)
     if (found == kind.name) return kind.trace(ctx, folder, inputs, options);
   throw Error(cat("no trace for models of the kind ", found));

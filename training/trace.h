@@ -23,6 +23,9 @@ struct TraceOptions {
   // What the published code does where scgraft computes something else by default: keys of
   // scBERT and of scFoundation's decoder are shifted by the largest of the batch, not of the cell.
   bool upstream = false;
+  // Which network of a checkpoint that has several, as scFoundation's: "cell", "rde" or "gene";
+  // empty: the one that its loader takes by default. Throws ConfigError for other backbones.
+  std::string branch = {};
 };
 
 // Runs a checkpoint folder (model/folder_kind.h) on given tokens and returns every named

@@ -138,7 +138,9 @@ TraceArrays trace_scfoundation(Context& ctx, const std::string& folder, const Tr
   if (options.gradient)
     throw ConfigError("--grad of a scFoundation checkpoint: there is no loss of its trace",
                       "E-TRACE-GRADIENT");
-  const ScfoundationModel model = load_scfoundation(folder);
+  ScfoundationLoadOptions load;
+  if (!options.branch.empty()) load.branch = options.branch;
+  const ScfoundationModel model = load_scfoundation(folder, load);
   if (options.upstream) model.network->set_stabiliser(FavorStabiliser::batch);
   model.network->set_precision(options.product);
   model.network->move_to(ctx.device());

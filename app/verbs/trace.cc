@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <memory>
+#include <string_view>
 
 #include "app/add_verb.h"
 #include "app/verbs.h"
@@ -25,9 +26,14 @@ void trace(Session& session, const Options& options) {
   TraceOptions settings;
   settings.product = session.product_type();
   for (const std::string& setting : options.settings) {
+    constexpr std::string_view kBranch = "branch=";
+    if (setting.starts_with(kBranch)) {
+      settings.branch = setting.substr(kBranch.size());
+      continue;
+    }
     if (setting != "compat=upstream" && setting != "compat=scgraft")
       throw ConfigError(
-          cat("--set takes compat=upstream or compat=scgraft, got \"", setting, "\""));
+          cat("--set takes compat=upstream, compat=scgraft or branch=NAME, got \"", setting, "\""));
     settings.upstream = setting == "compat=upstream";
   }
   if (options.wants_gradient)
@@ -76,7 +82,8 @@ void add_trace(CLI::App& root, Session& session) {
           ->expected(0, 1)
           ->type_name("[NAME]");
   verb.add_option("-s,--set", options->settings,
-                  "compat=upstream: compute as the published code where scgraft does not")
+                  "compat=upstream: compute as the published code where scgraft does not; "
+                  "branch=NAME: which network of a scFoundation checkpoint (cell, rde, gene)")
       ->type_name("KEY=VALUE");
   add_common_flags(verb, session.flags(),
                    {.output_required = true, .compute = true, .precision = true});

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The scFoundation network as a whole: gradients against finite differences, and what must not
 // change a result.
+#include <algorithm>
+#include <cmath>
+
 #include "model/scfoundation/cell_embedding.h"
 #include "model/scfoundation/network.h"
 #include "tests/kernels/packed_cells.h"
@@ -194,6 +197,49 @@ TEST_F(ScfoundationNetworkTest, PaddingChangesNoOtherRow) {
   expect_same_bits(with.view().rows(n, n + 1), with.view().rows(n + 1, n + 2));
   const Tensor seen = encoded(net, {padded}, DType::f32);
   EXPECT_NE(values_of(seen.view().rows(0, n)), values_of(with.view().rows(0, n)));
+}
+
+// An expressed entry is what the encoder made of it; padding is no entry.
+TEST_F(ScfoundationNetworkTest, TheDecoderTakesRowsOfTheEncoder) {
+  ScfoundationNetwork net = make(DType::f32);
+  const Tensor want = decoded(net, DType::f32);
+  for (size_t c = 0; c < cells_.all_values.size(); ++c) {
+    for (const int32_t entry : cells_.expressed[c])
+      cells_.all_values[c][static_cast<size_t>(entry)] = 0.25f;
+    // Another order of the tokens, and padding that all see: their rows are given below.
+    std::reverse(cells_.expressed[c].begin(), cells_.expressed[c].end());
+  }
+  TokenBatch tokens, batch, whole;
+  tokens.assign(TinyScfoundationCells().views);
+  std::vector<CellView> views = cells_.views;
+  for (size_t c = 0; c < views.size(); ++c) {
+    cells_.expressed[c].push_back(12);
+    cells_.values[c].push_back(103.0f);
+    views[c].genes = cells_.expressed[c];
+    views[c].values = cells_.values[c];
+  }
+  batch.assign(views);
+  whole.assign(cells_.whole);
+  Arena::Scope scope(ctx_.activations());
+  Tensor x({tokens.tokens(), net.dim()}, DType::f32),
+      turned({batch.tokens(), net.dim()}, DType::f32);
+  net.encode(ctx_, tokens, {}, x.view());
+  const Packing from = tokens.packing(), to = batch.packing();
+  for (int64_t c = 0; c < from.cells(); ++c) {
+    for (int64_t i = 0; i < from.length(c); ++i) {
+      const int64_t row = to.end(c) - 2 - i;
+      copy(std::as_const(x).view().rows(from.begin(c) + i, from.begin(c) + i + 1),
+           turned.view().rows(row, row + 1));
+    }
+    copy(std::as_const(x).view().rows(0, 1), turned.view().rows(to.end(c) - 1, to.end(c)));
+  }
+  Tensor got({whole.tokens(), 1}, DType::f32);
+  net.decode(ctx_, batch, turned.view(), whole, {}, got.view());
+  expect_same_bits(got.view(), want.view());
+  cells_.all_values[0][6] = 0.25f;  // an entry that the encoder did not see
+  whole.assign(cells_.whole);
+  net.decode(ctx_, batch, turned.view(), whole, {}, got.view());
+  EXPECT_NE(values_of(got.view()), values_of(want.view()));
 }
 
 TEST_F(ScfoundationNetworkTest, EntriesThatTheModelHasNotAreRefused) {

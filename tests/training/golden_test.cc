@@ -291,6 +291,20 @@ TEST_P(Golden, ScfoundationPredictionsAndCells) {
       kActivation);
 }
 
+TEST(GoldenBranches, OnlyOneOfTheFileIsTaken) {
+  SCGRAFT_NEEDS_SHARED("golden/scfoundation_mae_autobin");
+  Context ctx;
+  const std::string folder = folder_of("scfoundation_mae_autobin");
+  const Arrays inputs = arrays_of("scfoundation_mae_autobin", "arrays.npz");
+  TraceOptions options;
+  options.branch = "cell";
+  expect_error("gene/state_dict", [&] { trace_checkpoint(ctx, folder, inputs, options); });
+  options.branch = "gene";
+  EXPECT_TRUE(trace_checkpoint(ctx, folder, inputs, options).contains("prediction"));
+  expect_error("branch=gene is for checkpoints with several networks",
+               [&] { trace_checkpoint(ctx, folder_of("scgpt_base"), inputs, options); });
+}
+
 // Every recorded array but the attention maps, which are seq x seq.
 std::vector<std::string> geneformer_outputs(const std::string& name) {
   std::vector<std::string> outputs;
