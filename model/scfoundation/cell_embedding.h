@@ -21,7 +21,7 @@ class CellEmbedding {
   explicit CellEmbedding(CellPooling pooling) : pooling_(pooling) {}
 
   int64_t width(int64_t dim) const { return pooling_ == CellPooling::all ? 4 * dim : dim; }
-  // x [tokens, dim] f32, on CUDA also bf16 or f16 -> y [cells, width(dim)] of its type,
+  // x [tokens, dim] f32 or f64, on CUDA f32, bf16 or f16 -> y [cells, width(dim)] of its type,
   // overwritten. Throws DataError for a cell without genes. What backward() needs stays in
   // ctx.activations() and here.
   void forward(Context& ctx, ConstTensorView x, const Packing& packing, TensorView y);
