@@ -28,6 +28,14 @@ struct EncodeOptions {
   // One mark per token, 0 where no token may see it (as padding that is in the batch); empty: every
   // token sees all of its cell. In host memory, until encode_backward() where that follows.
   std::span<const uint8_t> visible = {};
+  // Of networks that take them, in host memory as above: the perturbation flag of each token, the
+  // batch label of each cell, and the domain whose batch norm all cells go through.
+  std::span<const int32_t> flags = {};
+  std::span<const int32_t> batches = {};
+  int32_t domain = 0;
+  // Batch norms take the moments of this batch and collect them, as they do in training; else they
+  // use what was collected.
+  bool batch_moments = false;
 };
 
 // A pre-trained single-cell encoder: tokens of cells in, rows of width dim() out. Backbones differ

@@ -59,7 +59,8 @@ Tensor CheckpointSource::take(const std::string& name, const Shape& shape) {
   const Tensor& tensor = file_.tensor(names_.at(name));
   if (tensor.shape() != shape && misshaped_.empty())
     misshaped_ = cat(name, " is ", tensor.shape(), ", ", shape, " was wanted");
-  return tensor.dtype() == dtype_ ? tensor.share() : tensor.converted(dtype_);
+  const bool counts = tensor.dtype() == DType::i64 || tensor.dtype() == DType::i32;
+  return counts || tensor.dtype() == dtype_ ? tensor.share() : tensor.converted(dtype_);
 }
 
 void CheckpointSource::check(const std::string& sizes) const {

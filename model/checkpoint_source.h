@@ -28,7 +28,8 @@ class CheckpointSource {
   // The same of its second dimension.
   int64_t columns(const std::string& name) const;
 
-  // As a ParameterSource: shares the mapped file where types agree. Empty when the file has no such
+  // As a ParameterSource: shares the mapped file where types agree; integers stay what they are.
+  // Empty when the file has no such
   // tensor; check() throws then, and no network may be used before it has been called.
   Tensor take(const std::string& name, const Shape& shape);
 

@@ -10,6 +10,47 @@ namespace scgraft {
 
 using nlohmann::json;
 
+namespace {
+
+template <class T>
+struct Named {
+  const char* name;
+  T value;
+};
+constexpr Named<ValueStyle> kValueStyles[] = {{"continuous", ValueStyle::continuous},
+                                              {"category", ValueStyle::category},
+                                              {"scaling", ValueStyle::scaling}};
+constexpr Named<Pooling> kCellStyles[] = {
+    {"cls", Pooling::cls}, {"avg-pool", Pooling::mean}, {"w-pool", Pooling::weighted}};
+constexpr Named<MvcStyle> kMvcStyles[] = {{"inner product", MvcStyle::inner_product},
+                                          {"concat query", MvcStyle::concat_query},
+                                          {"sum query", MvcStyle::sum_query}};
+
+// The style of a key; where it is missing or null, `to` stays as it is.
+template <class T, size_t kCount>
+void read_style(const json& args, const ModelSizes& sizes, const char* key,
+                const Named<T> (&styles)[kCount], T& to) {
+  if (!args.contains(key) || args[key].is_null()) return;
+  std::string known;
+  for (const Named<T>& style : styles) {
+    if (args[key] == style.name) {
+      to = style.value;
+      return;
+    }
+    known += cat(known.empty() ? "" : ", ", style.name);
+  }
+  sizes.fail(cat("\"", key, "\" is ", args[key].dump(), "; this version knows ", known));
+}
+
+template <class T, size_t kCount>
+const char* name_of(const Named<T> (&styles)[kCount], T value) {
+  for (const Named<T>& style : styles)
+    if (style.value == value) return style.name;
+  throw Error("a style without a name");
+}
+
+}  // namespace
+
 ScgptConfig ScgptConfig::from_args(const json& args, const std::string& file) {
   const ModelSizes sizes(args, file);
   ScgptConfig c;
@@ -25,26 +66,52 @@ ScgptConfig ScgptConfig::from_args(const json& args, const std::string& file) {
   sizes.read("max_seq_len", c.max_seq_len);
   if (args.contains("pad_token") && args["pad_token"].is_string())
     c.pad_token = args["pad_token"].get<std::string>();
-  sizes.expect("input_emb_style", "continuous");
+  read_style(args, sizes, "input_emb_style", kValueStyles, c.value_style);
+  sizes.read("pert_pad_id", c.flag_pad);
+  c.cell_style = usual_cell_style(c.value_style);
+  read_style(args, sizes, "cell_emb_style", kCellStyles, c.cell_style);
+  read_style(args, sizes, "mvc_decoder_style", kMvcStyles, c.mvc_style);
   return c;
 }
 
 json ScgptConfig::to_args() const {
-  return {{"embsize", dim},
-          {"nheads", heads},
-          {"nlayers", layers},
-          {"d_hid", ffn},
-          {"n_layers_cls", cls_layers},
-          {"dropout", dropout},
-          {"n_bins", n_bins},
-          {"pad_token", pad_token},
-          {"pad_value", pad_value},
-          {"mask_value", mask_value},
-          {"max_seq_len", max_seq_len},
-          {"input_style", "binned"},
-          {"input_emb_style", "continuous"},
-          {"MVC", true},
-          {"no_cls", true}};
+  json args = {{"embsize", dim},
+               {"nheads", heads},
+               {"nlayers", layers},
+               {"d_hid", ffn},
+               {"n_layers_cls", cls_layers},
+               {"dropout", dropout},
+               {"n_bins", n_bins},
+               {"pad_token", pad_token},
+               {"pad_value", pad_value},
+               {"mask_value", mask_value},
+               {"max_seq_len", max_seq_len},
+               {"input_style", "binned"},
+               {"input_emb_style", name_of(kValueStyles, value_style)},
+               {"cell_emb_style", name_of(kCellStyles, cell_style)},
+               {"mvc_decoder_style", name_of(kMvcStyles, mvc_style)},
+               {"MVC", true},
+               {"no_cls", true}};
+  if (flags > 0) args["pert_pad_id"] = flag_pad;
+  return args;
+}
+
+Pooling ScgptConfig::usual_cell_style(ValueStyle values) {
+  switch (values) {
+    case ValueStyle::category:
+      return Pooling::mean;
+    case ValueStyle::scaling:
+      return Pooling::weighted;
+    case ValueStyle::continuous:
+      break;
+  }
+  return Pooling::cls;
+}
+
+bool ScgptConfig::plain() const {
+  return value_style == ValueStyle::continuous && cell_style == Pooling::cls &&
+         mvc_style == MvcStyle::inner_product && flags == 0 && batches == 0 && !batch_norm &&
+         domains == 0 && adversary_layers == 0;
 }
 
 ScgptConfig ScgptConfig::preset(const std::string& name) {

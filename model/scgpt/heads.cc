@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/scgpt/heads.h"
 
-#include "kernels/activation.h"
+#include "kernels/add.h"
 #include "kernels/cell_dot.h"
 
 namespace scgraft {
@@ -34,7 +34,7 @@ void Classifier::forward(Context& ctx, ConstTensorView cells, const Packing& row
   for (size_t i = 0; i < hidden.size(); ++i) {
     const TensorView a = keep.take({cells.dim(0), hidden[i].out()}, cells.dtype());
     hidden[i].forward(ctx, x, rows, false, a);
-    activation(ctx, Activation::relu, a, a);
+    activation(ctx, between, a, a);
     const TensorView y = keep.take({cells.dim(0), hidden[i].out()}, cells.dtype());
     LayerNorm::Saved norm;
     norms[i].forward(ctx, a, {}, {}, nullptr, y, saved != nullptr ? &norm : nullptr);
@@ -58,7 +58,7 @@ void Classifier::backward(Context& ctx, const Saved& saved, ConstTensorView dlog
     if (layer < hidden.size()) {
       const TensorView da = scratch.take(dy.shape(), dy.dtype());
       norms[layer].backward(ctx, saved.norms[layer], dy, {}, &rows, da, {});
-      activation_backward(ctx, Activation::relu, saved.activated[layer], da, da);
+      activation_backward(ctx, between, saved.activated[layer], da, da);
       dy = da;
     }
     TensorView dx = dcells;
@@ -106,43 +106,79 @@ std::vector<Parameter*> MvcDecoder::parameters() const {
   std::vector<Parameter*> all;
   append(all, gene2query);
   append(all, w);
+  if (w_zero) append(all, *w_zero);
   return all;
 }
 
-void MvcDecoder::forward(Context& ctx, ConstTensorView gene, ConstTensorView cells,
-                         const TokenBatch& batch, TensorView y, Saved* saved) const {
-  Arena& keep = saved != nullptr ? ctx.activations() : ctx.scratch();
-  Arena::Scope scratch(ctx.scratch());
-  const Packing rows = batch.gene_rows();
-  const TensorView query = keep.take({gene.dim(0), gene2query.out()}, gene.dtype());
-  gene2query.forward(ctx, gene, rows, false, query);
-  activation(ctx, Activation::sigmoid, query, query);
-  const TensorView key = keep.take({gene.dim(0), w.out()}, gene.dtype());
-  w.forward(ctx, query, rows, false, key);
-  const TensorView token_key = scratch.take({batch.tokens(), w.out()}, gene.dtype());
+namespace {
+
+// y[t] = c[cell of t] . (W q[gene of t]); -> W q of the distinct genes, in `keep`.
+ConstTensorView inner_products(Context& ctx, Linear& w, ConstTensorView query,
+                               ConstTensorView cells, const TokenBatch& batch, Arena& keep,
+                               TensorView y) {
+  const TensorView key = keep.take({query.dim(0), w.out()}, query.dtype());
+  w.forward(ctx, query, batch.gene_rows(), false, key);
+  Arena::Scope tokens(ctx.scratch());
+  const TensorView token_key = ctx.scratch().take({batch.tokens(), w.out()}, query.dtype());
   embedding_sum(ctx, key, batch.gene_index(), {}, {}, {}, batch.packing(), token_key);
   cell_dot(ctx, token_key, cells, batch.packing(), y);
-  if (saved != nullptr) *saved = {gene, query, key, cells};
+  return key;
+}
+
+// dcells overwritten; dquery overwritten, or added to; each empty when not wanted.
+void inner_products_backward(Context& ctx, Linear& w, ConstTensorView query, ConstTensorView key,
+                             ConstTensorView cells, ConstTensorView dy, const TokenBatch& batch,
+                             TensorView dcells, bool accumulate, TensorView dquery) {
+  Arena::Scope scratch(ctx.scratch());
+  const Packing packing = batch.packing();
+  const bool want_key = !dquery.empty() || w.trainable();
+  const TensorView token_key = scratch.take({batch.tokens(), w.out()}, dy.dtype());
+  embedding_sum(ctx, key, batch.gene_index(), {}, {}, {}, packing, token_key);
+  TensorView dtoken;
+  if (want_key) dtoken = scratch.take({batch.tokens(), w.out()}, dy.dtype());
+  cell_dot_backward(ctx, token_key, cells, dy, packing, dtoken, dcells);
+  if (!want_key) return;
+  const TensorView dkey = scratch.take(key.shape(), dy.dtype());
+  embedding_sum_backward(ctx, dtoken, batch.gene_uses(), {}, packing, dkey);
+  w.backward(ctx, query, dkey, batch.gene_rows(), false, accumulate, dquery);
+}
+
+}  // namespace
+
+void MvcDecoder::forward(Context& ctx, ConstTensorView gene, ConstTensorView cells,
+                         const TokenBatch& batch, TensorView y, Saved* saved,
+                         TensorView zero) const {
+  Arena& keep = saved != nullptr ? ctx.activations() : ctx.scratch();
+  Arena::Scope scratch(ctx.scratch());
+  const TensorView query = keep.take({gene.dim(0), gene2query.out()}, gene.dtype());
+  gene2query.forward(ctx, gene, batch.gene_rows(), false, query);
+  activation(ctx, Activation::sigmoid, query, query);
+  const ConstTensorView key = inner_products(ctx, w, query, cells, batch, keep, y);
+  ConstTensorView zero_key;
+  if (w_zero && !zero.empty())
+    zero_key = inner_products(ctx, *w_zero, query, cells, batch, keep, zero);
+  if (saved != nullptr) *saved = {gene, query, key, zero_key, cells};
 }
 
 void MvcDecoder::backward(Context& ctx, const Saved& saved, ConstTensorView dy,
-                          const TokenBatch& batch, TensorView dcells, TensorView dgene) {
+                          const TokenBatch& batch, TensorView dcells, TensorView dgene,
+                          ConstTensorView dzero) {
   Arena::Scope scratch(ctx.scratch());
-  const Packing packing = batch.packing();
-  const Packing rows = batch.gene_rows();
-  const bool want_key = !dgene.empty() || w.trainable() || gene2query.trainable();
-  const TensorView token_key = scratch.take({batch.tokens(), w.out()}, dy.dtype());
-  embedding_sum(ctx, saved.key, batch.gene_index(), {}, {}, {}, packing, token_key);
-  TensorView dtoken;
-  if (want_key) dtoken = scratch.take({batch.tokens(), w.out()}, dy.dtype());
-  cell_dot_backward(ctx, token_key, saved.cells, dy, packing, dtoken, dcells);
-  if (!want_key) return;
-  const TensorView dkey = scratch.take(saved.key.shape(), dy.dtype());
-  embedding_sum_backward(ctx, dtoken, batch.gene_uses(), {}, packing, dkey);
-  const TensorView dquery = scratch.take(saved.query.shape(), dy.dtype());
-  w.backward(ctx, saved.query, dkey, rows, false, false, dquery);
+  const bool want_query = !dgene.empty() || gene2query.trainable();
+  TensorView dquery;
+  if (want_query) dquery = scratch.take(saved.query.shape(), saved.query.dtype());
+  inner_products_backward(ctx, w, saved.query, saved.key, saved.cells, dy, batch, dcells, false,
+                          dquery);
+  if (!dzero.empty()) {
+    TensorView more;
+    if (!dcells.empty()) more = scratch.take(dcells.shape(), dcells.dtype());
+    inner_products_backward(ctx, *w_zero, saved.query, saved.zero_key, saved.cells, dzero, batch,
+                            more, true, dquery);
+    if (!dcells.empty()) add(ctx, dcells, more, dcells);
+  }
+  if (!want_query) return;
   activation_backward(ctx, Activation::sigmoid, saved.query, dquery, dquery);
-  gene2query.backward(ctx, saved.gene, dquery, rows, false, false, dgene);
+  gene2query.backward(ctx, saved.gene, dquery, batch.gene_rows(), false, false, dgene);
 }
 
 }  // namespace scgraft

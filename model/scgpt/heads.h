@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <optional>
 #include <vector>
 
+#include "kernels/activation.h"
 #include "model/batch.h"
 #include "model/linear.h"
 #include "model/norm.h"
@@ -10,8 +12,9 @@ namespace scgraft {
 
 // Heads keep what their backward pass reads in ctx.activations(), as the encoder does.
 
-// Class scores of a cell:  (Linear, ReLU, LN) x (n - 1), Linear.
+// Class scores of a cell:  (Linear, ReLU, LN) x (n - 1), Linear; or another activation for ReLU.
 struct Classifier {
+  Activation between = Activation::relu;
   mutable std::vector<Linear> hidden;
   std::vector<LayerNorm> norms;
   mutable Linear out;
@@ -52,21 +55,25 @@ struct ExpressionDecoder {
 //
 //   q = sigmoid(gene2query(g))      y[t] = c[cell of t] . (W q[gene of t])
 //
-// q and W q are formed once per distinct gene.
+// q and W q are formed once per distinct gene. c is as wide as W is high: beside a batch label, the
+// cell and the label. Where zeros are modelled, a second W gives the logit of a gene being
+// expressed.
 struct MvcDecoder {
   mutable Linear gene2query, w;
+  mutable std::optional<Linear> w_zero;
 
   std::vector<Parameter*> parameters() const;
   struct Saved {
-    ConstTensorView gene, query, key, cells;
+    ConstTensorView gene, query, key, zero_key, cells;
   };
-  // gene [unique genes, dim], cells [cells, dim] -> y [tokens], overwritten.
+  // gene [unique genes, dim], cells [cells, n] -> y [tokens], overwritten, and the logits zero
+  // [tokens], overwritten; empty: not wanted.
   void forward(Context& ctx, ConstTensorView gene, ConstTensorView cells, const TokenBatch& batch,
-               TensorView y, Saved* saved) const;
-  // dy [tokens] -> dcells [cells, dim] and dgene [unique genes, dim], overwritten; empty: not
-  // wanted.
+               TensorView y, Saved* saved, TensorView zero = {}) const;
+  // dy [tokens] and dzero [tokens], empty where that has no gradient -> dcells [cells, n] and dgene
+  // [unique genes, dim], overwritten; empty: not wanted.
   void backward(Context& ctx, const Saved& saved, ConstTensorView dy, const TokenBatch& batch,
-                TensorView dcells, TensorView dgene);
+                TensorView dcells, TensorView dgene, ConstTensorView dzero = {});
 };
 
 }  // namespace scgraft

@@ -9,6 +9,9 @@
 #include "model/checkpoint_source.h"
 
 namespace scgraft {
+
+using nlohmann::json;
+
 namespace {
 
 // Tensors of published files that are no part of the inference network.
@@ -25,6 +28,38 @@ void replace(std::string& text, const std::string& from, const std::string& to) 
   error.set_where(file);
   error.set_hint(hint);
   throw error;
+}
+
+// Linears of a head as the file has it, the last one included.
+int64_t count_linears(const CheckpointSource& tensors, const std::string& head) {
+  int64_t n = 1;
+  while (tensors.has(cat(head, "._decoder.", 3 * (n - 1), ".weight"))) ++n;
+  return n;
+}
+
+// What args.json does not say, or cannot know.
+void read_parts(const CheckpointSource& tensors, const json& args, ScgptConfig& config) {
+  if (!args.contains("input_emb_style") && !tensors.has("value_encoder.linear1.weight"))
+    config.value_style =
+        tensors.has("value_encoder.embedding.weight") ? ValueStyle::category : ValueStyle::scaling;
+  if (!args.contains("cell_emb_style"))
+    config.cell_style = ScgptConfig::usual_cell_style(config.value_style);
+  if (tensors.has("value_encoder.embedding.weight"))
+    config.categories = tensors.rows("value_encoder.embedding.weight");
+  else
+    config.categories = config.n_bins + 2;
+  if (tensors.has("pert_encoder.weight")) config.flags = tensors.rows("pert_encoder.weight");
+  if (tensors.has("batch_encoder.embedding.weight"))
+    config.batches = tensors.rows("batch_encoder.embedding.weight");
+  config.batch_norm = tensors.has("bn.running_mean");
+  while (tensors.has(cat("dsbn.bns.", config.domains, ".running_mean"))) ++config.domains;
+  config.domain_affine = tensors.has("dsbn.bns.0.weight");
+  if (tensors.has("grad_reverse_discriminator.out_layer.weight"))
+    config.adversary_layers = count_linears(tensors, "grad_reverse_discriminator");
+  if (tensors.has("mvc_decoder.fc1.weight"))
+    config.mvc_style = tensors.columns("mvc_decoder.fc1.weight") > config.dim
+                           ? MvcStyle::concat_query
+                           : MvcStyle::sum_query;
 }
 
 }  // namespace
@@ -50,7 +85,8 @@ ScgptModel load_scgpt(const std::string& folder, const ScgptLoadOptions& options
                " is missing"),
            "E-MODEL-FOLDER",
            "a folder holds args.json, vocab.json and best_model.pt or model.safetensors");
-  model.config = ScgptConfig::from_args(read_json(args_file, FileKind::model), args_file);
+  const json args = read_json(args_file, FileKind::model);
+  model.config = ScgptConfig::from_args(args, args_file);
   model.vocabulary = Vocabulary::open(vocab_file);
   model.vocabulary.append_specials();
   const Checkpoint file = open_checkpoint(folder);
@@ -61,7 +97,13 @@ ScgptModel load_scgpt(const std::string& folder, const ScgptLoadOptions& options
     fail(file.file(), "encoder.embedding.weight is missing; this is no scGPT checkpoint",
          "E-TENSOR-MISSING");
   model.config.vocab = tensors.rows("encoder.embedding.weight");
+  read_parts(tensors, args, model.config);
   model.config.check(args_file);
+  if (!options.all_styles && !model.config.plain())
+    fail(folder,
+         "an scGPT model of another style than the published ones: continuous values, <cls> as the "
+         "cell, no batch labels, no perturbations",
+         "E-MODEL-STYLE", "scgraft trace runs it");
   if (model.vocabulary.size() > model.config.vocab)
     fail(vocab_file,
          cat(model.vocabulary.size(), " tokens, but the gene embedding in ", file.file(), " has ",
@@ -69,11 +111,17 @@ ScgptModel load_scgpt(const std::string& folder, const ScgptLoadOptions& options
          "E-VOCAB-SIZE", "use the vocab.json that belongs to this checkpoint");
 
   ScgptNetwork::Heads heads;
-  heads.decoder = options.pretraining_heads && tensors.has("decoder.fc.0.weight");
+  heads.decoder = options.pretraining_heads && (tensors.has("decoder.fc.0.weight") ||
+                                                tensors.has("decoder.coeff_decoder.fc.0.weight"));
   heads.mvc = options.pretraining_heads && tensors.has("mvc_decoder.gene2query.weight");
   heads.classes = options.new_head_classes;
-  if (heads.classes == 0 && tensors.has("cls_decoder.out_layer.weight"))
+  if (heads.classes == 0 && tensors.has("cls_decoder.out_layer.weight")) {
     heads.classes = tensors.rows("cls_decoder.out_layer.weight");
+    model.config.cls_layers = count_linears(tensors, "cls_decoder");
+  }
+  heads.zeros = tensors.has("decoder.zero_logit.0.weight");
+  if (tensors.has("grad_reverse_discriminator.out_layer.weight"))
+    heads.adversary = tensors.rows("grad_reverse_discriminator.out_layer.weight");
 
   const ParameterSource fresh = scgpt_initialiser(options.seed, options.dtype);
   const ParameterSource source = [&](const std::string& name, const Shape& shape) {
@@ -112,8 +160,8 @@ void save_scgpt(const std::string& folder, const ScgptModel& model) {
   auto in = [&](const char* name) { return (fs::path(folder) / name).string(); };
   std::vector<NamedTensor> tensors;
   HostCopies host;
-  for (const Parameter* p : model.network->parameters().all())
-    tensors.push_back({p->name, host.view(p->value)});
+  for (ParameterSet* set : {&model.network->parameters(), &model.network->buffers()})
+    for (const Parameter* p : set->all()) tensors.push_back({p->name, host.view(p->value)});
   write_safetensors(in("model.safetensors"), std::move(tensors), {{"model_type", "scgpt"}},
                     Overwrite::replace);
   write_file(in("vocab.json"), model.vocabulary.json_text(), Overwrite::replace);

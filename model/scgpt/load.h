@@ -29,13 +29,16 @@ struct ScgptLoadOptions {
   int64_t new_head_classes = 0;
   uint64_t seed = 0;              // of a fresh head
   bool pretraining_heads = true;  // load the expression decoder and the MVC head when present
+  // Also models that are not plain (ScgptConfig::plain()), which the caller then runs as such.
+  bool all_styles = false;
   // Tensors beyond the network's that the caller reads itself (adapters inside the file).
   std::function<bool(const std::string& name)> claims = {};
 };
 
 // Loads a folder in any of the three published key layouts (Wqkv, _impl.Wqkv, in_proj). Every
 // tensor of the file is used, known to be without use (flag_encoder), or claimed by the caller:
-// anything missing, left over or of another shape throws ModelError naming the first five.
+// anything missing, left over or of another shape throws ModelError naming the first five. What
+// args.json does not say of the network's parts is read from the tensors that the file has.
 ScgptModel load_scgpt(const std::string& folder, const ScgptLoadOptions& options = {});
 
 // The name a tensor has here, for a name in any published layout.

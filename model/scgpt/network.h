@@ -6,41 +6,59 @@
 #include "model/backbone.h"
 #include "model/encoder_stack.h"
 #include "model/parameter_source.h"
+#include "model/scgpt/affine_decoder.h"
+#include "model/scgpt/batch_encoder.h"
 #include "model/scgpt/config.h"
+#include "model/scgpt/front.h"
 #include "model/scgpt/heads.h"
+#include "model/scgpt/query_mvc.h"
 
 namespace scgraft {
 
-// The scGPT transformer with continuous value encoder:
-//
-//   x      = LN(E[gene]) + drop(LN(W2 relu(W1 min(value, 512) + b1) + b2))
-//   layers = post-norm encoder layers (model/encoder_layer.h), no final norm
-//
-// Gene and value rows are computed once per distinct gene and value of a batch. What is attached at
-// the site "tokens" is in the way of the value rows, between their norm and their dropout.
+// The scGPT transformer: what its front makes of the tokens (model/scgpt/front.h), then post-norm
+// encoder layers (model/encoder_layer.h), no final norm. Its heads stand beside it, as many as the
+// config and the checkpoint have.
 // Source: scGPT (Cui et al. 2024); names are those of its non-flash checkpoints.
 class ScgptNetwork : public Backbone {
  public:
-  // heads: which of the expression decoder, the MVC decoder and the classification head exist.
+  // heads: which of the expression decoder, the MVC decoder and the classification head exist. The
+  // config says of what kind they are.
   struct Heads {
     bool decoder = true;
     bool mvc = true;
-    int64_t classes = 0;  // 0: no classification head
+    int64_t classes = 0;    // 0: no classification head
+    bool zeros = false;     // both decoders also tell whether a gene is expressed
+    int64_t adversary = 0;  // batches that the adversarial head tells apart; 0: no such head
   };
   ScgptNetwork(const ScgptConfig& config, Heads heads, const ParameterSource& source);
 
   const ScgptConfig& config() const { return config_; }
+  // Each null where the model has none. A perturbation network has an affine decoder in place of
+  // the plain one; an MVC decoder is of one of two kinds (ScgptConfig::mvc_style).
   ExpressionDecoder* decoder() { return decoder_ ? &*decoder_ : nullptr; }
+  ExpressionDecoder* zero_decoder() { return zero_decoder_ ? &*zero_decoder_ : nullptr; }
+  AffineDecoder* affine_decoder() { return affine_ ? &*affine_ : nullptr; }
   MvcDecoder* mvc() { return mvc_ ? &*mvc_ : nullptr; }
+  QueryMvc* query_mvc() { return query_mvc_ ? &*query_mvc_ : nullptr; }
   Classifier* classifier() { return classifier_ ? &*classifier_ : nullptr; }
+  // Tells the batches of cells apart. Its gradient by the cells goes into the encoder with the
+  // other sign.
+  Classifier* adversary() { return adversary_ ? &*adversary_ : nullptr; }
+  // What heads read beside the tokens and the cells of the last encode().
+  BatchEncoder* batch_encoder() { return batch_encoder_ ? &*batch_encoder_ : nullptr; }
 
   // LN(E[gene]) of the batch's distinct genes [unique genes, dim], as the last encode() computed
   // it; lives as long as that pass's activations. Input of the MVC head.
-  ConstTensorView gene_rows() const { return front_.gene; }
+  ConstTensorView gene_rows() { return front_->genes().rows(); }
   // Adds dgene [unique genes, dim] to the gradient that encode_backward() sends into the gene
   // encoder; call before it. Nothing happens when the gene encoder is frozen.
-  void add_gene_gradient(Context& ctx, ConstTensorView dgene);
-  bool gene_encoder_trainable() const;
+  void add_gene_gradient(Context& ctx, ConstTensorView dgene) {
+    front_->genes().add_gradient(ctx, dgene);
+  }
+  bool gene_encoder_trainable() { return front_->genes().trainable(); }
+
+  // What batch norms collected of their batches: part of a checkpoint, trained by no optimizer.
+  ParameterSet& buffers() { return buffers_; }
 
   std::string_view kind() const override { return "scgpt"; }
   int64_t dim() const override { return config_.dim; }
@@ -54,7 +72,7 @@ class ScgptNetwork : public Backbone {
   }
   std::vector<std::string> hidden_sites() const override;
   HiddenSite*& hidden_site(const std::string& name) override {
-    return name == "tokens" ? token_site_ : encoder_.hidden_site(name);
+    return name == "tokens" ? front_->token_site() : encoder_.hidden_site(name);
   }
   PrefixSite*& prefix_site(int layer) override {
     return encoder_.layers.at(static_cast<size_t>(layer)).prefix;
@@ -69,40 +87,21 @@ class ScgptNetwork : public Backbone {
   void set_precision(DType product) override;
 
  private:
-  // What the front end (everything before the layers) keeps.
-  struct Front {
-    ConstTensorView gene;  // [unique genes, dim]
-    LayerNorm::Saved gene_norm;
-    TensorView dgene;              // extra gradient from the MVC head
-    ConstTensorView value_in;      // [unique values, 1]
-    ConstTensorView value_hidden;  // [unique values, dim] after relu
-    LayerNorm::Saved value_norm;
-  };
-
-  void front_forward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options, bool save,
-                     TensorView x);
-  void front_backward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
-                      ConstTensorView dx);
-  bool value_encoder_trainable() const;
-  bool token_site_trainable() const { return token_site_ != nullptr && token_site_->trainable(); }
+  void make_heads(Heads heads, const ParameterMaker& make);
   std::vector<Linear*> linears();
   std::vector<LayerNorm*> norms();
-  Dropout value_dropout(bool training) const;
 
   ScgptConfig config_;
   ParameterSet parameters_;
-  Parameter* embedding_ = nullptr;
-  LayerNorm gene_norm_;
-  Linear value1_, value2_;
-  LayerNorm value_norm_;
-  HiddenSite* token_site_ = nullptr;
+  ParameterSet buffers_;
+  std::optional<ScgptFront> front_;
   EncoderStack encoder_;
-  std::optional<ExpressionDecoder> decoder_;
+  std::optional<BatchEncoder> batch_encoder_;
+  std::optional<ExpressionDecoder> decoder_, zero_decoder_;
+  std::optional<AffineDecoder> affine_;
   std::optional<MvcDecoder> mvc_;
-  std::optional<Classifier> classifier_;
-  Front front_;
-  PreparedArray<float> clamped_;  // values of the batch on their way to the device
-  DeviceArrays clamped_memory_;
+  std::optional<QueryMvc> query_mvc_;
+  std::optional<Classifier> classifier_, adversary_;
   DType product_ = DType::f32;
 };
 
