@@ -74,15 +74,15 @@ double difference(const Tensor& got, const Tensor& want, const Tensor& padding) 
 
 // A loss is one number in f32, here up to a thousand: its last digit is already above 5e-6, so it
 // is compared relative to its size, and so is everything where products are bf16.
-double scale_of(const Mode& mode, const Tensor& want) {
-  if (want.rank() > 0 && mode.product == DType::f32) return 1.0;
+double scale_of(const Mode& mode, const Tensor& want, bool relative = false) {
+  if (want.rank() > 0 && mode.product == DType::f32 && !relative) return 1.0;
   double largest = 1;
   for (const double v : values_of(want.view())) largest = std::max(largest, std::abs(v));
   return largest;
 }
 
 void expect_activations(const Mode& mode, const std::string& name,
-                        const std::vector<std::string>& outputs) {
+                        const std::vector<std::string>& outputs, bool relative = false) {
   const Arrays want = arrays_of(name, "arrays.npz");
   const Arrays got = trace(mode, name);
   for (const std::string& output : outputs) {
@@ -90,12 +90,13 @@ void expect_activations(const Mode& mode, const std::string& name,
     ASSERT_TRUE(want.contains(output));
     ASSERT_TRUE(got.contains(output)) << "trace has no such activation";
     EXPECT_LE(difference(got.at(output), want.at(output), padding_of(want)),
-              mode.activation * scale_of(mode, want.at(output)));
+              mode.activation * scale_of(mode, want.at(output), relative));
   }
 }
 
+// floor: what rounding makes of a gradient that is zero in exact arithmetic.
 void expect_gradients(const Mode& mode, const std::string& name, const std::string& loss,
-                      size_t count) {
+                      size_t count, double floor = kGradientFloor) {
   const Arrays want = arrays_of(name, loss.empty() ? "grads.npz" : "grads_" + loss + ".npz");
   const Arrays got = trace(mode, name, loss);
   ASSERT_EQ(want.size(), count);
@@ -109,16 +110,17 @@ void expect_gradients(const Mode& mode, const std::string& name, const std::stri
       largest = std::max(largest, std::abs(b[i]));
       worst = std::max(worst, std::abs(a[i] - b[i]));
     }
-    EXPECT_LE(worst, mode.gradient * largest + kGradientFloor) << "of " << largest;
+    EXPECT_LE(worst, mode.gradient * largest + floor) << "of " << largest;
   }
 }
 
 // The same where a hidden unit so near zero that a 16-bit type turns it off can be a tenth of one
 // tensor's gradient: all of them together, by the length of the difference. In f32 every tensor.
-void expect_gradients_together(const Mode& mode, const std::string& name, size_t count) {
-  if (mode.product == DType::f32) return expect_gradients(mode, name, "", count);
-  const Arrays want = arrays_of(name, "grads.npz");
-  const Arrays got = trace(mode, name, "");
+void expect_gradients_together(const Mode& mode, const std::string& name, size_t count,
+                               const std::string& loss = "", double floor = kGradientFloor) {
+  if (mode.product == DType::f32) return expect_gradients(mode, name, loss, count, floor);
+  const Arrays want = arrays_of(name, loss.empty() ? "grads.npz" : "grads_" + loss + ".npz");
+  const Arrays got = trace(mode, name, loss);
   ASSERT_EQ(want.size(), count);
   double square = 0, apart = 0;
   for (const auto& [parameter, gradient] : want) {
@@ -220,6 +222,71 @@ TEST_P(Golden, ScpeftNone) {
   SCGRAFT_NEEDS_SHARED("golden/scpeft_scgpt_none");
   expect_activations(mode(), "scpeft_scgpt_none", outputs_of("scpeft_scgpt_none"));
   expect_gradients_together(mode(), "scpeft_scgpt_none", 55);
+}
+
+// Three layers, and what the cases of other styles have beside them.
+std::vector<std::string> styled_outputs(std::vector<std::string> more) {
+  for (const char* part : {"in", "attn_out", "norm1", "out"}) more.push_back(cat("layer2_", part));
+  for (const char* output : {"out_mlm_output", "out_cell_emb", "out_cls_output"})
+    more.push_back(output);
+  return with_layers(std::move(more));
+}
+
+TEST_P(Golden, ScgptCategoriesAveraged) {
+  SCGRAFT_NEEDS_SHARED("golden/scgpt_category_avgpool");
+  expect_activations(mode(), "scgpt_category_avgpool", styled_outputs({"mvc_sum_query"}));
+}
+
+TEST_P(Golden, ScgptScalingWeightedWithBatchNorm) {
+  SCGRAFT_NEEDS_SHARED("golden/scgpt_scaling_wpool_bn");
+  // Rows are multiplied by values of up to 8, and grow with them.
+  expect_activations(mode(), "scgpt_scaling_wpool_bn", styled_outputs({"mvc_concat_query"}), true);
+}
+
+TEST_P(Golden, ScgptPerturbation) {
+  SCGRAFT_NEEDS_SHARED("golden/scgpt_generator_perturb");
+  expect_activations(mode(), "scgpt_generator_perturb",
+                     with_layers({"out_mlm_output", "coeff", "bias", "loss"}));
+  expect_gradients_together(mode(), "scgpt_generator_perturb", 46);
+}
+
+// Evaluation by what the domain's batch norm collected, and training by the batch, with all losses.
+TEST_P(Golden, ScgptIntegration) {
+  SCGRAFT_NEEDS_SHARED("golden/scgpt_integration_dsbn");
+  std::vector<std::string> outputs;
+  for (const auto& [output, tensor] : arrays_of("scgpt_integration_dsbn", "arrays.npz"))
+    if (output.starts_with("eval_") || output.starts_with("train_") ||
+        output.starts_with("after_train_") || output.starts_with("loss_"))
+      outputs.push_back(output);
+  ASSERT_EQ(outputs.size(), 53u);
+  expect_activations(mode(), "scgpt_integration_dsbn", outputs);
+  // Batch norm takes away what all tokens have in common, so the last bias before it has no
+  // gradient: what was recorded is the rounding of a loss of 1855.
+  expect_gradients_together(mode(), "scgpt_integration_dsbn", 63, "total", 3e-5);
+}
+
+// What padding changes in the original (the mean over a cell) it does not change here.
+TEST_P(Golden, ScgptPaddingDoesNotCountByDefault) {
+  SCGRAFT_NEEDS_SHARED("golden/scgpt_category_avgpool");
+  const Arrays want = arrays_of("scgpt_category_avgpool", "arrays.npz");
+  const Arrays got = trace(mode(), "scgpt_category_avgpool", {}, 0, false);
+  const Tensor padding = padding_of(want);
+  EXPECT_LE(difference(got.at("layer2_out"), want.at("layer2_out"), padding),
+            mode().activation * scale_of(mode(), want.at("layer2_out")));
+  const std::vector<double> rows = values_of(got.at("layer2_out").view());
+  const std::vector<double> pad = values_of(padding.view());
+  const std::vector<double> cells = values_of(got.at("out_cell_emb").view());
+  const size_t dim = 32, seq = pad.size() / 4;
+  for (size_t b = 0; b < 4; ++b)
+    for (size_t d = 0; d < dim; ++d) {
+      double sum = 0, count = 0;
+      for (size_t s = 0; s < seq; ++s)
+        if (pad[b * seq + s] == 0) sum += rows[(b * seq + s) * dim + d], ++count;
+      EXPECT_NEAR(cells[b * dim + d], sum / count, 1e-5);
+    }
+  if (mode().product == DType::f32) {
+    EXPECT_GT(difference(got.at("out_cell_emb"), want.at("out_cell_emb"), padding), 1e-2);
+  }
 }
 
 // What the traced program is meant to tell of scBERT: everything but features of the attention, its
