@@ -12,16 +12,20 @@ namespace scgraft {
 struct TraceOptions {
   // Also gradients of a loss, under "grad.<parameter>". Of scGPT:
   //   ""       class-weighted cross entropy (needs labels and class weights), by what the adapter
-  //   of
-  //            the folder trains, or by everything when there is none
+  //            of the folder trains, or by everything when there is none; of a perturbation network
+  //            squared error over all tokens
   //   "cls"    plain cross entropy, by everything
   //   "multi"  masked MSE of both decoders + weighted cross entropy + 10 ECS + 10 CCE, by
   //            everything
+  //   "total"  of a model of several batches: masked MSE and zero loss of both decoders + 10 ECS +
+  //            the adversarial head's cross entropy, reversed below it, by everything
   // Of other backbones "" alone: mean cross entropy of the head that the checkpoint has.
   std::optional<std::string> gradient;
   DType product = DType::f32;  // type in which frozen weights are multiplied
-  // What the published code does where scgraft computes something else by default: keys of
-  // scBERT and of scFoundation's decoder are shifted by the largest of the batch, not of the cell.
+  // What the published code does where scgraft computes something else by default: keys of scBERT and
+  // of scFoundation's decoder are shifted by the largest of the batch, not of the cell; padding of
+  // scGPT counts in averages over a cell and in batch norms, which take the domain of the first cell
+  // for all.
   bool upstream = false;
   // Which network of a checkpoint that has several, as scFoundation's: "cell", "rde" or "gene";
   // empty: the one that its loader takes by default. Throws ConfigError for other backbones.
@@ -33,7 +37,9 @@ struct TraceOptions {
 //
 //   scGPT       src [batch, seq] i64 token ids, values [batch, seq] f32, src_key_padding_mask
 //               [batch, seq] bool, true = padding; optional target_values [batch, seq],
-//               celltype_labels [batch] i64, class_weight [classes]
+//               celltype_labels [batch] i64, class_weight [classes]. Where the model reads them
+//               input_pert_flags [batch, seq] i64 and batch_labels [batch] i64. A model with batch
+//               norms of domains is run twice, its arrays are called eval_... and train_...
 //   Geneformer  input_ids, or masked_input_ids, [batch, seq] i64, attention_mask [batch, seq], 1 =
 //   a
 //               token; optional labels [batch, seq] or [batch], below 0 = none

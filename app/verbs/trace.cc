@@ -77,8 +77,9 @@ void add_trace(CLI::App& root, Session& session) {
       ->required()
       ->type_name("FILE.npz");
   CLI::Option* gradient =
-      verb.add_option("--grad", options->gradient,
-                      "Also gradients: of the adapter's loss, or of the one named (cls, multi)")
+      verb.add_option(
+              "--grad", options->gradient,
+              "Also gradients: of the adapter's loss, or of the one named (cls, multi, total)")
           ->expected(0, 1)
           ->type_name("[NAME]");
   verb.add_option("-s,--set", options->settings,
