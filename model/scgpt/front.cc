@@ -59,7 +59,8 @@ std::vector<LayerNorm*> ScgptFront::norms() {
 }
 
 Dropout ScgptFront::dropout(bool training) const {
-  return {.p = training ? dropout_.p : 0.0f, .site = dropout_.site};
+  const bool drops = training && config_.value_style == ValueStyle::continuous;
+  return {.p = drops ? dropout_.p : 0.0f, .site = dropout_.site};
 }
 
 void ScgptFront::tell(Context& ctx, const EncodeOptions& options, const char* name,

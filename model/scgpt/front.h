@@ -15,12 +15,13 @@ namespace scgraft {
 // flag p:
 //
 //   g = LN(E[gene])
-//   x = g + drop(u(v))   continuous and category values (value_rows.h)
+//   x = g + drop(u(v))   continuous values (value_rows.h)
+//   x = g + u(v)         categories
 //   x = v g              scaling
 //   x = x + P[p]         perturbation networks
 //   x = BN(x)            batch norm, of the whole data or of the domain that the batch is of
 //
-// What is attached at the site "tokens" is in the way of u, between its norm and its dropout.
+// What is attached at the site "tokens" is in the way of u, behind its norm and before its dropout.
 class ScgptFront {
  public:
   // buffers: what batch norms collect, which is no parameter. dropout: coordinates of the value

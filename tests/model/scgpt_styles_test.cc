@@ -56,6 +56,30 @@ TEST_P(ScgptStyles, EveryParameterMatchesFiniteDifferences) {
   }
 }
 
+// The original has a dropout behind its value network, and none behind its table of categories.
+TEST(ScgptStyle, CategoriesAreNotDropped) {
+  Context ctx(Device::cpu(), {.threads = 1});
+  for (ScgptStyle style : {scgpt_styles()[0], scgpt_styles()[3]}) {
+    SCOPED_TRACE(style.name);
+    style.config.dropout = 0.5;
+    ScgptNetwork net = network_of(style, DType::f32);
+    const StyledCells cells;
+    TokenBatch batch;
+    batch.assign(ctx, cells.views());
+    std::vector<std::vector<double>> tokens;
+    const Tap tap = [&](const std::string& name, ConstTensorView view) {
+      if (name == "layer0_in") tokens.push_back(values_of(view));
+    };
+    Tensor out({batch.tokens(), net.dim()}, DType::f32);
+    for (const bool training : {false, true}) {
+      Arena::Scope scope(ctx.activations());
+      net.encode(ctx, batch, {.training = training, .tap = &tap, .flags = cells.flags}, out.view());
+    }
+    ASSERT_EQ(tokens.size(), 2u);
+    EXPECT_EQ(tokens[0] == tokens[1], style.config.value_style == ValueStyle::category);
+  }
+}
+
 TEST(ScgptStyle, TheFlagOfPaddingIsNotTrained) {
   Context ctx(Device::cpu(), {.threads = 1});
   ScgptStyle style = scgpt_styles()[3];
