@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/scfoundation/network.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "kernels/add.h"
@@ -214,15 +215,14 @@ void ScfoundationNetwork::decode(Context& ctx, const TokenBatch& batch, ConstTen
   to_type(ctx, encoded, sources.rows(values, values + batch.tokens()));
   const TensorView x = keep.take({whole.tokens(), config_.dim}, type_);
   embedding_sum(ctx, sources, sources_.view(), places, whole.gene_index(), {}, whole.packing(), x);
-  const bool want_dx = tables_trainable() || frontier() < encoder_.size() || norm_.trainable();
-  decoder_->forward(ctx, x, whole.packing(), options, want_dx, out);
+  decoder_->forward(ctx, x, whole.packing(), options, trainable_below_decoder(), out);
 }
 
 void ScfoundationNetwork::decode_backward(Context& ctx, const TokenBatch& batch,
                                           const TokenBatch& whole, const EncodeOptions& options,
                                           ConstTensorView dout, TensorView dencoded) {
   const int64_t tokens = batch.tokens();
-  const bool want_dx = tables_trainable() || frontier() < encoder_.size() || norm_.trainable();
+  const bool want_dx = trainable_below_decoder();
   Arena::Scope gradients(ctx.activations());
   TensorView dx;
   if (want_dx) dx = ctx.activations().take({whole.tokens(), config_.dim}, type_);

@@ -92,6 +92,7 @@ class ScfoundationNetwork : public Backbone {
   bool token_site_trainable() const { return token_site_ != nullptr && token_site_->trainable(); }
   // The lowest layer with anything to train; -1: what is before them.
   int frontier() const;
+  bool trainable_below_decoder() const { return frontier() < encoder_.size() || norm_.trainable(); }
   std::vector<Linear*> linears();
   std::vector<LayerNorm*> norms();
 

@@ -202,6 +202,12 @@ TEST_F(ScfoundationNetworkTest, PaddingChangesNoOtherRow) {
 // An expressed entry is what the encoder made of it; padding is no entry.
 TEST_F(ScfoundationNetworkTest, TheDecoderTakesRowsOfTheEncoder) {
   ScfoundationNetwork net = make(DType::f32);
+  for (size_t c = 0; c < cells_.all.size(); ++c) {  // padding among the entries too
+    cells_.all[c].push_back(12);
+    cells_.all_values[c].push_back(103.0f);
+    cells_.whole[c].genes = cells_.all[c];
+    cells_.whole[c].values = cells_.all_values[c];
+  }
   const Tensor want = decoded(net, DType::f32);
   for (size_t c = 0; c < cells_.all_values.size(); ++c) {
     for (const int32_t entry : cells_.expressed[c])
