@@ -126,6 +126,23 @@ TEST(Checkpoint, ChoosesTheWeightsOfAFolder) {
   EXPECT_THROW(find_checkpoint(folder / "nowhere"), StorageError);
 }
 
+// The first byte of a safetensors file is the low one of its header's length, and 0x80 is also how
+// pickles begin. Headers are padded to a multiple of 8 bytes: one of 32 lengths has it.
+TEST(Checkpoint, AnyLengthOfASafetensorsHeaderIsRead) {
+  TemporaryFolder folder;
+  const Tensor one = tensor_of({1}, DType::f32, {7});
+  bool like_a_pickle = false;
+  for (size_t length = 0; length < 300; length += 8) {
+    SCOPED_TRACE(length);
+    const std::string path = folder / "a.safetensors";
+    write_safetensors(path, {{"x", one.view()}}, {{"note", std::string(length, 'a')}},
+                      Overwrite::replace);
+    like_a_pickle = like_a_pickle || read_text(path)[0] == '\x80';
+    EXPECT_EQ(values_of(open_checkpoint(path).tensor("x").view()), std::vector<double>{7});
+  }
+  EXPECT_TRUE(like_a_pickle);
+}
+
 TEST(Checkpoint, WhatIsNoCheckpointIsSaidSo) {
   TemporaryFolder folder;
   const auto open = [&](const std::string& bytes) {
