@@ -57,7 +57,8 @@ std::string choose_section(const std::string& file, const std::vector<TensorInfo
          "name one of these");
   }
   if (groups.empty() || groups.count("")) return "";
-  for (const char* known : {"model_state_dict", "state_dict", "model", "module", "net"})
+  for (const char* known :
+       {"model_state_dict", "state_dict", "model", "module", "net", "gene/state_dict"})
     if (has(known)) return known;
   std::set<std::string> weights;
   for (const std::string& group : groups)

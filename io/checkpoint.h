@@ -55,8 +55,9 @@ class Checkpoint {
 // Opens a safetensors or PyTorch file (a zip, or the older stream), told apart by their first
 // bytes, or the one that find_checkpoint() finds in a folder.
 //   section  path of the state dict inside a PyTorch file, e.g. "gene/state_dict". When empty: the
-//            top if tensors are there, else model_state_dict, state_dict, model, module or net,
-//            else the only group of tensors that is no optimizer state.
+//            top if tensors are there, else model_state_dict, state_dict, model, module, net or
+//            gene/state_dict (of the networks of a scFoundation file), else the only group of
+//            tensors that is no optimizer state.
 // Throws ModelError (E-CHECKPOINT and those of the readers).
 Checkpoint open_checkpoint(const std::string& path, const std::string& section = {});
 

@@ -78,6 +78,23 @@ TEST(Checkpoint, SeveralGroupsOfWeightsNeedAWord) {
   EXPECT_EQ(values_of(open_checkpoint(path, "critic").tensor("w").view()), std::vector<double>{2});
 }
 
+TEST(Checkpoint, OfSeveralNetworksTheGeneOneIsTaken) {
+  TemporaryFolder folder;
+  const auto one = [](const char* key) {
+    return pickled::dict(
+        {{"state_dict",
+          pickled::dict({{"model.w", pickled::tensor("FloatStorage", key, 1, 0, {1}, {1})}})}});
+  };
+  const std::string path =
+      put(folder / "models.ckpt",
+          torch_file(pickled::whole(pickled::dict({{"cell", one("0")}, {"gene", one("1")}})),
+                     {{"0", packed<float>({1})}, {"1", packed<float>({2})}}));
+  EXPECT_EQ(open_checkpoint(path).section(), "gene/state_dict");
+  EXPECT_EQ(values_of(open_checkpoint(path).tensor("model.w").view()), std::vector<double>{2});
+  EXPECT_EQ(values_of(open_checkpoint(path, "cell/state_dict").tensor("model.w").view()),
+            std::vector<double>{1});
+}
+
 TEST(Checkpoint, FingerprintIsOfTheWeightsNotOfTheFile) {
   TemporaryFolder folder;
   write_same_weights_safetensors(folder / "a.safetensors");
