@@ -358,6 +358,33 @@ TEST_P(Golden, ScfoundationPredictionsAndCells) {
       kActivation);
 }
 
+// Padding of the batched script: its ids are a gene's number, and no token sees it.
+TEST_P(Golden, ScfoundationPaddingChangesNoPrediction) {
+  SCGRAFT_NEEDS_SHARED("golden/scfoundation_mae_autobin");
+  const std::string name = "scfoundation_mae_autobin";
+  const Arrays want = arrays_of(name, "arrays.npz");
+  Arrays inputs = arrays_of(name, "arrays.npz");
+  const auto widen = [&](const char* array, double padding) {
+    const Tensor& t = want.at(array);
+    const std::vector<double> from = values_of(t.view());
+    std::vector<double> to;
+    for (int64_t b = 0; b < t.dim(0); ++b) {
+      to.insert(to.end(), from.begin() + b * t.dim(1), from.begin() + (b + 1) * t.dim(1));
+      to.insert(to.end(), 2, padding);
+    }
+    inputs[array] = tensor_of({t.dim(0), t.dim(1) + 2}, DType::f32, to);
+  };
+  widen("encoder_data", 103);
+  widen("encoder_position_gene_ids", 103);
+  widen("encoder_data_padding", 1);
+  Context ctx(mode().device());
+  const Arrays got = trace_checkpoint(
+      ctx, folder_of(name), inputs, {.gradient = {}, .product = mode().product, .upstream = true});
+  EXPECT_EQ(got.at("encoder_out").dim(1), want.at("encoder_out").dim(1) + 2);
+  EXPECT_LE(difference(got.at("prediction"), want.at("prediction"), padding_of(want)),
+            mode().activation * scale_of(mode(), want.at("prediction")));
+}
+
 TEST(GoldenBranches, OnlyOneOfTheFileIsTaken) {
   SCGRAFT_NEEDS_SHARED("golden/scfoundation_mae_autobin");
   Context ctx;
