@@ -3,7 +3,10 @@
 
 #include <cmath>
 
+#include "model/geneformer/cells.h"
+#include "model/scbert/cells.h"
 #include "tests/training/tiny_cells.h"
+#include "tests/training/tiny_models.h"
 #include "training/cell_sources.h"
 
 namespace scgraft {
@@ -79,6 +82,56 @@ TEST_F(ClassificationTest, GradientsAreTheSlopesOfTheLoss) {
   std::vector<Parameter*> trained = net_.encoder_parameters();
   for (Parameter* p : net_.classifier()->parameters()) trained.push_back(p);
   expect_slopes(weighted, net_, views(), trained);
+}
+
+// Tokens of a cell of the store as another model takes them: values are places.
+class PlacedCells {
+ public:
+  PlacedCells(const std::vector<CellView>& cells, size_t length) {
+    places_.resize(kTinyVocab);
+    std::iota(places_.begin(), places_.end(), 0.0f);
+    for (const CellView& cell : cells) {
+      genes_.emplace_back(cell.genes.begin(), cell.genes.end());
+      if (length > 0) {
+        genes_.back().resize(length, 5);
+        for (int32_t& gene : genes_.back()) gene %= 7;
+      }
+    }
+    for (size_t i = 0; i < cells.size(); ++i) {
+      views_.push_back(cells[i]);
+      views_.back().genes = genes_[i];
+      views_.back().values = std::span(places_).first(genes_[i].size());
+    }
+  }
+  const std::vector<CellView>& views() const { return views_; }
+
+ private:
+  std::vector<std::vector<int32_t>> genes_;
+  std::vector<float> places_;
+  std::vector<CellView> views_;
+};
+
+TEST_F(ClassificationTest, GradientsOfGeneformerAreTheSlopesOfTheLoss) {
+  GeneformerNetwork net(tiny_geneformer_config(kTinyVocab, kTinyVocab),
+                        {.words = false, .pooler = true, .classes = 3}, tiny_geneformer_values(4));
+  GeneformerCells network(net, CellEmbedding::standard, false);
+  CellClassification weighted(network, {1, 2, 0.5f});
+  std::vector<Parameter*> trained = net.encoder_parameters();
+  for (Parameter* p : network.head_parameters()) trained.push_back(p);
+  EXPECT_EQ(network.head_parameters().size(), 4U);
+  expect_slopes(weighted, net, PlacedCells(views(), 0).views(), trained);
+}
+
+TEST_F(ClassificationTest, GradientsOfScbertAreTheSlopesOfTheLoss) {
+  ScbertNetwork net(tiny_scbert_config(9), 12,
+                    {.bins = false, .classes = 3, .rows = 9, .width1 = 12, .width2 = 8},
+                    tiny_scbert_values(4));
+  ScbertCells network(net);
+  CellClassification weighted(network, {1, 2, 0.5f});
+  std::vector<Parameter*> trained = net.encoder_parameters();
+  for (Parameter* p : network.head_parameters()) trained.push_back(p);
+  EXPECT_EQ(network.head_parameters().size(), 8U);
+  expect_slopes(weighted, net, PlacedCells(views(), 9).views(), trained);
 }
 
 // Decision 0010: the gradient of a head or an adapter is added cell by cell.

@@ -73,8 +73,7 @@ inline void expect_same_values(const std::vector<Tensor>& got, const std::vector
 // gradient. Objectives run in f32 and have kinks (ReLU): with a step of 1e-3 along a unit direction
 // the rounding of a loss of about 1 leaves 2e-4 in a slope, and curvature and kinks stay below 1e-2
 // of it.
-inline void expect_slopes(Objective& objective, ScgptNetwork& net,
-                          const std::vector<CellView>& cells,
+inline void expect_slopes(Objective& objective, Backbone& net, const std::vector<CellView>& cells,
                           const std::vector<Parameter*>& parameters) {
   Context ctx(Device::cpu(), {.threads = 1});
   TokenBatch batch;
