@@ -10,7 +10,8 @@
 namespace scgraft {
 
 // Tokens of many cells in memory, so that a data set is read and tokenised once. Packed: eight
-// bytes per token.
+// bytes per token, four where the values of a cell are its places 0, 1, 2, ... (Geneformer,
+// scBERT).
 class TokenStore {
  public:
   // Adds all cells of a chunk.
@@ -32,7 +33,9 @@ class TokenStore {
   std::vector<int64_t> cells_;
   std::vector<int64_t> offsets_ = {0};
   std::vector<int32_t> genes_;
+  std::vector<int64_t> values_at_;  // [cells] where they begin; -1: places
   std::vector<float> values_;
+  std::vector<float> places_;  // 0, 1, 2, ... as many as the longest cell has tokens
 };
 
 }  // namespace scgraft

@@ -12,6 +12,7 @@
 #include "io/json.h"
 #include "io/output_folder.h"
 #include "io/text.h"
+#include "model/folder_kind.h"
 #include "model/scgpt/load.h"
 #include "runtime/error.h"
 
@@ -54,6 +55,14 @@ void merge(Session& session, const Options& options) {
     ConfigError error(cat(escaped(options.adapter), " does not say which model it was made for"),
                       "E-USAGE");
     error.set_hint("--model DIR");
+    throw error;
+  }
+  if (const std::string kind = folder_kind(base); kind != "scgpt") {
+    ModelError error(
+        cat(escaped(base), ": adapters are merged into scGPT models, this is one of ", kind),
+        "E-MODEL-FOLDER");
+    error.set_hint("use it attached: --adapter");
+    error.set_where(base);
     throw error;
   }
   ScgptModel model = load_scgpt(base, load);

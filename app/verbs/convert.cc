@@ -9,6 +9,7 @@
 #include "io/checkpoint.h"
 #include "io/output_folder.h"
 #include "io/text.h"
+#include "model/folder_kind.h"
 #include "model/scgpt/load.h"
 #include "runtime/error.h"
 
@@ -36,6 +37,14 @@ void convert_file(Session& session, const Options& options) {
 
 void convert_folder(Session& session, const Options& options) {
   const std::string& output = session.flags().output;
+  if (const std::string kind = folder_kind(options.input); kind != "scgpt") {
+    ModelError error(
+        cat(escaped(options.input), ": folders of scGPT are converted, this is one of ", kind),
+        "E-MODEL-FOLDER");
+    error.set_hint("convert its file of weights, and copy the rest of the folder");
+    error.set_where(options.input);
+    throw error;
+  }
   const ScgptModel model = load_scgpt(options.input);
   OutputFolder folder(output, session.overwrite());
   save_scgpt(folder / "", model);

@@ -82,6 +82,20 @@ TEST_F(CellModelVerbsTest, ScbertTrainsAnnotatesAndEmbeds) {
   EXPECT_EQ(H5ad::open(in("e.h5ad")).obsm("X_scBERT").dim, 16);
 }
 
+TEST_F(CellModelVerbsTest, WhatIsWrittenForScgptAloneIsRefusedForOthers) {
+  write_geneformer(in("model"), genes_);
+  train("model");
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"adapter", "merge", in("run/adapter"), "-o", in("merged")},
+        {"convert", in("model"), "-o", in("merged")}}) {
+    const Outcome refused = run_here(command);
+    EXPECT_EQ(refused.code, 11) << command[0];
+    EXPECT_THAT(refused.err, HasSubstr("E-MODEL-FOLDER"));
+    EXPECT_THAT(refused.err, HasSubstr("geneformer"));
+    EXPECT_FALSE(std::filesystem::exists(in("merged")));
+  }
+}
+
 TEST_F(CellModelVerbsTest, InspectKnowsTheFolders) {
   write_geneformer(in("geneformer"), genes_);
   write_scbert(in("scbert"), genes_);

@@ -5,6 +5,7 @@
 
 #include "model/geneformer/cells.h"
 #include "model/scbert/cells.h"
+#include "tests/training/placed_cells.h"
 #include "tests/training/tiny_cells.h"
 #include "tests/training/tiny_models.h"
 #include "training/cell_sources.h"
@@ -83,33 +84,6 @@ TEST_F(ClassificationTest, GradientsAreTheSlopesOfTheLoss) {
   for (Parameter* p : net_.classifier()->parameters()) trained.push_back(p);
   expect_slopes(weighted, net_, views(), trained);
 }
-
-// Tokens of a cell of the store as another model takes them: values are places.
-class PlacedCells {
- public:
-  PlacedCells(const std::vector<CellView>& cells, size_t length) {
-    places_.resize(kTinyVocab);
-    std::iota(places_.begin(), places_.end(), 0.0f);
-    for (const CellView& cell : cells) {
-      genes_.emplace_back(cell.genes.begin(), cell.genes.end());
-      if (length > 0) {
-        genes_.back().resize(length, 5);
-        for (int32_t& gene : genes_.back()) gene %= 7;
-      }
-    }
-    for (size_t i = 0; i < cells.size(); ++i) {
-      views_.push_back(cells[i]);
-      views_.back().genes = genes_[i];
-      views_.back().values = std::span(places_).first(genes_[i].size());
-    }
-  }
-  const std::vector<CellView>& views() const { return views_; }
-
- private:
-  std::vector<std::vector<int32_t>> genes_;
-  std::vector<float> places_;
-  std::vector<CellView> views_;
-};
 
 TEST_F(ClassificationTest, GradientsOfGeneformerAreTheSlopesOfTheLoss) {
   GeneformerNetwork net(tiny_geneformer_config(kTinyVocab, kTinyVocab),
