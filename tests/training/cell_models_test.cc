@@ -256,6 +256,15 @@ TEST_F(CellModelTest, ACellWithoutGenesHasNoLabelAndNoEmbedding) {
     Annotator annotator(trained(kind), {});
     const Annotation a = annotator.annotate(study_.ctx(), H5ad::open(file), "", "", {});
     EXPECT_EQ(a.without_genes, 1);
+    // What has no gene has a token all the same, which networks count on.
+    const auto reader =
+        annotator.model().reader(study_.ctx(), H5ad::open(file), annotator.preparation());
+    TokenisedCells tokens;
+    ASSERT_TRUE(reader->next(tokens));
+    EXPECT_EQ(tokens.empty, std::vector<int64_t>{7});
+    EXPECT_EQ(tokens.view(7).genes.size(), kind == "geneformer" ? 1U
+                                           : kind == "scbert"   ? 301U
+                                                                : 2U);
     EXPECT_EQ(a.label[7], -1);
     EXPECT_TRUE(std::isnan(a.embedding.as<float, 2>()(7, 0)));
     EXPECT_GE(a.label[6], 0);

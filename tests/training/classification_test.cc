@@ -93,7 +93,7 @@ TEST_F(ClassificationTest, GradientsOfGeneformerAreTheSlopesOfTheLoss) {
   std::vector<Parameter*> trained = net.encoder_parameters();
   for (Parameter* p : network.head_parameters()) trained.push_back(p);
   EXPECT_EQ(network.head_parameters().size(), 4U);
-  expect_slopes(weighted, net, PlacedCells(views(), 0).views(), trained);
+  expect_slopes(weighted, net, PlacedCells(views(), 0).views(), trained, 35);
 }
 
 TEST_F(ClassificationTest, GradientsOfScbertAreTheSlopesOfTheLoss) {
@@ -105,7 +105,7 @@ TEST_F(ClassificationTest, GradientsOfScbertAreTheSlopesOfTheLoss) {
   std::vector<Parameter*> trained = net.encoder_parameters();
   for (Parameter* p : network.head_parameters()) trained.push_back(p);
   EXPECT_EQ(network.head_parameters().size(), 8U);
-  expect_slopes(weighted, net, PlacedCells(views(), 9).views(), trained);
+  expect_slopes(weighted, net, PlacedCells(views(), 9).views(), trained, 30);
 }
 
 // Decision 0010: the gradient of a head or an adapter is added cell by cell.
