@@ -33,10 +33,11 @@ class CellModelsRealDataTest : public ::testing::TestWithParam<Run> {
   }
   std::string in(const std::string& name) const { return folder_ / name; }
 
-  // With all tokens of the published V1 and its names of genes.
+  // With all tokens of the published V1 and its names of genes, and a pooler, as files of BertModel
+  // have one.
   void write_published_geneformer() {
     make_directory(in("geneformer"));
-    GeneformerNetwork network(tiny_geneformer_config(25426, 256), {.words = false},
+    GeneformerNetwork network(tiny_geneformer_config(25426, 256), {.words = false, .pooler = true},
                               tiny_geneformer_values(1));
     save_parameters(network, in("geneformer"));
     write_json(in("geneformer/config.json"), network.config().to_json(), Overwrite::replace);

@@ -33,11 +33,13 @@ inline GeneformerConfig tiny_geneformer_config(int64_t vocab, int64_t positions)
   return config;
 }
 
-// As geneformer_initialiser(), but wide enough for few steps to move it.
+// As geneformer_initialiser(), but wide enough for few steps to move it; a place says less than a
+// gene.
 inline ParameterSource tiny_geneformer_values(uint64_t seed) {
   return [seed](const std::string& name, const Shape& shape) {
     Parameter p{name, geneformer_initialiser(seed)(name, shape), {}};
-    if (shape.rank() == 2) initialise_uniform(p, 0.6, seed);
+    if (shape.rank() == 2)
+      initialise_uniform(p, name.find("position") != std::string::npos ? 0.02 : 0.3, seed);
     return std::move(p.value);
   };
 }
