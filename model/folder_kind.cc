@@ -14,7 +14,8 @@
 namespace scgraft {
 namespace {
 
-// A backbone is known by a key of its file of sizes; with an empty key, by the file.
+// A backbone is known by a key of its file of sizes; with an empty key, by the file. What the verbs
+// cannot open has no `open`.
 struct Kind {
   const char* name;
   const char* file;
@@ -53,7 +54,13 @@ std::string folder_kind(const std::string& folder) { return kind_of(folder).name
 
 std::unique_ptr<CellModel> open_cell_model(const std::string& folder,
                                            const CellModelOptions& options) {
-  return kind_of(folder).open(folder, options);
+  const Kind& kind = kind_of(folder);
+  if (kind.open != nullptr) return kind.open(folder, options);
+  ModelError error(cat(folder, ": training, annotating and embedding with ", kind.name,
+                       " are not part of this version; trace reads it"),
+                   "E-MODEL");
+  error.set_where(folder);
+  throw error;
 }
 
 CellEmbedding parse_cell_embedding(std::string_view name) {

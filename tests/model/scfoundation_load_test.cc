@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "model/cell_model.h"
 #include "model/folder_kind.h"
 #include "model/scfoundation/load.h"
 #include "tests/io/archives.h"
@@ -121,6 +122,12 @@ TEST_F(ScfoundationLoad, ReadsSizesAndWeightsOfABranch) {
   // The branch that was not asked for would not load.
   expect_model_error("E-TENSOR-MISSING", "to_final.bias",
                      [&] { load_scfoundation(folder_.path(), {.branch = "cell"}); });
+}
+
+TEST_F(ScfoundationLoad, WhatDoesNotOpenItSaysSo) {
+  write({{"gene", Branch()}});
+  expect_model_error("E-MODEL", "with scfoundation are not part of this version",
+                     [&] { open_cell_model(folder_.path(), {}); });
 }
 
 TEST_F(ScfoundationLoad, NamesHaveAnythingUpToTheModel) {
