@@ -14,8 +14,8 @@ namespace scgraft {
 enum class CellEmbedding {
   standard,  // scGPT: the first row of the last layer, to be scaled to unit length; Geneformer:
              // mean over the genes' rows of the layer before the last; scBERT: mean over all rows
-  last,   // Geneformer: mean over the genes' rows of the last layer
-  first,  // Geneformer: the first row of the last layer
+  last,      // Geneformer: mean over the genes' rows of the last layer
+  first,     // Geneformer: the first row of the last layer
 };
 // "auto", "last" or "cls". Throws ConfigError (E-EMBEDDING-KIND).
 CellEmbedding parse_cell_embedding(std::string_view name);

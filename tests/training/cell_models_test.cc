@@ -70,6 +70,7 @@ INSTANTIATE_TEST_SUITE_P(
                       Run{"geneformer_v2", "adapter", "token+lora"},
                       Run{"geneformer", "head", "none"}, Run{"geneformer", "all", "none"},
                       Run{"scbert", "adapter", "lora"}, Run{"scbert", "adapter", "token"},
+                      Run{"scbert", "adapter", "encoder"}, Run{"scbert", "adapter", "prefix"},
                       Run{"scbert", "head", "none"}, Run{"scbert", "all", "none"}),
     name_of_run);
 
@@ -383,11 +384,12 @@ TEST_F(CellModelTest, WhatAModelCannotDoIsSaid) {
   expect_code("E-EMBEDDING-KIND", "scBERT has one",
               [&] { open_cell_model(model_folder("scbert"), {.embedding = CellEmbedding::last}); });
   expect_code("E-EMBEDDING-KIND", "\"mean\"", [] { parse_cell_embedding("mean"); });
+  const std::string traced = study_.fresh("scfoundation");
+  make_directory(traced);
+  put(traced + "/models.ckpt", "");
+  expect_code("E-MODEL", "with scfoundation", [&] { open_cell_model(traced); });
   RunConfig config = study_.config();
   config.base_model = model_folder("scbert");
-  config.adapter.type = "prefix";
-  expect_code("E-SITE", "no place for a prefix",
-              [&] { fine_tune(study_.ctx(), config, "", false, {}); });
   config.data.hvg = "cell_ranger";
   config.data.hvg_count = 50;
   expect_code("E-PREPARE", "hvg must be none for scbert",
