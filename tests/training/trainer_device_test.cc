@@ -174,15 +174,15 @@ TEST_F(TrainerOnDevice, PredictsAndEmbedsAsTheCpu) {
   expect_close(embeddings[1].view(), std::as_const(embeddings[0]).view(), kTerms);
 }
 
-// A run of LoRA with more steps in an epoch, and what a wrapped objective does to them.
+// A run of an adapter with more steps in an epoch, and what a wrapped objective does to them.
 struct LongRun {
-  explicit LongRun(Device device) : ctx(device, {.threads = 1}) {
+  explicit LongRun(Device device, const char* kind = "lora") : ctx(device, {.threads = 1}) {
     net.move_to(device);
-    AdapterOptions lora;
-    lora.type = "lora";
-    lora.rank = 2;
-    lora.targets = {"q", "v"};
-    adapter = make_adapter(lora, net, 5);
+    AdapterOptions wanted;
+    wanted.type = kind;
+    wanted.rank = 2;
+    wanted.targets = {"q", "v"};
+    adapter = make_adapter(wanted, net, 5);
     adapter->attach(net);
     parameters = net.classifier()->parameters();
     for (Parameter* p : adapter->parameters()) parameters.push_back(p);
@@ -276,16 +276,19 @@ constexpr size_t kStepsPerEpoch = 6;
 
 // Between the reports of two steps of an epoch the host has enqueued one more step.
 TEST_F(TrainerOnDevice, TheHostDoesNotWaitForAStreamInAStep) {
-  LongRun run(Device::cuda());
-  run.go();
-  ASSERT_EQ(run.waits.size(), 2 * kStepsPerEpoch);
-  for (size_t i = 1; i < run.waits.size(); ++i) {
-    // The last step of an epoch is waited for, but not by its stream; the first one of the next
-    // begins after that.
-    EXPECT_EQ(run.waits[i].streams, run.waits[i - 1].streams) << i;
-    EXPECT_EQ(run.waits[i].copies, run.waits[i - 1].copies) << i;
+  for (const char* kind : {"lora", "hra"}) {
+    SCOPED_TRACE(kind);
+    LongRun run(Device::cuda(), kind);
+    run.go();
+    ASSERT_EQ(run.waits.size(), 2 * kStepsPerEpoch);
+    for (size_t i = 1; i < run.waits.size(); ++i) {
+      // The last step of an epoch is waited for, but not by its stream; the first one of the next
+      // begins after that.
+      EXPECT_EQ(run.waits[i].streams, run.waits[i - 1].streams) << i;
+      EXPECT_EQ(run.waits[i].copies, run.waits[i - 1].copies) << i;
+    }
+    EXPECT_EQ(run.memory.front(), run.memory.back());
   }
-  EXPECT_EQ(run.memory.front(), run.memory.back());
 }
 
 // The host's work on step n + 1 is done before it looks at step n.
