@@ -7,8 +7,8 @@
 
 namespace scgraft {
 
-// Several adapters at once, "token+encoder": each reads the same options, or those of its own, and takes its own places.
-// It can be merged when every part can.
+// Several adapters at once, "token+encoder": each reads the same options, or those of its own, and
+// takes its own places. It can be merged when every part can.
 class AdapterUnion : public Adapter {
  public:
   // parts: at least two, made for one backbone.

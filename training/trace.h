@@ -22,10 +22,10 @@ struct TraceOptions {
   // Of other backbones "" alone: mean cross entropy of the head that the checkpoint has.
   std::optional<std::string> gradient;
   DType product = DType::f32;  // type in which frozen weights are multiplied
-  // What the published code does where scgraft computes something else by default: keys of scBERT and
-  // of scFoundation's decoder are shifted by the largest of the batch, not of the cell; padding of
-  // scGPT counts in averages over a cell and in batch norms, which take the domain of the first cell
-  // for all.
+  // What the published code does where scgraft computes something else by default: keys of scBERT
+  // and of scFoundation's decoder are shifted by the largest of the batch, not of the cell; padding
+  // of scGPT counts in averages over a cell and in batch norms, which take the domain of the first
+  // cell for all.
   bool upstream = false;
   // Which network of a checkpoint that has several, as scFoundation's: "cell", "rde" or "gene";
   // empty: the one that its loader takes by default. Throws ConfigError for other backbones.
