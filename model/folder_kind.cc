@@ -8,6 +8,7 @@
 #include "model/cell_model.h"
 #include "model/geneformer/cells.h"
 #include "model/scbert/cells.h"
+#include "model/scfoundation/cells.h"
 #include "model/scgpt/cells.h"
 #include "runtime/error.h"
 
@@ -23,7 +24,7 @@ struct Kind {
 };
 constexpr Kind kKinds[] = {
     {"scgpt", "args.json", "", open_scgpt_cells},
-    {"scfoundation", "models.ckpt", "", nullptr},
+    {"scfoundation", "models.ckpt", "", open_scfoundation_cells},
     {"geneformer", "config.json", "num_hidden_layers", open_geneformer_cells},
     {"scbert", "config.json", "dim_head", open_scbert_cells},
 };
@@ -60,8 +61,10 @@ CellEmbedding parse_cell_embedding(std::string_view name) {
   if (name == "auto") return CellEmbedding::standard;
   if (name == "last") return CellEmbedding::last;
   if (name == "cls") return CellEmbedding::first;
-  throw ConfigError(cat("no embedding is called \"", escaped(name, 40), "\": auto, last or cls"),
-                    "E-EMBEDDING-KIND");
+  if (name == "max") return CellEmbedding::max;
+  throw ConfigError(
+      cat("no embedding is called \"", escaped(name, 40), "\": auto, last, cls or max"),
+      "E-EMBEDDING-KIND");
 }
 
 void require_standard_embedding(const CellModelOptions& options, std::string_view title) {

@@ -2,7 +2,7 @@
 #include <numeric>
 #include <vector>
 
-#include "model/scfoundation/cell_embedding.h"
+#include "model/scfoundation/cell_pooler.h"
 #include "model/scfoundation/load.h"
 #include "training/trace_kinds.h"
 
@@ -124,7 +124,7 @@ void Tracer::embed() {
   tell("encoder_out", x);
   for (const auto& [name, pooling] : {std::pair{"cell_embedding_all", CellPooling::all},
                                       {"cell_embedding_max", CellPooling::max}}) {
-    CellEmbedding embedding(pooling);
+    CellPooler embedding(pooling);
     const TensorView y = take({batch.cells(), embedding.width(net_.dim())});
     embedding.forward(ctx_, x, packing, y);
     out_[name] = host_copy(y);

@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "kernels/add.h"
-#include "model/scfoundation/cell_embedding.h"
+#include "model/scfoundation/cell_pooler.h"
 #include "tests/model/tiny_scfoundation.h"
 #include "tests/testing/op_test.h"
 
@@ -43,7 +43,7 @@ Pass run(Device device, DType product) {
   const TensorView dx = scope.take(x.shape(), DType::f32),
                    dcells = scope.take(x.shape(), DType::f32);
   const TensorView prediction = scope.take({whole.tokens(), 1}, DType::f32);
-  CellEmbedding embedding(CellPooling::all);
+  CellPooler embedding(CellPooling::all);
   const TensorView pooled = scope.take({batch.cells(), embedding.width(net.dim())}, DType::f32);
   net.encode(ctx, batch, options, x);
   net.decode(ctx, batch, x, whole, options, prediction);

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "model/scfoundation/cell_embedding.h"
+#include "model/scfoundation/cell_pooler.h"
 #include "model/scfoundation/network.h"
 #include "tests/kernels/packed_cells.h"
 #include "tests/model/tiny_scfoundation.h"
@@ -258,14 +258,14 @@ TEST_F(ScfoundationNetworkTest, EntriesThatTheModelHasNotAreRefused) {
 }
 
 // [S ; T ; largest ; mean] of a cell of two genes and one of a single gene.
-TEST(CellEmbedding, HandComputed) {
+TEST(CellPooler, HandComputed) {
   Context ctx;
   const Tensor x =
       tensor_of({7, 2}, DType::f32, {1, 8, 3, 2, 10, 20, 30, 40, 5, 6, -1, -2, -3, -4});
   const std::vector<int32_t> offsets = {0, 4, 7};
   const Packing packing = Packing::over(offsets);
   Tensor all({2, 8}, DType::f32), largest({2, 2}, DType::f32);
-  CellEmbedding of_all(CellPooling::all), of_max(CellPooling::max);
+  CellPooler of_all(CellPooling::all), of_max(CellPooling::max);
   of_all.forward(ctx, x.view(), packing, all.view());
   expect_close(all.view(), {30, 40, 10, 20, 3, 8, 2, 5, -3, -4, -1, -2, 5, 6, 5, 6});
   of_max.forward(ctx, x.view(), packing, largest.view());
@@ -276,13 +276,13 @@ TEST(CellEmbedding, HandComputed) {
   });
 }
 
-TEST(CellEmbedding, GradientMatchesFiniteDifferences) {
+TEST(CellPooler, GradientMatchesFiniteDifferences) {
   Context ctx(Device::cpu(), {.threads = 1});
   const std::vector<int32_t> offsets = {0, 4, 7, 15};
   const Packing packing = Packing::over(offsets);
   for (const CellPooling pooling : {CellPooling::all, CellPooling::max}) {
     Tensor x = random_values({15, 3}, DType::f64, 4);
-    CellEmbedding embedding(pooling);
+    CellPooler embedding(pooling);
     Tensor y({3, embedding.width(3)}, DType::f64), dx({15, 3}, DType::f64);
     const Tensor dy = random_values(y.shape(), DType::f64, 5);
     embedding.forward(ctx, x.view(), packing, y.view());
@@ -290,7 +290,7 @@ TEST(CellEmbedding, GradientMatchesFiniteDifferences) {
     expect_gradient(
         x,
         [&] {
-          CellEmbedding again(pooling);
+          CellPooler again(pooling);
           again.forward(ctx, x.view(), packing, y.view());
           return dot(y.view(), dy.view());
         },

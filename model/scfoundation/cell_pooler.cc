@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "model/scfoundation/cell_embedding.h"
+#include "model/scfoundation/cell_pooler.h"
 
 #include "kernels/add.h"
 #include "kernels/embedding_sum.h"
@@ -20,7 +20,7 @@ void gather(Context& ctx, ConstTensorView x, const PreparedArray<int32_t>& index
 
 }  // namespace
 
-void CellEmbedding::lay_out(Context& ctx, const Packing& packing) {
+void CellPooler::lay_out(Context& ctx, const Packing& packing) {
   const auto cells = static_cast<int32_t>(packing.cells());
   const auto genes = static_cast<int32_t>(packing.tokens() - kEnds * cells);
   for (auto* array : {&genes_, &ends_, &parts_, &places_, &tokens_}) array->host.clear();
@@ -48,7 +48,7 @@ void CellEmbedding::lay_out(Context& ctx, const Packing& packing) {
   gene_packing_.assign(ctx, Packing::over(offsets_));
 }
 
-void CellEmbedding::forward(Context& ctx, ConstTensorView x, const Packing& packing, TensorView y) {
+void CellPooler::forward(Context& ctx, ConstTensorView x, const Packing& packing, TensorView y) {
   const int64_t cells = packing.cells();
   const int64_t dim = x.dim(1);
   for (int64_t cell = 0; cell < cells; ++cell)
@@ -68,8 +68,7 @@ void CellEmbedding::forward(Context& ctx, ConstTensorView x, const Packing& pack
   gather(ctx, middle, parts_, y.reshape({kParts * cells, dim}));
 }
 
-void CellEmbedding::backward(Context& ctx, ConstTensorView dy, const Packing& packing,
-                             TensorView dx) {
+void CellPooler::backward(Context& ctx, ConstTensorView dy, const Packing& packing, TensorView dx) {
   if (pooling_ == CellPooling::max) return pool_max_backward(ctx, dy, at_, packing, dx);
   const int64_t cells = packing.cells();
   const int64_t dim = dx.dim(1);

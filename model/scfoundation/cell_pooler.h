@@ -16,9 +16,9 @@ enum class CellPooling {
 
 // Embeddings of cells from the encoder's rows, where a cell's last two tokens are T and S.
 // Source: scFoundation (Hao et al. 2024), its script for cell embeddings, pool types all and max.
-class CellEmbedding {
+class CellPooler {
  public:
-  explicit CellEmbedding(CellPooling pooling) : pooling_(pooling) {}
+  explicit CellPooler(CellPooling pooling) : pooling_(pooling) {}
 
   int64_t width(int64_t dim) const { return pooling_ == CellPooling::all ? 4 * dim : dim; }
   // x [tokens, dim] f32 or f64, on CUDA f32, bf16 or f16 -> y [cells, width(dim)] of its type,
