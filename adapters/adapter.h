@@ -12,10 +12,10 @@ namespace scgraft {
 // What a user can ask of an adapter; every kind reads the fields that concern it.
 struct AdapterOptions {
   std::string type = "lora";                      // a kind, or several: "token+encoder+lora"
-  int64_t rank = 8;                               // lora: r
+  int64_t rank = 8;                               // lora, hra: r
   double alpha = 16;                              // lora: lora_alpha
   double dropout = 0;                             // lora: dropout of the adapter's input
-  std::vector<std::string> targets = {"q", "v"};  // of q, k, v, out, ffn_in, ffn_out
+  std::vector<std::string> targets = {"q", "v"};  // lora, hra: of q, k, v, out, ffn_in, ffn_out
   double width = 0.25;                            // encoder, token: of the bottleneck, times dim
   std::string layout = "norm";                    // encoder: where in a layer; adapters/encoder.h
   std::string start = "identity";                 // encoder, token: or "uniform", as scPEFT

@@ -1,22 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "adapters/lora.h"
 
-#include <algorithm>
 #include <cmath>
 
-#include "adapters/layer_range.h"
+#include "adapters/projections.h"
+#include "runtime/error.h"
 
 namespace scgraft {
-namespace {
-
-struct Target {
-  const char* name;  // what a user writes
-  const char* site;  // suffix of the backbone's site name
-};
-constexpr Target kTargets[] = {{"q", "attn.q"},     {"k", "attn.k"},      {"v", "attn.v"},
-                               {"out", "attn.out"}, {"ffn_in", "ffn.in"}, {"ffn_out", "ffn.out"}};
-
-}  // namespace
 
 LowRank Lora::Site::term(bool training) const {
   return {.a = std::as_const(a->value).view(),
@@ -25,12 +15,12 @@ LowRank Lora::Site::term(bool training) const {
           .dropout = training ? dropout : Dropout{}};
 }
 
-std::span<const LowRank> Lora::Site::terms(bool training) {
+std::span<const LowRank> Lora::Site::terms(Context&, const Linear&, bool training) {
   term_ = term(training);
   return {&term_, 1};
 }
 
-void Lora::Site::backward(Context& ctx, ConstTensorView x, ConstTensorView dy,
+void Lora::Site::backward(Context& ctx, const Linear&, ConstTensorView x, ConstTensorView dy,
                           const Packing& packing) {
   // Gradients exist in training only, where the dropout of the forward pass was active.
   low_rank_backward(ctx, x, dy, term(true), packing, a->trainable() ? a->grad.view() : TensorView(),
@@ -38,37 +28,28 @@ void Lora::Site::backward(Context& ctx, ConstTensorView x, ConstTensorView dy,
 }
 
 Lora::Lora(const AdapterOptions& options, Backbone& backbone, uint64_t seed) : options_(options) {
-  resolve_layers(options_, backbone);
+  const std::vector<Projection> places = projections(options_, backbone);
   require<ConfigError>(options_.rank >= 1 && options_.rank <= 512,
                        "adapter.r must be 1 to 512, got ", options_.rank);
   require<ConfigError>(options_.dropout >= 0 && options_.dropout < 1,
                        "adapter.lora_dropout must be at least 0 and below 1, got ",
                        options_.dropout);
-  require<ConfigError>(!options_.targets.empty(), "adapter.target_modules is empty; choose from ",
-                       "q, k, v, out, ffn_in, ffn_out");
-  for (int layer = options_.first_layer; layer <= options_.last_layer; ++layer) {
-    for (const std::string& wanted : options_.targets) {
-      const auto* target = std::find_if(std::begin(kTargets), std::end(kTargets),
-                                        [&](const Target& t) { return wanted == t.name; });
-      require<ConfigError>(target != std::end(kTargets), "adapter.target_modules: \"", wanted,
-                           "\" is not one of q, k, v, out, ffn_in, ffn_out");
-      Site& site = sites_.emplace_back();
-      site.name = cat("layers.", layer, ".", target->site);
-      site.scale = options_.alpha / static_cast<double>(options_.rank);
-      site.dropout = {.p = static_cast<float>(options_.dropout),
-                      .site = dropout_site(layer, DropoutSlot::adapter,
-                                           static_cast<uint32_t>(target - std::begin(kTargets)))};
-      Linear& linear = backbone.linear_site(site.name);
-      const Tensor& beside = linear.weight()->value;
-      const DType dtype = beside.dtype() == DType::f64 ? DType::f64 : DType::f32;
-      const Device device = beside.device();
-      const std::string path = cat("base_model.model.", backbone.module_path(site.name));
-      site.a = &parameters_.add(path + ".lora_A.weight",
-                                Tensor({options_.rank, linear.in()}, dtype, device));
-      site.b = &parameters_.add(path + ".lora_B.weight",
-                                Tensor({linear.out(), options_.rank}, dtype, device));
-      initialise_uniform(*site.a, 1.0 / std::sqrt(static_cast<double>(linear.in())), seed);
-    }
+  for (const Projection& place : places) {
+    Site& site = sites_.emplace_back();
+    site.name = place.site;
+    site.scale = options_.alpha / static_cast<double>(options_.rank);
+    site.dropout = {.p = static_cast<float>(options_.dropout),
+                    .site = dropout_site(place.layer, DropoutSlot::adapter, place.target)};
+    Linear& linear = backbone.linear_site(site.name);
+    const Tensor& beside = linear.weight()->value;
+    const DType dtype = beside.dtype() == DType::f64 ? DType::f64 : DType::f32;
+    const Device device = beside.device();
+    const std::string path = cat("base_model.model.", backbone.module_path(site.name));
+    site.a = &parameters_.add(path + ".lora_A.weight",
+                              Tensor({options_.rank, linear.in()}, dtype, device));
+    site.b = &parameters_.add(path + ".lora_B.weight",
+                              Tensor({linear.out(), options_.rank}, dtype, device));
+    initialise_uniform(*site.a, 1.0 / std::sqrt(static_cast<double>(linear.in())), seed);
   }
 }
 
@@ -90,17 +71,12 @@ void Lora::detach(Backbone& backbone) {
 bool Lora::merge_into(Backbone& backbone) {
   for (Site& site : sites_) {
     Linear& linear = backbone.linear_site(site.name);
-    Parameter& weight = *linear.weight();
-    if (weight.value.is_shared())
-      weight.value = weight.value.clone();  // a mapped file is read-only
-    const TensorView rows = linear.mutable_weight_rows();
-    site.original = Tensor(rows.shape(), rows.dtype());
-    copy(rows, site.original.view());
+    site.original = take_rows(linear);
     // Done once and in f64, on the host.
     Tensor merged = site.original.clone();
     HostCopies host;
     const ConstTensorView host_a = host.view(site.a->value), host_b = host.view(site.b->value);
-    visit_real(rows.dtype(), [&]<class T>(Type<T>) {
+    visit_real(merged.dtype(), [&]<class T>(Type<T>) {
       const auto w = merged.as<T, 2>();
       const auto a = host_a.as<T, 2>();
       const auto b = host_b.as<T, 2>();
@@ -112,8 +88,7 @@ bool Lora::merge_into(Backbone& backbone) {
           w(i, j) = static_cast<T>(static_cast<double>(w(i, j)) + site.scale * sum);
         }
     });
-    copy(std::as_const(merged).view(), rows);
-    linear.weight_changed();
+    put_rows(linear, merged);
   }
   detach(backbone);
   return true;
@@ -122,11 +97,8 @@ bool Lora::merge_into(Backbone& backbone) {
 void Lora::unmerge_from(Backbone& backbone) {
   for (Site& site : sites_) {
     require(!site.original.empty(), "the adapter has not been merged");
-    Linear& linear = backbone.linear_site(site.name);
-    const TensorView rows = linear.mutable_weight_rows();
-    copy(site.original.view(), rows);
+    put_rows(backbone.linear_site(site.name), site.original);
     site.original = Tensor();
-    linear.weight_changed();
   }
   attach(backbone);
 }

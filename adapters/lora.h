@@ -33,9 +33,9 @@ class Lora : public Adapter {
     Dropout dropout;
     Tensor original;  // weight rows before a merge
 
-    std::span<const LowRank> terms(bool training) override;
+    std::span<const LowRank> terms(Context& ctx, const Linear& beside, bool training) override;
     bool trainable() const override { return a->trainable() || b->trainable(); }
-    void backward(Context& ctx, ConstTensorView x, ConstTensorView dy,
+    void backward(Context& ctx, const Linear& beside, ConstTensorView x, ConstTensorView dy,
                   const Packing& packing) override;
 
    private:

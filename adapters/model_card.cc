@@ -30,6 +30,9 @@ std::string method(const AdapterBundle& bundle) {
   const AdapterOptions& o = bundle.options;
   std::string targets;
   for (const std::string& t : o.targets) targets += (targets.empty() ? "" : ", ") + t;
+  if (o.type == "hra")
+    return cat("HRA of ", o.rank, " reflections, on ", targets, " of layers ", o.first_layer,
+               " to ", o.last_layer);
   if (o.type != "lora") return o.type;
   return cat("LoRA of rank ", o.rank, ", alpha ", o.alpha, ", on ", targets, " of layers ",
              o.first_layer, " to ", o.last_layer);

@@ -22,6 +22,7 @@ constexpr const char* kPeftVersion = "0.20.0";
 std::string peft_type(const std::string& kind) {
   if (kind.empty()) return kModulesOnly;
   if (kind == "lora") return "LORA";
+  if (kind == "hra") return "HRA";
   std::string name = "SCGRAFT_" + kind;
   for (char& c : name) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
   return name;
@@ -30,6 +31,7 @@ std::string peft_type(const std::string& kind) {
 // The kind, or kinds joined by +, behind a peft_type; empty when it is none of ours.
 std::string kind_of(const std::string& type) {
   if (type == "LORA") return "lora";
+  if (type == "HRA") return "hra";
   constexpr std::string_view kOurs = "SCGRAFT_";
   if (!type.starts_with(kOurs)) return "";
   std::string name = type.substr(kOurs.size());
@@ -110,14 +112,19 @@ json to_json(const PeftConfig& config) {
       {"peft_version", kPeftVersion},
   };
   if (!config.modules_to_save.empty()) out["modules_to_save"] = config.modules_to_save;
-  if (config.kind != "lora") return out;
+  if (config.kind != "lora" && config.kind != "hra") return out;
   out["target_modules"] = config.target_modules;
   out["r"] = config.rank;
+  out["bias"] = "none";
+  if (config.kind == "hra") {
+    out["apply_GS"] = false;
+    out["init_weights"] = true;
+    return out;
+  }
   out["lora_alpha"] = config.alpha;
   if (config.alpha == std::floor(config.alpha) && std::abs(config.alpha) < 1e15)
     out["lora_alpha"] = static_cast<int64_t>(config.alpha);  // as PEFT declares it
   out["lora_dropout"] = config.dropout;
-  out["bias"] = "none";
   out["fan_in_fan_out"] = false;
   out["rank_pattern"] = json::object();
   out["alpha_pattern"] = json::object();
@@ -138,7 +145,7 @@ PeftConfig peft_config_from_json(const json& object, const std::string& file) {
                 "peft_type");
   config.base_path = reader.text("base_model_name_or_path");
   config.modules_to_save = reader.texts("modules_to_save");
-  if (config.kind != "lora") return config;
+  if (config.kind != "lora" && config.kind != "hra") return config;
 
   config.target_modules = reader.texts("target_modules");
   const double rank = reader.number("r", 8);
@@ -148,7 +155,8 @@ PeftConfig peft_config_from_json(const json& object, const std::string& file) {
   config.alpha = reader.number("lora_alpha", 8);
   config.dropout = reader.number("lora_dropout", 0);
   if (reader.flag("use_rslora")) config.alpha *= std::sqrt(rank);  // alpha / sqrt(r)
-  for (const char* key : {"use_dora", "fan_in_fan_out", "lora_bias"}) reader.refuse_flag(key);
+  for (const char* key : {"use_dora", "fan_in_fan_out", "lora_bias", "apply_GS"})
+    reader.refuse_flag(key);
   for (const char* key : {"rank_pattern", "alpha_pattern", "layer_replication",
                           "trainable_token_indices", "target_parameters"})
     reader.refuse_entries(key);

@@ -25,7 +25,8 @@ nlohmann::json to_json(const PeftConfig& config);
 
 // Throws ModelError (E-ADAPTER) naming the key: no peft_type, an unknown one, values of the wrong
 // kind, and what changes the mathematics and is not computed here (DoRA, biases, patterns of
-// ranks, transposed weights). A rank-stabilised scale becomes the alpha of the same scale.
+// ranks, transposed weights, reflections made orthogonal). A rank-stabilised scale becomes the
+// alpha of the same scale.
 //   file  name for messages
 PeftConfig peft_config_from_json(const nlohmann::json& json, const std::string& file);
 

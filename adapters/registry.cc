@@ -4,6 +4,7 @@
 
 #include "adapters/adapter.h"
 #include "adapters/encoder.h"
+#include "adapters/hra.h"
 #include "adapters/lora.h"
 #include "adapters/prefix.h"
 #include "adapters/token.h"
@@ -21,6 +22,7 @@ struct Kind {
 // One line per kind. A plain table: objects that only register themselves are dropped by linkers.
 constexpr Kind kKinds[] = {
     {"encoder", make_encoder_adapter},
+    {"hra", make_hra},
     {"lora", make_lora},
     {"prefix", make_prefix},
     {"token", make_token_adapter},

@@ -2,12 +2,14 @@
 #include "adapters/scpeft_import.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <optional>
 #include <set>
 
 #include "adapters/scpeft_arrays.h"
 #include "io/text.h"
+#include "model/scgpt/load.h"
 
 namespace scgraft {
 namespace {
@@ -43,6 +45,29 @@ std::string first_five(const std::vector<std::string>& names) {
   for (size_t i = 0; i < names.size() && i < 5; ++i) text += (i ? ", " : "") + escaped(names[i]);
   return names.size() > 5 ? cat(text, " and ", names.size() - 5, " more") : text;
 }
+
+// What a file calls what, by backbone.
+struct Dialect {
+  const char* backbone;
+  ScpeftAdapter (*read)(const nlohmann::json& config, const Checkpoint& file, Backbone& base);
+  std::string (*name)(const std::string& theirs);  // what the backbone calls a tensor
+  // Beginnings of names that may have no place: what is no part of the network, heads of
+  // pre-training.
+  std::array<const char*, 3> without_use;
+  const char* head;  // whose rows are the classes
+};
+constexpr Dialect kDialects[] = {
+    {"scgpt",
+     read_scpeft_adapter,
+     canonical_scgpt_name,
+     {"flag_encoder.", "decoder.", "mvc_decoder."},
+     "cls_decoder.out_layer.weight"},
+    {"scbert",
+     read_scpeft_scbert_adapter,
+     [](const std::string& theirs) { return theirs; },
+     {"performer.calls_since_last_redraw", "to_out.weight", "to_out.bias"},
+     "to_out.fc3.weight"},
+};
 
 class Import {
  public:
@@ -101,7 +126,9 @@ void Import::compare(const std::string& theirs, const std::string& ours) {
   Parameter* p = base_.parameters().find(ours);
   if (p == nullptr) return without_place_.push_back(theirs);
   const Tensor& there = file_.tensor(theirs);
-  if (there.numel() != p->value.numel()) return different_.push_back(theirs);
+  if (there.numel() != p->value.numel())
+    scpeft::fail(file_,
+                 cat(escaped(theirs), " is ", there.shape(), ", the base has ", p->value.shape()));
   const std::vector<double> values = numbers(there), base = numbers(p->value);
   const std::vector<double> apart = minus(values, base);
   const double size = std::max(largest(base), 1e-30);
@@ -146,21 +173,38 @@ void Import::refuse() const {
 
 }  // namespace
 
-ScpeftImport import_scpeft(const nlohmann::json& config, const Checkpoint& file, Backbone& base,
-                           const std::function<std::string(const std::string&)>& name) {
-  ScpeftAdapter read = base.kind() == "scbert" ? read_scpeft_scbert_adapter(config, file, base)
-                                               : read_scpeft_adapter(config, file, base);
+ScpeftImport import_scpeft(const nlohmann::json& config, const Checkpoint& file, Backbone& base) {
+  const Dialect* dialect = nullptr;
+  for (const Dialect& one : kDialects)
+    if (one.backbone == base.kind()) dialect = &one;
+  if (dialect == nullptr)
+    scpeft::fail(
+        file, cat("adapters of scPEFT are read on scGPT and scBERT, this base is ", base.kind()));
+  ScpeftAdapter read = dialect->read(config, file, base);
   if (!read.adapter) scpeft::fail(file, "holds no adapter of scPEFT");
   ScpeftImport out;
   Import import(file, base, read, out);
   for (const TensorInfo& info : file.tensors()) {
     if (is_scpeft_tensor(info.name)) continue;
-    const std::string ours = name(info.name);
-    if (!ours.empty()) import.compare(info.name, ours);
+    const std::string ours = dialect->name(info.name);
+    const bool left_out =
+        base.parameters().find(ours) == nullptr &&
+        std::any_of(dialect->without_use.begin(), dialect->without_use.end(),
+                    [&](const char* beginning) { return ours.starts_with(beginning); });
+    if (left_out)
+      out.ignored.push_back(info.name);
+    else
+      import.compare(info.name, ours);
   }
   import.refuse();
   out.adapter = std::move(read.adapter);
   return out;
+}
+
+int64_t scpeft_classes(const Checkpoint& file) {
+  for (const Dialect& dialect : kDialects)
+    if (file.contains(dialect.head)) return file.info(dialect.head).dims.front();
+  return 0;
 }
 
 }  // namespace scgraft

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -24,6 +23,8 @@ struct ScpeftImport {
     int times = 0;
   };
   std::vector<Merged> merged;
+  // Tensors that the base has no place for and that do not matter: heads of pre-training.
+  std::vector<std::string> ignored;
 };
 
 // Takes the adapter out of `file` and compares everything else with the base it is for.
@@ -32,12 +33,13 @@ struct ScpeftImport {
 //   base    the pre-trained backbone; its heads must have the shapes of the file's. What was
 //   trained
 //           is written into it, and its weights must not be packed yet
-//   name    what the backbone calls a tensor of the file
 //
 // A frozen weight may differ from the base's by 1e-6 of its largest element, a merged one by 1e-4.
-// Throws ModelError: E-SCPEFT (no adapter, an unknown one, tensors without a place here), and
+// Throws ModelError: E-SCPEFT (no adapter, an unknown one, tensors without a place here or of
+// another shape, a backbone other than scGPT and scBERT), and
 // E-ADAPTER-BASE naming the first five weights that are neither the base's nor merged.
-ScpeftImport import_scpeft(const nlohmann::json& config, const Checkpoint& file, Backbone& base,
-                           const std::function<std::string(const std::string&)>& name);
+ScpeftImport import_scpeft(const nlohmann::json& config, const Checkpoint& file, Backbone& base);
+// Classes of the head in such a file; 0: there is none.
+int64_t scpeft_classes(const Checkpoint& file);
 
 }  // namespace scgraft

@@ -83,14 +83,14 @@ std::vector<std::string> whole_modules(Backbone& backbone, std::span<Parameter* 
   return {modules.begin(), modules.end()};
 }
 
-// Module paths of a LoRA adapter's projections, from the keys of its parameters.
+// Module paths of the projections of a LoRA or HRA adapter, from the keys of its parameters.
 std::vector<std::string> target_modules(const std::vector<Parameter*>& parameters) {
-  constexpr std::string_view kEnd = ".lora_A.weight";
   std::vector<std::string> out;
   for (const Parameter* p : parameters)
-    if (p->name.starts_with(kWrapped) && p->name.ends_with(kEnd))
-      out.push_back(
-          p->name.substr(kWrapped.size(), p->name.size() - kWrapped.size() - kEnd.size()));
+    for (const std::string_view end : {".lora_A.weight", ".hra_u"})
+      if (p->name.starts_with(kWrapped) && p->name.ends_with(end))
+        out.push_back(
+            p->name.substr(kWrapped.size(), p->name.size() - kWrapped.size() - end.size()));
   return out;
 }
 

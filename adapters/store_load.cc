@@ -133,7 +133,8 @@ void read_record(const std::string& folder, const PeftConfig& config, LoadedBund
   // PEFT reads the one, we read the other: they must not tell two stories.
   const AdapterOptions& o = bundle.options;
   if (config.kind != (bundle.has_adapter ? o.type : "") ||
-      (config.kind == "lora" && (config.rank != o.rank || config.alpha != o.alpha)))
+      (config.kind == "lora" && (config.rank != o.rank || config.alpha != o.alpha)) ||
+      (config.kind == "hra" && config.rank != o.rank))
     fail(folder, cat(kConfig, " and ", kProvenance, " describe different adapters"),
          "save the adapter again");
 }
@@ -149,7 +150,8 @@ void infer_record(const PeftConfig& config, LoadedBundle& out) {
   bundle.options.dropout = config.dropout;
   bundle.options.targets.clear();  // see attach_adapter()
   for (const TensorInfo& info : out.tensors.tensors())
-    if (info.name.starts_with(kWrapped) && info.name.find(".lora_") == std::string::npos)
+    if (info.name.starts_with(kWrapped) && info.name.find(".lora_") == std::string::npos &&
+        !info.name.ends_with(".hra_u"))
       out.saved.push_back(info.name.substr(kWrapped.size()));
 }
 

@@ -21,6 +21,7 @@ void Linear::set_precision(DType product) {
 void Linear::weight_changed() {
   forward_stale_ = true;
   backward_stale_ = true;
+  if (site_ != nullptr) site_->parameters_updated();
 }
 
 PackedWeight& Linear::packed(Context& ctx, PackedFor use) {
@@ -39,13 +40,13 @@ void Linear::forward(Context& ctx, ConstTensorView x, const Packing& packing, bo
   ConstTensorView bias;
   if (bias_ != nullptr) bias = std::as_const(bias_->value).view().rows(begin_, end_);
   std::span<const LowRank> terms;
-  if (site_ != nullptr) terms = site_->terms(training);
+  if (site_ != nullptr) terms = site_->terms(ctx, *this, training);
   linear(ctx, x, packed(ctx, PackedFor::forward), bias, terms, &packing, y, epilogue);
 }
 
 void Linear::backward(Context& ctx, ConstTensorView x, ConstTensorView dy, const Packing& packing,
                       bool training, bool accumulate, TensorView dx) {
-  if (site_ != nullptr && site_->trainable()) site_->backward(ctx, x, dy, packing);
+  if (site_ != nullptr && site_->trainable()) site_->backward(ctx, *this, x, dy, packing);
   if (weight_->trainable() || (bias_ != nullptr && bias_->trainable())) {
     TensorView dweight, dbias;
     if (weight_->trainable()) dweight = weight_->grad.view().rows(begin_, end_);
@@ -54,7 +55,7 @@ void Linear::backward(Context& ctx, ConstTensorView x, ConstTensorView dy, const
   }
   if (dx.empty()) return;
   std::span<const LowRank> terms;
-  if (site_ != nullptr) terms = site_->terms(training);
+  if (site_ != nullptr) terms = site_->terms(ctx, *this, training);
   linear_backward_input(ctx, dy, packed(ctx, PackedFor::backward_input), terms, &packing,
                         accumulate, dx);
 }

@@ -23,7 +23,11 @@ class Linear {
   ConstTensorView weight_rows() const;
   TensorView mutable_weight_rows();
 
-  void attach(LinearSite* site) { site_ = site; }  // null detaches; not owned
+  // null detaches; not owned
+  void attach(LinearSite* site) {
+    site_ = site;
+    if (site_ != nullptr) site_->parameters_updated();
+  }
   LinearSite* site() const { return site_; }
   // True when a backward pass through this layer has parameter gradients to accumulate.
   bool trainable() const;
@@ -35,6 +39,7 @@ class Linear {
   // The same after an optimizer step, which leaves frozen weights as they were.
   void parameters_updated() {
     if (weight_->trainable()) weight_changed();
+    if (site_ != nullptr) site_->parameters_updated();
   }
 
   // y [rows, out] overwritten; x [rows, in]. training: adapter dropout is active.

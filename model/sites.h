@@ -6,6 +6,8 @@
 
 namespace scgraft {
 
+class Linear;
+
 // Places of a backbone where something may attach, in the smallest possible terms. The backbone
 // knows these interfaces and nothing of what implements them; adapters/ does.
 
@@ -13,14 +15,18 @@ namespace scgraft {
 class LinearSite {
  public:
   virtual ~LinearSite() = default;
-  // training: dropout of the terms is active.
-  virtual std::span<const LowRank> terms(bool training) = 0;
+  // training: dropout of the terms is active. They are valid until the next call.
+  //   beside  the projection they are added to
+  virtual std::span<const LowRank> terms(Context& ctx, const Linear& beside, bool training) = 0;
   // True when backward() has gradients to accumulate.
   virtual bool trainable() const = 0;
   // Accumulates the terms' own gradients from the projection's input x [rows, in] and the gradient
   // of its output dy [rows, out].
-  virtual void backward(Context& ctx, ConstTensorView x, ConstTensorView dy,
+  virtual void backward(Context& ctx, const Linear& beside, ConstTensorView x, ConstTensorView dy,
                         const Packing& packing) = 0;
+  // To be called after an optimizer step, and after the parameters or the weight of the projection
+  // changed or moved: for terms that are made of these.
+  virtual void parameters_updated() {}
 };
 
 // In the way of rows: what a layer computes goes through it.

@@ -76,14 +76,14 @@ TraceArrays trace_scgpt(Context& ctx, const std::string& folder, const TraceArra
   if (options.gradient) losses = losses_of(*options.gradient, *model.network);
   model.network->set_precision(options.product);
   model.network->move_to(ctx.device());
-  ScpeftAdapter scpeft;
   const std::string peft = (fs::path(folder) / "peft_config.json").string();
-  if (fs::exists(peft))
-    scpeft = read_scpeft_adapter(read_json(peft, FileKind::model), open_checkpoint(folder),
-                                 *model.network);
+  const ScpeftAdapter scpeft =
+      read_scpeft_adapter(fs::exists(peft) ? read_json(peft, FileKind::model) : nlohmann::json(),
+                          open_checkpoint(folder), *model.network);
   if (scpeft.adapter) scpeft.adapter->attach(*model.network);
   // What the original computes for padding shows in the rows that join it.
-  const bool prefix = scpeft.adapter && scpeft.adapter->kind() == "prefix";
+  const bool prefix =
+      scpeft.adapter && scpeft.adapter->kind().find("prefix") != std::string_view::npos;
   const bool keep_padding = prefix || (options.upstream && padding_counts(model.config));
   const bool domains = model.config.domains > 0;
   const ScgptCase c = read_scgpt_case(

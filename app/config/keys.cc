@@ -58,7 +58,7 @@ std::vector<ConfigKey> table() {
        "r",
        Type::integer,
        [](C& c) -> F { return &c.adapter.r; },
-       "rank",
+       "rank; of hra adapters the number of reflections, which is even",
        {1, 512},
        {},
        {"lora_r", "rank"}},

@@ -28,6 +28,31 @@ std::string brief(const json& metrics) {
   return text;
 }
 
+// One for each kind of a union.
+std::vector<AdapterOptions> parts_of(const AdapterOptions& options) {
+  if (!options.parts.empty()) return options.parts;
+  std::vector<AdapterOptions> parts;
+  for (size_t begin = 0; begin <= options.type.size();) {
+    const size_t end = std::min(options.type.find('+', begin), options.type.size());
+    parts.push_back(options);
+    parts.back().type = options.type.substr(begin, end - begin);
+    begin = end + 1;
+  }
+  return parts;
+}
+
+// The options that concern a kind.
+std::string settings_of(const AdapterOptions& o) {
+  std::string text = o.type;
+  if (o.type == "lora")
+    text += fmt::format(": r {}, alpha {:g}, on {}", o.rank, o.alpha, joined(o.targets));
+  if (o.type == "encoder") text += fmt::format(": width {:g}, layout {}", o.width, o.layout);
+  if (o.type == "token") return text + fmt::format(": width {:g}", o.width);
+  if (o.type == "prefix")
+    text += fmt::format(": {} rows{}", o.tokens, o.sharing == "layers" ? ", the same in all" : "");
+  return text + fmt::format(", layers {} to {}", o.first_layer, o.last_layer);
+}
+
 }  // namespace
 
 void inspect_adapter(Session& session, const std::string& path) {
@@ -60,10 +85,15 @@ void inspect_adapter(Session& session, const std::string& path) {
                          {"lora_alpha", options.alpha},
                          {"lora_dropout", options.dropout},
                          {"target_modules", options.targets},
+                         {"width", options.width},
+                         {"layout", options.layout},
+                         {"tokens", options.tokens},
+                         {"sharing", options.sharing},
                          {"first_layer", options.first_layer},
                          {"last_layer", options.last_layer}};
-    text += fmt::format("  type        {}, r {}, alpha {:g}, on {}\n", options.type, options.rank,
-                        options.alpha, joined(options.targets));
+    text += fmt::format("  type        {}\n", options.type);
+    for (const AdapterOptions& part : parts_of(options))
+      text += fmt::format("              {}\n", settings_of(part));
   } else {
     text += "  type        none: fully trained tensors only\n";
   }

@@ -32,7 +32,8 @@ std::string kind_of(const Checkpoint& file) {
   if (names_contain(file, "embeddings.word_embeddings.weight") &&
       names_contain(file, "encoder.layer.0.attention.self.query"))
     return "geneformer";
-  if (names_contain(file, "token_emb.emb_mask.weight")) return "scfoundation";
+  // Before scBERT, whose layers are those of its decoder.
+  if (names_contain(file, "token_emb.mlp2.weight")) return "scfoundation";
   if (names_contain(file, "performer.net.layers.0.0.fn.fast_attention")) return "scbert";
   return "unknown";
 }

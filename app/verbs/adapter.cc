@@ -8,6 +8,7 @@
 #include "app/inspect/inspect.h"
 #include "app/table.h"
 #include "app/verbs.h"
+#include "app/verbs/adapter_verbs.h"
 #include "io/checkpoint.h"
 #include "io/json.h"
 #include "io/output_folder.h"
@@ -95,7 +96,7 @@ void add_adapter(CLI::App& root, Session& session) {
   CLI::App& parent = add_verb(
       root, session,
       {"adapter",
-       "Show, verify and merge adapters",
+       "List, show, compare, import, verify and merge adapters",
        {"scgraft adapter show runs/pbmc/adapter", "scgraft adapter verify runs/pbmc/adapter"}});
   auto options = std::make_shared<Options>();
 
@@ -127,6 +128,9 @@ void add_adapter(CLI::App& root, Session& session) {
   add_common_flags(show, session.flags(), {});
   add_common_flags(check, session.flags(), {});
   add_common_flags(merged, session.flags(), {.output_required = true});
+  add_adapter_list(parent, session);
+  add_adapter_diff(parent, session);
+  add_adapter_import(parent, session);
 }
 
 }  // namespace scgraft

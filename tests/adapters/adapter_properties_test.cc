@@ -38,7 +38,7 @@ std::vector<AdapterOptions> adapters() {
   const auto add = [&](const std::string& type, const char* layout) -> AdapterOptions& {
     AdapterOptions o;
     o.type = type;
-    o.rank = 3;
+    o.rank = type == "hra" ? 4 : 3;  // which wants an even number
     o.alpha = 6;
     o.layout = layout;
     return all.emplace_back(o);
@@ -195,7 +195,7 @@ TEST_P(AdapterProperties, MergedEqualsAttachedAndCanBeTakenBack) {
   const Tensor with = output();
   if (!adapter->merge_into(*network_)) {
     // It says that it cannot, and has changed nothing.
-    EXPECT_NE(options().type, "lora");
+    EXPECT_TRUE(options().type != "lora" && options().type != "hra");
     EXPECT_EQ(fingerprint(*network_), weights);
     expect_same_bits(output().view(), with.view());
     return;
@@ -352,6 +352,99 @@ TEST(AdapterKinds, AnUnknownOneIsAnsweredWithTheList) {
   for (const std::string& kind : adapter_kinds())
     expect_file_error(ExitCode::usage, "E-ADAPTER-TYPE", kind,
                       [&] { make_adapter(unknown, *network, 1); });
+}
+
+TEST(Hra, TargetsDecideWhereItIs) {
+  const auto network = tiny_network();
+  const std::vector<std::pair<std::string, std::string>> places = {
+      {"k", "self_attn.k_proj"}, {"out", "self_attn.out_proj"}, {"ffn_out", "linear2"}};
+  for (const auto& [target, path] : places) {
+    AdapterOptions options;
+    options.type = "hra";
+    options.targets = {target};
+    options.rank = 6;
+    options.first_layer = options.last_layer = 1;
+    const auto adapter = make_adapter(options, *network, 1);
+    const auto parameters = adapter->parameters();
+    ASSERT_EQ(parameters.size(), 1u);
+    const Tensor& u = parameters[0]->value;
+    EXPECT_EQ(parameters[0]->name,
+              cat("base_model.model.transformer_encoder.layers.1.", path, ".hra_u"));
+    EXPECT_EQ(u.shape(), (Shape{target == "ffn_out" ? 24 : 16, 6}));
+    const auto columns = u.as<float, 2>();
+    for (int64_t i = 0; i < u.dim(0); ++i)
+      for (int64_t r = 0; r < 6; r += 2) {
+        EXPECT_EQ(columns(i, r), columns(i, r + 1));
+        EXPECT_LE(std::abs(columns(i, r)), 1 / std::sqrt(3.0f));
+      }
+  }
+  AdapterOptions wrong;
+  wrong.type = "hra";
+  wrong.targets = {"gate"};
+  expect_file_error(ExitCode::usage, "E-CONFIG", "ffn_out",
+                    [&] { make_adapter(wrong, *network, 1); });
+  for (const int64_t rank : {-2, 0, 3, 514}) {
+    AdapterOptions odd;
+    odd.type = "hra";
+    odd.rank = rank;
+    expect_file_error(ExitCode::usage, "E-CONFIG", "even", [&] { make_adapter(odd, *network, 1); });
+  }
+}
+
+// y = W H_1 ... H_r x, reflection by reflection, at one site.
+TEST(Hra, ReflectsTheInputOfTheWeight) {
+  const auto network = tiny_network();
+  AdapterOptions options;
+  options.type = "hra";
+  options.rank = 4;
+  options.targets = {"ffn_in"};
+  options.first_layer = options.last_layer = 1;
+  const auto adapter = make_adapter(options, *network, 1);
+  Tensor& u = adapter->parameters()[0]->value;
+  for (int64_t i = 0; i < u.numel(); ++i)
+    u.as<float>()[i] = std::cos(static_cast<float>(i * i) * 0.7f);
+  Linear& site = network->linear_site("layers.1.ffn.in");
+  Context ctx;
+  Tensor x({4, 16}, DType::f32), turned({4, 16}, DType::f32);
+  for (int64_t i = 0; i < x.numel(); ++i) x.as<float>()[i] = std::sin(static_cast<float>(i));
+  const auto columns = std::as_const(u).as<float, 2>();
+  for (int64_t t = 0; t < 4; ++t) {
+    std::vector<double> row(16);
+    for (int64_t i = 0; i < 16; ++i) row[static_cast<size_t>(i)] = x.as<float>()[t * 16 + i];
+    for (int64_t r = 3; r >= 0; --r) {
+      double along = 0, square = 0;
+      for (int64_t i = 0; i < 16; ++i) {
+        along += row[static_cast<size_t>(i)] * columns(i, r);
+        square += static_cast<double>(columns(i, r)) * columns(i, r);
+      }
+      for (int64_t i = 0; i < 16; ++i)
+        row[static_cast<size_t>(i)] -= 2 * along / square * columns(i, r);
+    }
+    for (int64_t i = 0; i < 16; ++i)
+      turned.as<float>()[t * 16 + i] = static_cast<float>(row[static_cast<size_t>(i)]);
+  }
+  const std::vector<int32_t> offsets = {0, 4};
+  const std::vector<int64_t> ids = {0};
+  const Packing packing = Packing::over(offsets, ids);
+  Tensor with({4, 24}, DType::f32), want({4, 24}, DType::f32);
+  site.forward(ctx, std::as_const(turned).view(), packing, false, want.view());
+  adapter->attach(*network);
+  site.forward(ctx, std::as_const(x).view(), packing, false, with.view());
+  expect_close(std::as_const(with).view(), std::as_const(want).view(), 16 * 4);
+}
+
+TEST(Hra, ATrainedWeightBesideItIsRefused) {
+  const auto network = tiny_network();
+  AdapterOptions options;
+  options.type = "hra";
+  const auto adapter = make_adapter(options, *network, 1);
+  adapter->attach(*network);
+  make_trainable(adapter->parameters());
+  // One parameter behind q, k and v.
+  make_trainable({network->linear_site("layers.1.attn.q").weight()});
+  const TinyBatch cells;
+  expect_error("layers.1.attn.q: an hra adapter needs a frozen weight",
+               [&] { descend(*network, cells.batch(), adapter->parameters(), 1, 0.05); });
 }
 
 TEST(Lora, TargetsDecideWhereItIs) {

@@ -48,7 +48,7 @@ class ScpeftImportTest : public ::testing::Test {
   }
   static ScpeftImport import(const std::string& path, ScgptModel& into,
                              const nlohmann::json& config = {}) {
-    return import_scpeft(config, open_checkpoint(path), *into.network, canonical_scgpt_name);
+    return import_scpeft(config, open_checkpoint(path), *into.network);
   }
   static void expect_same(Adapter& got, Adapter& want) {
     const auto a = got.parameters(), b = want.parameters();

@@ -75,7 +75,7 @@ struct BadConfig {
 
 TEST_F(StoreTest, ConfigurationThatCannotBeComputedIsRefused) {
   const std::vector<BadConfig> cases = {
-      {"\"VERA\"; this version reads SCGRAFT_ENCODER, LORA",
+      {"\"VERA\"; this version reads SCGRAFT_ENCODER, HRA, LORA",
        [](json& c) { c["peft_type"] = "VERA"; }},
       {"no peft_type", [](json& c) { c.erase("peft_type"); }},
       {"peft_type is not a string", [](json& c) { c["peft_type"] = 3; }},

@@ -248,6 +248,54 @@ TEST_F(StoreTest, FolderOfPeftIsReadByItsTensors) {
                      [&] { attach_adapter(load_adapter(path()), *network_, "abc", true); });
 }
 
+// Saved in PEFT's words, and read from what PEFT's save_pretrained leaves.
+TEST_F(StoreTest, HraIsWrittenAndReadAsPeftDoes) {
+  AdapterOptions options;
+  options.type = "hra";
+  options.rank = 4;
+  options.targets = {"k", "ffn_out"};
+  options.first_layer = 1;
+  adapter_ = make_adapter(options, *network_, 3);
+  set_values(adapter_->parameters(), 2);
+  save(path());
+  const json config = read_json(path() + "/adapter_config.json", FileKind::model);
+  EXPECT_EQ(config["peft_type"], "HRA");
+  EXPECT_EQ(config["r"], 4);
+  EXPECT_EQ(config["apply_GS"], false);
+  EXPECT_EQ(config["bias"], "none");
+  EXPECT_EQ(config["target_modules"], json({"transformer_encoder.layers.1.self_attn.k_proj",
+                                            "transformer_encoder.layers.1.linear2"}));
+  EXPECT_FALSE(config.contains("lora_alpha"));
+  EXPECT_THAT(read_text(path() + "/README.md"), ::testing::HasSubstr("HRA of 4 reflections"));
+  rewrite("adapter_config.json", [](json& c) { c["r"] = 6; });
+  reseal();
+  expect_model_error("E-ADAPTER", "different adapters", [&] { load_adapter(path()); });
+
+  const std::string theirs = folder_ / "peft";
+  std::vector<NamedTensor> tensors;
+  for (const Parameter* p : adapter_->parameters())
+    tensors.push_back({p->name, std::as_const(p->value).view()});
+  fs::create_directory(theirs);
+  write_safetensors(theirs + "/adapter_model.safetensors", tensors, {}, Overwrite::refuse);
+  const std::string text =
+      R"({"peft_type": "HRA", "target_modules": ["k_proj", "linear2"], "r": 4, "apply_GS": false,
+          "init_weights": true, "bias": "none", "layers_to_transform": [1]})";
+  put(theirs + "/adapter_config.json", text);
+  const auto other = tiny_network();
+  const auto again = attach_adapter(load_adapter(theirs), *other, "abc", true);
+  EXPECT_EQ(again->kind(), "hra");
+  EXPECT_EQ(again->options().first_layer, 1);
+  adapter_->attach(*network_);
+  const TinyBatch cells;
+  expect_same_bits(encoded(*other, cells.batch()).view(), encoded(*network_, cells.batch()).view());
+  adapter_->detach(*network_);
+
+  std::string orthogonal = text;
+  orthogonal.replace(orthogonal.find("false"), 5, "true");
+  put(theirs + "/adapter_config.json", orthogonal);
+  expect_model_error("E-ADAPTER", "apply_GS", [&] { load_adapter(theirs); });
+}
+
 TEST_F(StoreTest, ModelCardTellsWhatItIs) {
   save(path());
   const std::string card = read_text(path() + "/README.md");

@@ -71,6 +71,20 @@ TEST_F(InspectTest, ContentDecidesAndNotTheName) {
   EXPECT_EQ(found["fingerprint"], open_checkpoint(weights).fingerprint());
 }
 
+// Its decoder has the layers of scBERT.
+TEST_F(InspectTest, ScfoundationIsNotTakenForScbert) {
+  const Tensor tensor = tensor_of({2, 3}, DType::f32, {1, 2, 3, 4, 5, 6});
+  const std::string attention = "performer.net.layers.0.0.fn.fast_attention.projection_matrix";
+  const std::string one = folder_ / "one", two = folder_ / "two";
+  write_safetensors(one, {{attention, tensor.view()}}, {}, Overwrite::refuse);
+  EXPECT_EQ(result(one)["model"], "scbert");
+  write_safetensors(two,
+                    {{"model.decoder." + attention, tensor.view()},
+                     {"model.token_emb.mlp2.weight", tensor.view()}},
+                    {}, Overwrite::refuse);
+  EXPECT_EQ(result(two)["model"], "scfoundation");
+}
+
 TEST_F(InspectTest, GenesAreMatchedWithAModel) {
   const std::string file = cells();
   std::filesystem::create_directory(folder_ / "model");

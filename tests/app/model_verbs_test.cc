@@ -5,6 +5,7 @@
 
 #include <filesystem>
 
+#include "adapters/scpeft.h"
 #include "io/checkpoint.h"
 #include "io/npz.h"
 #include "model/scgpt/load.h"
@@ -135,6 +136,100 @@ TEST_F(ModelVerbsTest, MergeRefusesAnotherBase) {
                                    "--allow-base-mismatch", "--json"});
   EXPECT_EQ(forced.code, 0);
   EXPECT_EQ(forced.json()["warnings"][0]["code"], "W-ADAPTER-BASE");
+}
+
+TEST_F(ModelVerbsTest, ListNamesWhatIsThereAndWhatIsDamaged) {
+  const std::string runs = folder_ / "runs";
+  for (const char* run : {"one", "two"}) {
+    std::filesystem::create_directories(runs + "/" + run);
+    save(runs + "/" + run + "/adapter");
+  }
+  std::string bytes = read_text(runs + "/two/adapter/labels.json");
+  put(runs + "/two/adapter/labels.json", bytes + " ");
+  const Outcome run = run_here({"adapter", "list", runs, "--json"});
+  ASSERT_EQ(run.code, 0) << run.err;
+  const nlohmann::json adapters = run.result()["adapters"];
+  ASSERT_EQ(adapters.size(), 2U);
+  EXPECT_EQ(adapters[0]["path"], runs + "/one/adapter");
+  EXPECT_EQ(adapters[0]["type"], "lora");
+  EXPECT_EQ(adapters[0]["labels"].size(), 3U);
+  EXPECT_EQ(adapters[0]["base"]["fingerprint"], bundle_.base_fingerprint);
+  EXPECT_EQ(adapters[1]["error"]["code"], "E-ADAPTER-DAMAGED");
+  EXPECT_THAT(run_here({"adapter", "list", runs}).out, HasSubstr("E-ADAPTER-DAMAGED"));
+  std::filesystem::create_directory(folder_ / "none");
+  EXPECT_EQ(run_here({"adapter", "list", folder_ / "none"}).out, "no adapter\n");
+  EXPECT_EQ(run_here({"adapter", "list", folder_ / "nowhere"}).code, 10);
+}
+
+TEST_F(ModelVerbsTest, DiffTellsSettingsAndTensorsApart) {
+  const Outcome same = run_here({"adapter", "diff", path(), path(), "--json"});
+  ASSERT_EQ(same.code, 0) << same.err;
+  EXPECT_EQ(same.result()["same"], true);
+  const std::string other = folder_ / "other";
+  bundle_.labels[1] = "NK cell";
+  Parameter& moved = *adapter_->parameters()[1];
+  for (int64_t i = 0; i < moved.value.numel(); ++i) moved.value.as<float>()[i] *= 1.25f;
+  save(other);
+  const Outcome run = run_here({"adapter", "diff", other, path(), "--json"});
+  ASSERT_EQ(run.code, 0) << run.err;
+  EXPECT_EQ(run.result()["same"], false);
+  ASSERT_EQ(run.result()["settings"].size(), 1U);
+  EXPECT_EQ(run.result()["settings"][0]["name"], "labels");
+  int different = 0;
+  const nlohmann::json tensors = run.result()["tensors"];
+  for (const nlohmann::json& tensor : tensors) {
+    if (tensor["state"] == "same") continue;
+    ++different;
+    EXPECT_EQ(tensor["name"], moved.name);
+    EXPECT_NEAR(tensor["relative"].get<double>(), 0.25, 1e-6);
+    EXPECT_NEAR(tensor["cosine"].get<double>(), 1, 1e-6);
+  }
+  EXPECT_EQ(different, 1);
+  EXPECT_EQ(run_here({"adapter", "diff", path(), base()}).code, 11);
+}
+
+// From a checkpoint of scPEFT to an adapter that the base takes.
+TEST_F(ModelVerbsTest, ImportMakesAnAdapterOfAWholeModel) {
+  SCGRAFT_NEEDS_SHARED("golden/scpeft_scgpt_lora");
+  const std::string theirs = shared_path("golden/scpeft_scgpt_lora");
+  const std::string frozen = folder_ / "frozen";
+  std::filesystem::create_directory(frozen);
+  save_scgpt(frozen, load_scgpt(theirs, {.claims = is_scpeft_tensor}));
+  const std::string file = theirs + "/model_saved_in_eval_mode.pt";
+  const std::vector<std::string> command = {"adapter", "import", file, "--model",
+                                            frozen,    "-o",     out()};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), command.begin(), command.end());
+    return run_here(more);
+  };
+  const Outcome nameless = with({});
+  EXPECT_EQ(nameless.code, 2);
+  EXPECT_THAT(nameless.err, HasSubstr("E-LABEL-NAMES"));
+  put(folder_ / "few.txt", "a\nb\n");
+  EXPECT_THAT(with({"--labels", folder_ / "few.txt"}).err, HasSubstr("2 names"));
+  put(folder_ / "twice.txt", "a\nb\nc\nd\na\n");
+  EXPECT_THAT(with({"--labels", folder_ / "twice.txt"}).err, HasSubstr("twice"));
+  put(folder_ / "names.txt", "a\nb\nc\nd\ne\n");
+  const Outcome run = with({"--labels", folder_ / "names.txt", "--json"});
+  ASSERT_EQ(run.code, 0) << run.err;
+  EXPECT_EQ(run.result()["type"], "lora");
+  EXPECT_EQ(run.result()["merged"].size(), 2U);
+  EXPECT_EQ(run.result()["labels"].size(), 5U);
+
+  // The head came along, and so did the base's name.
+  ScgptModel model = load_scgpt(frozen, {.new_head_classes = 5, .pretraining_heads = false});
+  const auto adapter =
+      attach_adapter(load_adapter(out()), *model.network, model.fingerprint, false);
+  EXPECT_EQ(adapter->kind(), "lora");
+  const Checkpoint whole = open_checkpoint(file);
+  for (const Parameter* p : head_of(*model.network))
+    expect_same_bits(p->value.view(), whole.tensor(p->name).view());
+
+  ASSERT_EQ(run_here({"adapter", "merge", out(), "-o", folder_ / "merged"}).code, 0);
+  EXPECT_EQ(run_here({"adapter", "import", file, "--model", base(), "--labels",
+                      folder_ / "names.txt", "-o", folder_ / "no"})
+                .code,
+            11);
 }
 
 TEST(TraceVerb, WritesWhatTheLibraryComputes) {

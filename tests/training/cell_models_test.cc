@@ -73,6 +73,7 @@ INSTANTIATE_TEST_SUITE_P(
                       Run{"geneformer_v2", "adapter", "token+lora"},
                       Run{"geneformer", "head", "none"}, Run{"geneformer", "all", "none"},
                       Run{"scbert", "adapter", "lora"}, Run{"scbert", "adapter", "token"},
+                      Run{"scbert", "adapter", "encoder"}, Run{"scbert", "adapter", "prefix"},
                       Run{"scbert", "head", "none"}, Run{"scbert", "all", "none"},
                       Run{"scfoundation", "adapter", "lora"},
                       Run{"scfoundation", "adapter", "encoder"},
@@ -479,9 +480,6 @@ TEST_F(CellModelTest, WhatAModelCannotDoIsSaid) {
   expect_code("E-EMBEDDING-KIND", "\"mean\"", [] { parse_cell_embedding("mean"); });
   RunConfig config = study_.config();
   config.base_model = model_folder("scbert");
-  config.adapter.type = "prefix";
-  expect_code("E-SITE", "no place for a prefix",
-              [&] { fine_tune(study_.ctx(), config, "", false, {}); });
   config.data.hvg = "cell_ranger";
   config.data.hvg_count = 50;
   expect_code("E-PREPARE", "hvg must be none for scbert",

@@ -48,8 +48,8 @@ TrainedRun train_on(Context& ctx, ScgptNetwork& net, Objective& objective, CellS
   return run;
 }
 
-TrainedRun train_lora(Context& ctx, const std::function<void()>& after_step = {},
-                      DType product = DType::f32) {
+TrainedRun train_adapter(const std::string& type, Context& ctx,
+                         const std::function<void()>& after_step = {}, DType product = DType::f32) {
   const Device device = ctx.device();
   const TokenStore store = tiny_store(kCells);
   const std::vector<int64_t> all = numbers(kCells);
@@ -58,7 +58,7 @@ TrainedRun train_lora(Context& ctx, const std::function<void()>& after_step = {}
   net.move_to(device);
   net.set_precision(product);
   AdapterOptions options;
-  options.type = "lora";
+  options.type = type;
   options.rank = 2;
   options.alpha = 4;
   options.dropout = 0.1;
@@ -73,10 +73,15 @@ TrainedRun train_lora(Context& ctx, const std::function<void()>& after_step = {}
   return train_on(ctx, net, objective, cells, parameters, after_step, product);
 }
 
-TrainedRun train_lora(Device device) {
-  Context ctx(device, {.threads = 1});
-  return train_lora(ctx);
+TrainedRun train_lora(Context& ctx, const std::function<void()>& after_step = {}) {
+  return train_adapter("lora", ctx, after_step);
 }
+
+TrainedRun train_adapter(const std::string& type, Device device) {
+  Context ctx(device, {.threads = 1});
+  return train_adapter(type, ctx);
+}
+TrainedRun train_lora(Device device) { return train_adapter("lora", device); }
 
 TrainedRun train_masked(Device device) {
   Context ctx(device, {.threads = 1});
@@ -109,15 +114,23 @@ TEST_F(TrainerOnDevice, LoraHasTheLossesOfTheCpu) {
   expect_losses(train_lora(Device::cuda()), train_lora(Device::cpu()));
 }
 
+TEST_F(TrainerOnDevice, HraHasTheLossesOfTheCpu) {
+  const TrainedRun got = train_adapter("hra", Device::cuda());
+  expect_losses(got, train_adapter("hra", Device::cpu()));
+  EXPECT_EQ(got.losses, train_adapter("hra", Device::cuda()).losses);
+}
+
 TEST_F(TrainerOnDevice, SixteenBitsStayNearTheLossesOfTheCpu) {
-  const TrainedRun cpu = train_lora(Device::cpu());
-  for (const DType type : {DType::bf16, DType::f16}) {
-    SCOPED_TRACE(type);
-    Context ctx(Device::cuda(), {.threads = 1});
-    const TrainedRun got = train_lora(ctx, {}, type);
-    ASSERT_EQ(got.losses.size(), cpu.losses.size());
-    for (size_t i = 0; i < cpu.losses.size(); ++i)
-      EXPECT_NEAR(got.losses[i], cpu.losses[i], type == DType::bf16 ? 2e-2 : 3e-3) << i;
+  for (const char* kind : {"lora", "hra"}) {
+    const TrainedRun cpu = train_adapter(kind, Device::cpu());
+    for (const DType type : {DType::bf16, DType::f16}) {
+      SCOPED_TRACE(cat(kind, ", ", type));
+      Context ctx(Device::cuda(), {.threads = 1});
+      const TrainedRun got = train_adapter(kind, ctx, {}, type);
+      ASSERT_EQ(got.losses.size(), cpu.losses.size());
+      for (size_t i = 0; i < cpu.losses.size(); ++i)
+        EXPECT_NEAR(got.losses[i], cpu.losses[i], type == DType::bf16 ? 2e-2 : 3e-3) << i;
+    }
   }
 }
 
@@ -161,15 +174,15 @@ TEST_F(TrainerOnDevice, PredictsAndEmbedsAsTheCpu) {
   expect_close(embeddings[1].view(), std::as_const(embeddings[0]).view(), kTerms);
 }
 
-// A run of LoRA with more steps in an epoch, and what a wrapped objective does to them.
+// A run of an adapter with more steps in an epoch, and what a wrapped objective does to them.
 struct LongRun {
-  explicit LongRun(Device device) : ctx(device, {.threads = 1}) {
+  explicit LongRun(Device device, const char* kind = "lora") : ctx(device, {.threads = 1}) {
     net.move_to(device);
-    AdapterOptions lora;
-    lora.type = "lora";
-    lora.rank = 2;
-    lora.targets = {"q", "v"};
-    adapter = make_adapter(lora, net, 5);
+    AdapterOptions wanted;
+    wanted.type = kind;
+    wanted.rank = 2;
+    wanted.targets = {"q", "v"};
+    adapter = make_adapter(wanted, net, 5);
     adapter->attach(net);
     parameters = net.classifier()->parameters();
     for (Parameter* p : adapter->parameters()) parameters.push_back(p);
@@ -263,16 +276,19 @@ constexpr size_t kStepsPerEpoch = 6;
 
 // Between the reports of two steps of an epoch the host has enqueued one more step.
 TEST_F(TrainerOnDevice, TheHostDoesNotWaitForAStreamInAStep) {
-  LongRun run(Device::cuda());
-  run.go();
-  ASSERT_EQ(run.waits.size(), 2 * kStepsPerEpoch);
-  for (size_t i = 1; i < run.waits.size(); ++i) {
-    // The last step of an epoch is waited for, but not by its stream; the first one of the next
-    // begins after that.
-    EXPECT_EQ(run.waits[i].streams, run.waits[i - 1].streams) << i;
-    EXPECT_EQ(run.waits[i].copies, run.waits[i - 1].copies) << i;
+  for (const char* kind : {"lora", "hra"}) {
+    SCOPED_TRACE(kind);
+    LongRun run(Device::cuda(), kind);
+    run.go();
+    ASSERT_EQ(run.waits.size(), 2 * kStepsPerEpoch);
+    for (size_t i = 1; i < run.waits.size(); ++i) {
+      // The last step of an epoch is waited for, but not by its stream; the first one of the next
+      // begins after that.
+      EXPECT_EQ(run.waits[i].streams, run.waits[i - 1].streams) << i;
+      EXPECT_EQ(run.waits[i].copies, run.waits[i - 1].copies) << i;
+    }
+    EXPECT_EQ(run.memory.front(), run.memory.back());
   }
-  EXPECT_EQ(run.memory.front(), run.memory.back());
 }
 
 // The host's work on step n + 1 is done before it looks at step n.

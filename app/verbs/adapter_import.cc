@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <set>
+
+#include "adapters/scpeft_import.h"
+#include "adapters/store.h"
+#include "app/add_verb.h"
+#include "app/verbs/adapter_verbs.h"
+#include "io/json.h"
+#include "io/mapped_file.h"
+#include "io/text.h"
+#include "model/cell_model.h"
+#include "runtime/error.h"
+#include "runtime/version.h"
+
+namespace scgraft {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Options {
+  std::string file;
+  std::string model;
+  std::string labels;
+};
+
+// The names of classes: a text file with one per line, or labels.json of an adapter.
+std::vector<std::string> read_labels(const std::string& path) {
+  if (path.ends_with(".json")) {
+    const nlohmann::json object = read_json(path, FileKind::model);
+    const nlohmann::json& list = object.is_object() ? object.value("classes", object) : object;
+    const bool fits = list.is_array() && std::all_of(list.begin(), list.end(),
+                                                     [](const auto& v) { return v.is_string(); });
+    if (!fits)
+      throw_file_error(FileKind::model, path,
+                       "is neither a list of names nor has one in \"classes\"", "E-JSON", "");
+    return list.get<std::vector<std::string>>();
+  }
+  const auto file = MappedFile::open(path, FileKind::model);
+  const std::string_view text(reinterpret_cast<const char*>(file->bytes().data()),
+                              file->bytes().size());
+  std::vector<std::string> names;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    std::string_view line = text.substr(begin, end - begin);
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    if (!line.empty()) names.emplace_back(line);
+    begin = end + 1;
+  }
+  return names;
+}
+
+[[noreturn]] void fail(const std::string& message, const std::string& hint) {
+  ConfigError error(message, "E-LABEL-NAMES");
+  error.set_hint(hint);
+  throw error;
+}
+
+std::vector<std::string> labels_of(const Options& options, int64_t classes) {
+  if (options.labels.empty()) {
+    if (classes > 0)
+      fail(
+          cat(escaped(options.file), " has a head of ", classes,
+              " classes, and scPEFT does not store what they are called"),
+          "--labels FILE, one name per line in the order of the codes (the alphabet's, as a rule)");
+    return {};
+  }
+  std::vector<std::string> names = read_labels(options.labels);
+  if (static_cast<int64_t>(names.size()) != classes)
+    fail(cat(escaped(options.labels), " has ", names.size(), " names, the head of ",
+             escaped(options.file), " has ", classes, " classes"),
+         "one name per line, for every class of the data it was trained with");
+  const std::set<std::string> different(names.begin(), names.end());
+  if (different.size() != names.size())
+    fail(cat(escaped(options.labels), " has a name twice"), "classes have different names");
+  return names;
+}
+
+// What scPEFT keeps beside the weights: of scGPT peft_config.json, of scBERT config.json.
+nlohmann::json config_beside(const std::string& file, std::string_view backbone) {
+  const fs::path folder = fs::path(file).parent_path();
+  const std::string path =
+      (folder / (backbone == "scbert" ? "config.json" : "peft_config.json")).string();
+  std::error_code ignored;
+  return fs::exists(path, ignored) ? read_json(path, FileKind::model) : nlohmann::json();
+}
+
+void import(Session& session, const Options& options) {
+  const auto timer = session.time("io");
+  const Checkpoint file = open_checkpoint(options.file);
+  const int64_t classes = scpeft_classes(file);
+  const std::vector<std::string> labels = labels_of(options, classes);
+  const std::unique_ptr<CellModel> model = open_cell_model(options.model, {.classes = classes});
+  Backbone& backbone = model->backbone();
+  const ScpeftImport got =
+      import_scpeft(config_beside(file.file(), backbone.kind()), file, backbone);
+
+  AdapterBundle bundle;
+  bundle.base_path = fs::absolute(options.model).lexically_normal().string();
+  bundle.base_fingerprint = model->fingerprint();
+  bundle.labels = labels;
+  bundle.preprocess = model->preparation().to_json();
+  nlohmann::json merged = nlohmann::json::array();
+  for (const ScpeftImport::Merged& one : got.merged)
+    merged.push_back({{"weight", one.weight}, {"times", one.times}});
+  bundle.provenance = {{"command_line", session.command_line()},
+                       {"version", kVersion},
+                       {"git", kGitHash},
+                       {"imported_from", file.file()},
+                       {"imported_fingerprint", file.fingerprint()},
+                       {"merged", merged}};
+  const std::string& output = session.flags().output;
+  save_adapter(output, bundle, got.adapter.get(), backbone, got.trained, session.overwrite());
+  session.add_output(output);
+
+  int64_t parameters = 0;
+  for (const Parameter* p : got.adapter->parameters()) parameters += p->value.numel();
+  std::vector<std::string> trained;
+  for (const Parameter* p : got.trained) trained.push_back(p->name);
+  session.result() = {
+      {"type", got.adapter->kind()},
+      {"base", {{"path", bundle.base_path}, {"fingerprint", bundle.base_fingerprint}}},
+      {"parameters", parameters},
+      {"trained", trained},
+      {"merged", merged},
+      {"ignored", got.ignored},
+      {"labels", labels}};
+  std::string text =
+      fmt::format("{}: {} of {} parameters", output, got.adapter->kind(), parameters);
+  if (!labels.empty()) text += fmt::format(", a head of {} classes", labels.size());
+  text += '\n';
+  if (!got.merged.empty())
+    text += fmt::format(
+        "  {} weights of the file hold the LoRA product already; the adapter is meant beside the "
+        "weights of {}\n",
+        got.merged.size(), options.model);
+  session.print(text);
+}
+
+}  // namespace
+
+void add_adapter_import(CLI::App& parent, Session& session) {
+  auto options = std::make_shared<Options>();
+  CLI::App& verb = add_verb(
+      parent, session,
+      {"import",
+       "Take the adapter out of a whole model that scPEFT saved",
+       {"scgraft adapter import model.pt --model models/scgpt --labels types.txt -o adapters/ms",
+        "scgraft adapter import scpeft/ms --model models/scgpt --labels types.txt -o adapters/ms"}},
+      [&session, options] { import(session, *options); });
+  verb.add_option("FILE", options->file, "Checkpoint of scPEFT, or its folder")->required();
+  verb.add_option("--model", options->model, "The base model that it was trained from")
+      ->type_name("DIR")
+      ->required();
+  verb.add_option("--labels", options->labels,
+                  "Names of the classes of its head, one per line, or a labels.json")
+      ->type_name("FILE");
+  add_common_flags(verb, session.flags(), {.output_required = true});
+}
+
+}  // namespace scgraft
