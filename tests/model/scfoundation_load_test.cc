@@ -184,6 +184,31 @@ TEST_F(ScfoundationLoad, TheCounterOfRedrawsIsKnown) {
             std::vector<std::string>{"model.decoder.performer.calls_since_last_redraw"});
 }
 
+TEST_F(ScfoundationLoad, AFreshClassifierStandsBesideTheEncoderAlone) {
+  write({{"gene", Branch()}});
+  const auto load = [&](uint64_t seed) {
+    return load_scfoundation(folder_.path(),
+                             {.new_head_classes = 3, .seed = seed, .decoder = false});
+  };
+  const ScfoundationModel model = load(7);
+  EXPECT_FALSE(model.network->has_decoder());
+  EXPECT_EQ(model.network->parameters().find("to_final.weight"), nullptr);
+  EXPECT_EQ(model.fingerprint, load_scfoundation(folder_.path()).fingerprint);
+  ASSERT_NE(model.network->classifier(), nullptr);
+  EXPECT_EQ(model.network->classifier()->classes(), 3);
+  const auto weight = [](const ScfoundationModel& m) {
+    return m.network->parameters().find("fc1.0.weight")->value.view();
+  };
+  EXPECT_EQ(weight(model).shape(), (Shape{256, 32}));
+  expect_same_bits(weight(load(7)), weight(model));
+  EXPECT_NE(weight(load(8)).as<float>()[0], weight(model).as<float>()[0]);
+  EXPECT_EQ(load_scfoundation(folder_.path()).network->classifier(), nullptr);
+  Branch more;
+  more.tensors.emplace("encoder.extra.weight", Shape{2});
+  write({{"gene", more}});
+  expect_model_error("E-TENSOR-EXTRA", "encoder.extra.weight", [&] { load(7); });
+}
+
 TEST_F(ScfoundationLoad, HalfPrecisionIsConverted) {
   Branch half;
   half.storage = "HalfStorage";
