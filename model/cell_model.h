@@ -13,11 +13,13 @@ namespace scgraft {
 // Which rows of a model make the embedding of a cell.
 enum class CellEmbedding {
   standard,  // scGPT: the first row of the last layer, to be scaled to unit length; Geneformer:
-             // mean over the genes' rows of the layer before the last; scBERT: mean over all rows
+             // mean over the genes' rows of the layer before the last; scBERT: mean over all rows;
+             // scFoundation: rows of S and T, largest and mean over the genes' rows, side by side
   last,      // Geneformer: mean over the genes' rows of the last layer
   first,     // Geneformer: the first row of the last layer
+  max,       // scFoundation: the largest over all rows
 };
-// "auto", "last" or "cls". Throws ConfigError (E-EMBEDDING-KIND).
+// "auto", "last", "cls" or "max". Throws ConfigError (E-EMBEDDING-KIND).
 CellEmbedding parse_cell_embedding(std::string_view name);
 
 struct CellModelOptions {
@@ -25,7 +27,7 @@ struct CellModelOptions {
   uint64_t seed = 0;    // of that head
   CellEmbedding embedding = CellEmbedding::standard;
   // Folder of the files that name a model's genes, where they are not in its own: the dictionaries
-  // of Geneformer, the genes.txt of scBERT.
+  // of Geneformer, the genes.txt of scBERT, the table of genes of scFoundation.
   std::string dictionaries = {};
 };
 

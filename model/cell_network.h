@@ -19,6 +19,8 @@ class CellNetwork {
   // Of the head; 0: there is none, and logits cannot be asked for.
   virtual int64_t classes() const = 0;
   virtual std::vector<Parameter*> head_parameters() = 0;
+  // Numbers of an embedding.
+  virtual int64_t embedding_dim() { return backbone().dim(); }
   // Whether embeddings are scaled to unit length before they are used.
   virtual bool unit_embeddings() const = 0;
 
@@ -31,8 +33,8 @@ class CellNetwork {
                         TensorView dlogits) = 0;
   // Without gradients or dropout. Both on the device of the context and overwritten; empty: not
   // wanted.
-  //   embedding  [cells, dim]      f32
-  //   logits     [cells, classes]  f32
+  //   embedding  [cells, embedding_dim()]  f32
+  //   logits     [cells, classes]          f32
   virtual void infer(Context& ctx, const TokenBatch& batch, TensorView embedding,
                      TensorView logits) = 0;
 };

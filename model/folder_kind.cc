@@ -8,14 +8,14 @@
 #include "model/cell_model.h"
 #include "model/geneformer/cells.h"
 #include "model/scbert/cells.h"
+#include "model/scfoundation/cells.h"
 #include "model/scgpt/cells.h"
 #include "runtime/error.h"
 
 namespace scgraft {
 namespace {
 
-// A backbone is known by a key of its file of sizes; with an empty key, by the file. What the verbs
-// cannot open has no `open`.
+// A backbone is known by a key of its file of sizes; with an empty key, by the file.
 struct Kind {
   const char* name;
   const char* file;
@@ -24,7 +24,7 @@ struct Kind {
 };
 constexpr Kind kKinds[] = {
     {"scgpt", "args.json", "", open_scgpt_cells},
-    {"scfoundation", "models.ckpt", "", nullptr},
+    {"scfoundation", "models.ckpt", "", open_scfoundation_cells},
     {"geneformer", "config.json", "num_hidden_layers", open_geneformer_cells},
     {"scbert", "config.json", "dim_head", open_scbert_cells},
 };
@@ -54,21 +54,17 @@ std::string folder_kind(const std::string& folder) { return kind_of(folder).name
 
 std::unique_ptr<CellModel> open_cell_model(const std::string& folder,
                                            const CellModelOptions& options) {
-  const Kind& kind = kind_of(folder);
-  if (kind.open != nullptr) return kind.open(folder, options);
-  ModelError error(cat(folder, ": training, annotating and embedding with ", kind.name,
-                       " are not part of this version; trace reads it"),
-                   "E-MODEL");
-  error.set_where(folder);
-  throw error;
+  return kind_of(folder).open(folder, options);
 }
 
 CellEmbedding parse_cell_embedding(std::string_view name) {
   if (name == "auto") return CellEmbedding::standard;
   if (name == "last") return CellEmbedding::last;
   if (name == "cls") return CellEmbedding::first;
-  throw ConfigError(cat("no embedding is called \"", escaped(name, 40), "\": auto, last or cls"),
-                    "E-EMBEDDING-KIND");
+  if (name == "max") return CellEmbedding::max;
+  throw ConfigError(
+      cat("no embedding is called \"", escaped(name, 40), "\": auto, last, cls or max"),
+      "E-EMBEDDING-KIND");
 }
 
 void require_standard_embedding(const CellModelOptions& options, std::string_view title) {

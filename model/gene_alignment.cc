@@ -5,6 +5,7 @@
 #include <string_view>
 #include <unordered_map>
 
+#include "io/sha256.h"
 #include "io/text.h"
 #include "runtime/error.h"
 
@@ -16,6 +17,15 @@ std::string example(std::span<const std::string> names) {
 }
 
 }  // namespace
+
+std::string gene_order_fingerprint(std::span<const std::string> genes) {
+  Sha256 digest;
+  for (const std::string& gene : genes) {
+    digest.update(gene);
+    digest.update("\n");
+  }
+  return digest.finish();
+}
 
 GeneAlignment::GeneAlignment(std::span<const std::string> reference,
                              std::span<const std::string> genes, const std::string& file,

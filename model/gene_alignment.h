@@ -7,6 +7,10 @@
 
 namespace scgraft {
 
+// What identifies an order of genes: the SHA-256 of the names, one a line. Kept with what was
+// trained, since a network cannot tell one order from another.
+std::string gene_order_fingerprint(std::span<const std::string> genes);
+
 // Expression of a file in the order of a model's genes: missing ones are 0, others are dropped. Of
 // columns with the same name the first is used, of genes with the same name too.
 class GeneAlignment {
@@ -24,6 +28,8 @@ class GeneAlignment {
   int64_t columns() const { return static_cast<int64_t>(position_.size()); }
   int64_t genes() const { return genes_; }
   int64_t matched() const { return matched_; }  // genes of the model that the file has
+  // [columns] where in the model's order, -1: not used.
+  std::span<const int32_t> positions() const { return position_; }
 
   // One cell's expression in the model's order.
   //   aligned  [genes()], overwritten
@@ -32,7 +38,7 @@ class GeneAlignment {
 
  private:
   int64_t genes_;
-  std::vector<int32_t> position_;  // [columns] in the model's order, -1: not used
+  std::vector<int32_t> position_;  // see positions()
   int64_t matched_ = 0;
 };
 

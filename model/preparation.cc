@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "io/text.h"
+#include "model/scfoundation/cell_tokenizer.h"
 #include "runtime/error.h"
 
 namespace scgraft {
@@ -78,10 +79,10 @@ class Fields {
 
 namespace {
 
-constexpr const char* kModels = "wanted scgpt, geneformer or scbert";
+constexpr const char* kModels = "wanted scgpt, geneformer, scbert or scfoundation";
 
 bool known_model(const std::string& model) {
-  return model == "scgpt" || model == "geneformer" || model == "scbert";
+  return model == "scgpt" || model == "geneformer" || model == "scbert" || model == "scfoundation";
 }
 
 // Calls field(name, value) for what a file of the model holds beside format, version and model.
@@ -100,6 +101,7 @@ void for_each_field(P& p, F field) {
     return;
   }
   if (p.model == "geneformer") field("max_length", p.max_length);
+  if (p.model == "scfoundation") field("target_depth", p.target_depth);
   field("dictionaries", p.dictionaries);
   field("dictionary_fingerprint", p.dictionary_fingerprint);
 }
@@ -116,6 +118,7 @@ void Preparation::validate() const {
   check(n_bins >= 3 && n_bins <= 65536, "n_bins", cat("3 to 65536, not ", n_bins));
   check(max_length >= 2 && max_length <= 1 << 20, "max_length",
         cat("2 to ", 1 << 20, ", not ", max_length));
+  if (model == "scfoundation") TargetDepth::parse(target_depth);
   check(!layer.empty(), "layer", "auto, X, raw or the name of a layer");
 }
 

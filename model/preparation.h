@@ -22,7 +22,9 @@ struct Preparation {
   uint64_t seed = 0;  // scGPT: of binning ties and gene sampling
   // scGPT: only these tokens of the vocabulary are used; empty: all that match.
   std::vector<std::string> genes = {};
-  // Geneformer, scBERT: folder of what names the genes, empty: the model's own, and what identifies
+  // scFoundation: the sequencing depth that cells ask for; see TargetDepth.
+  std::string target_depth = "t4";
+  // All but scGPT: folder of what names the genes, empty: the model's own, and what identifies
   // the content, empty: not known.
   std::string dictionaries = {};
   std::string dictionary_fingerprint = {};

@@ -143,7 +143,7 @@ Annotation Annotator::annotate(Context& ctx, const H5ad& file, const std::string
   for (auto* list : {&out.label, &out.second}) list->resize(cells);
   for (auto* list : {&out.confidence, &out.margin, &out.entropy}) list->resize(cells);
   out.probabilities = Tensor({reader->cells(), classes}, DType::f32);
-  out.embedding = Tensor({reader->cells(), model_->backbone().dim()}, DType::f32);
+  out.embedding = Tensor({reader->cells(), model_->network().embedding_dim()}, DType::f32);
   std::vector<int32_t> column_of;
   if (baselines_) {
     column_of =
@@ -190,7 +190,7 @@ Embeddings embed_file(Context& ctx, const H5ad& file, CellModel& model,
   Embeddings out;
   out.genes = reader->match();
   out.slot = reader->slot();
-  out.values = Tensor({reader->cells(), model.backbone().dim()}, DType::f32);
+  out.values = Tensor({reader->cells(), model.network().embedding_dim()}, DType::f32);
   std::vector<uint8_t> empty(static_cast<size_t>(reader->cells()), 0);
   TokenisedCells chunk;
   MicroBatch micro_batch = inference_micro_batch(ctx);

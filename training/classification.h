@@ -16,8 +16,8 @@ class CellClassification : public Objective {
   void run(Context& ctx, const TokenBatch& batch, bool training, const GradientScale& scale,
            ObjectiveSums& sums) override;
 
-  // Probabilities [cells, classes] of a batch, and the cell embeddings [cells, dim] when wanted;
-  // both in host memory and overwritten, an empty view is not wanted.
+  // Probabilities [cells, classes] of a batch, and the cell embeddings [cells, embedding_dim()]
+  // when wanted; both in host memory and overwritten, an empty view is not wanted.
   void predict(Context& ctx, const TokenBatch& batch, TensorView probabilities,
                TensorView embedding);
 

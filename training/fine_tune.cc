@@ -143,7 +143,7 @@ void FineTune::read() {
 
 Tensor FineTune::embeddings(std::span<const int64_t> cells) {
   LabelledCells source(data_.tokens, cells, cells_.label);
-  Tensor out({source.size(), model_->backbone().dim()}, DType::f32);
+  Tensor out({source.size(), model_->network().embedding_dim()}, DType::f32);
   MicroBatch micro_batch = inference_micro_batch(ctx_);
   for_each_group(source, 0, [&](std::span<const CellView> views, int64_t begin) {
     embed_cells(ctx_, model_->network(), views,

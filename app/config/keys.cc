@@ -251,7 +251,8 @@ std::vector<ConfigKey> table() {
        "dictionaries",
        Type::path,
        [](C& c) -> F { return &c.data.dictionaries; },
-       "folder of Geneformer's dictionaries or scBERT's genes.txt; default: the model's",
+       "folder of Geneformer's dictionaries, scBERT's genes.txt or scFoundation's table of genes; "
+       "default: the model's",
        {},
        {},
        {}},

@@ -38,7 +38,8 @@ std::string kind_of(const Checkpoint& file) {
   return "unknown";
 }
 
-// Where a model's folder says its sizes, and under which keys.
+// Where a model's folder says its sizes, and under which keys; those of scFoundation are JSON
+// pointers.
 struct SizesFile {
   const char* model;
   const char* file;
@@ -61,10 +62,30 @@ const SizesFile* sizes_file(const std::string& model) {
         {"tokens", "max_position_embeddings"}}},
       {"scbert",
        "config.json",
-       {{"layers", "depth"}, {"width", "dim"}, {"heads", "heads"}, {"tokens", "max_seq_len"}}}};
+       {{"layers", "depth"}, {"width", "dim"}, {"heads", "heads"}, {"tokens", "max_seq_len"}}},
+      {"scfoundation",
+       "config.json",
+       {{"layers", "/encoder/depth"},
+        {"width", "/encoder/hidden_dim"},
+        {"heads", "/encoder/heads"},
+        {"tokens", "/seq_len"}}}};
   for (const SizesFile& file : kFiles)
     if (model == file.model) return &file;
   return nullptr;
+}
+
+// What a weights file says of its network's sizes itself, as scFoundation's do for each branch,
+// laid out as its config.json would be; null when it says nothing.
+json sizes_inside(const Checkpoint& file) {
+  const std::string branch = file.section().substr(0, file.section().find('/'));
+  const json::json_pointer at("/" + branch + "/config");
+  if (branch.empty() || !file.values().contains(at)) return nullptr;
+  const json& config = file.values()[at];
+  const json::json_pointer sizes("/model_config/mae_autobin"), data("/dataset_config/rnaseq");
+  if (!config.contains(sizes) || !config[sizes].is_object()) return nullptr;
+  json flat = config[sizes];
+  if (config.contains(data) && config[data].is_object()) flat.update(config[data]);
+  return flat;
 }
 
 // How attention projections are stored: fused names of published checkpoints.
@@ -106,13 +127,16 @@ void inspect_weights(Session& session, const std::string& path) {
       {"dtypes", dtypes},          {"fingerprint", fingerprint_of(file)}};
   std::string sizes;
   const SizesFile* known = sizes_file(kind_of(file));
-  if (known != nullptr && fs::exists(fs::path(path) / known->file)) {
-    const json config = read_json((fs::path(path) / known->file).string(), FileKind::model);
+  json config = sizes_inside(file);
+  if (config.is_null() && known != nullptr && fs::exists(fs::path(path) / known->file))
+    config = read_json((fs::path(path) / known->file).string(), FileKind::model);
+  if (known != nullptr && !config.is_null()) {
     result["config"] = config;
     for (const auto& [name, key] : known->keys) {
-      if (!config.contains(key) || !config[key].is_number_integer()) continue;
-      result["sizes"][name] = config[key];
-      sizes += fmt::format("{}{} {}", sizes.empty() ? "" : ", ", name, config[key].get<int64_t>());
+      const json::json_pointer at(*key == '/' ? std::string(key) : cat("/", key));
+      if (!config.contains(at) || !config[at].is_number_integer()) continue;
+      result["sizes"][name] = config[at];
+      sizes += fmt::format("{}{} {}", sizes.empty() ? "" : ", ", name, config[at].get<int64_t>());
     }
   }
 

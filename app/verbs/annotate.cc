@@ -130,7 +130,8 @@ void add_annotate(CLI::App& root, Session& session) {
   verb.add_option("--layer", options->layer,
                   "Matrix to use: auto, X, raw or a layer's name; default: auto");
   verb.add_option("--dictionaries", options->annotator.dictionaries,
-                  "Folder of Geneformer's dictionaries or scBERT's genes.txt; default: as in "
+                  "Folder of Geneformer's dictionaries, scBERT's genes.txt or scFoundation's table "
+                  "of genes; default: as in "
                   "training");
   verb.add_flag("--allow-base-mismatch", options->annotator.allow_base_mismatch,
                 "Use the adapter on other weights than it was made for");

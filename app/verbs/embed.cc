@@ -96,12 +96,13 @@ void add_embed(CLI::App& root, Session& session) {
                   "Name of the new obsm entry; default: X_ and the model's name");
   verb.add_option("--embedding", options->embedding,
                   "Of Geneformer: auto (mean over genes, layer before the last), last (the same of "
-                  "the last layer) or cls (its first row)")
+                  "the last layer) or cls (its first row); of scFoundation: auto (S, T, largest "
+                  "and mean side by side) or max (the largest)")
       ->capture_default_str();
-  verb.add_option(
-      "--dictionaries", options->dictionaries,
-      "Folder of Geneformer's dictionaries or scBERT's genes.txt; default: the model's, "
-      "or as in training");
+  verb.add_option("--dictionaries", options->dictionaries,
+                  "Folder of Geneformer's dictionaries, scBERT's genes.txt or scFoundation's table "
+                  "of genes; default: the model's, "
+                  "or as in training");
   verb.add_option("--gene-key", options->gene_key,
                   "Var column with the gene names; default: the index, or as in training");
   verb.add_option("--layer", options->layer, "Matrix to use: auto, X, raw or a layer's name")

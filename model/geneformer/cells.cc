@@ -307,6 +307,8 @@ void GeneformerCells::infer(Context& ctx, const TokenBatch& batch, TensorView em
 
 std::unique_ptr<CellModel> open_geneformer_cells(const std::string& folder,
                                                  const CellModelOptions& options) {
+  if (options.embedding == CellEmbedding::max)
+    throw ConfigError("Geneformer has no embedding \"max\"", "E-EMBEDDING-KIND");
   return std::make_unique<GeneformerCellModel>(folder, options);
 }
 

@@ -8,7 +8,6 @@
 #include <unordered_set>
 #include <utility>
 
-#include "io/sha256.h"
 #include "io/text.h"
 #include "model/parallel_rows.h"
 #include "model/preprocess.h"
@@ -30,15 +29,6 @@ constexpr float kLn2 = std::numbers::ln2_v<float>;
 }
 
 }  // namespace
-
-std::string gene_order_fingerprint(std::span<const std::string> genes) {
-  Sha256 digest;
-  for (const std::string& gene : genes) {
-    digest.update(gene);
-    digest.update("\n");
-  }
-  return digest.finish();
-}
 
 void require_gene_order(std::span<const std::string> genes, int64_t positions,
                         const std::string& file, const std::string& model,

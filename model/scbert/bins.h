@@ -12,10 +12,6 @@
 
 namespace scgraft {
 
-// What identifies an order of genes: the SHA-256 of the names, one a line. Kept with what was
-// trained, since a network cannot tell one order from another.
-std::string gene_order_fingerprint(std::span<const std::string> genes);
-
 // Throws ModelError (E-GENE-ORDER) when `genes` cannot be the order in which a scBERT model has its
 // positions: their number is not positions - 1 (the last position is no gene), a name occurs
 // twice, or the order is not the one with the fingerprint `trained` (empty: not known).

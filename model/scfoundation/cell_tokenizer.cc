@@ -112,6 +112,7 @@ void ScfoundationTokenizer::tokenise(Context& ctx, const SparseRows& rows,
   const auto genes = static_cast<size_t>(alignment_.genes());
   std::vector<std::vector<int32_t>> ids(static_cast<size_t>(cells));
   std::vector<std::vector<float>> values(static_cast<size_t>(cells));
+  std::vector<uint8_t> empty(static_cast<size_t>(cells), 0);
   parallel_rows(ctx, cells, [&](int64_t begin, int64_t end) {
     std::vector<float> x(genes + 2);
     for (int64_t row = begin; row < end; ++row) {
@@ -122,7 +123,11 @@ void ScfoundationTokenizer::tokenise(Context& ctx, const SparseRows& rows,
           ids[cell].push_back(static_cast<int32_t>(i));
           values[cell].push_back(x[i]);
         }
-      if (ids[cell].empty()) continue;
+      if (ids[cell].empty()) {
+        empty[cell] = 1;
+        ids[cell].push_back(static_cast<int32_t>(genes + 2));
+        values[cell].push_back(options_.pad_value);
+      }
       for (size_t i = genes; i < genes + 2; ++i) {
         ids[cell].push_back(static_cast<int32_t>(i));
         values[cell].push_back(x[i]);
@@ -138,7 +143,7 @@ void ScfoundationTokenizer::tokenise(Context& ctx, const SparseRows& rows,
     out.genes.insert(out.genes.end(), ids[cell].begin(), ids[cell].end());
     out.values.insert(out.values.end(), values[cell].begin(), values[cell].end());
     out.offsets.push_back(static_cast<int64_t>(out.genes.size()));
-    if (ids[cell].empty()) out.empty.push_back(rows.first_row + static_cast<int64_t>(cell));
+    if (empty[cell] != 0) out.empty.push_back(rows.first_row + static_cast<int64_t>(cell));
   }
 }
 

@@ -37,6 +37,7 @@ struct ScfoundationTokenOptions {
   TargetDepth target = {};
   bool normalised = false;  // the values are ln(1 + x / total 1e4) already
   double min_share = 0.1;   // of the model's genes that a file must have
+  float pad_value = 103;    // of what stands for the genes of a cell without any
 };
 
 // Cells as scFoundation's entries: the model's genes in its order, then T, then S.
@@ -58,14 +59,17 @@ class ScfoundationTokenizer {
   int64_t columns() const { return alignment_.columns(); }
   int64_t entries() const { return alignment_.genes() + 2; }
   int64_t matched() const { return alignment_.matched(); }  // genes of the model in the file
+  // [columns] -1: not used.
+  std::span<const int32_t> entry_of_column() const { return alignment_.positions(); }
 
   // All entries of one cell. A cell without expression has zeros, T and S among them.
   //   out  [entries()], overwritten
   void fill(std::span<const int32_t> columns, std::span<const float> values,
             std::span<float> out) const;
 
-  // Overwrites `out` with the tokens of a chunk. Cells without expression of the model's genes have
-  // none and are listed in out.empty. Throws DataError: E-VALUES-NEGATIVE, E-VALUES-NONFINITE.
+  // Overwrites `out` with the tokens of a chunk. Cells without expression of the model's genes are
+  // listed in out.empty; for the network they have the id behind the entries, padding, and T and S
+  // of 0. Throws DataError: E-VALUES-NEGATIVE, E-VALUES-NONFINITE.
   void tokenise(Context& ctx, const SparseRows& rows, TokenisedCells& out) const;
 
  private:

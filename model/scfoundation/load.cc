@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/scfoundation/load.h"
 
+#include <cmath>
 #include <filesystem>
 
 #include "io/checkpoint.h"
@@ -14,7 +15,25 @@ constexpr const char* kWeights = "models.ckpt";
 constexpr const char* kSizes = "config.json";
 constexpr const char* kProjection =
     "decoder.performer.net.layers.0.0.fn.fast_attention.projection_matrix";
+constexpr const char* kHead = "fc1.";
 constexpr const char* kModule = "model.";
+
+bool is_of_decoder(const std::string& name) {
+  for (const char* part : {"decoder_embed.", "decoder.", "norm.", "to_final."})
+    if (name.starts_with(part)) return true;
+  return false;
+}
+
+// As torch initialises a layer's weight; biases begin at 0.
+Tensor fresh_head_value(const std::string& name, const Shape& shape,
+                        const ScfoundationLoadOptions& options) {
+  Parameter p{name, Tensor(shape, options.dtype), {}};
+  if (shape.rank() == 2)
+    initialise_uniform(p, 1.0 / std::sqrt(static_cast<double>(shape[1])), options.seed);
+  else
+    fill(p, 0.0);
+  return std::move(p.value);
+}
 
 }  // namespace
 
@@ -43,10 +62,16 @@ ScfoundationModel load_scfoundation(const std::string& folder,
   const std::string named = fs::path(sizes).filename().string();
   // A network with a missing tensor is never returned, and may not even come together.
   try {
-    const int64_t features = tensors.has(kProjection) ? tensors.rows(kProjection) : 1;
+    const int64_t features = !options.decoder           ? 0
+                             : tensors.has(kProjection) ? tensors.rows(kProjection)
+                                                        : 1;
     model.network = std::make_unique<ScfoundationNetwork>(
         model.config, features,
-        [&](const std::string& name, const Shape& shape) { return tensors.take(name, shape); });
+        [&](const std::string& name, const Shape& shape) {
+          return name.starts_with(kHead) ? fresh_head_value(name, shape, options)
+                                         : tensors.take(name, shape);
+        },
+        options.new_head_classes);
   } catch (const ShapeError&) {
     tensors.check(named);
     throw;
@@ -55,7 +80,9 @@ ScfoundationModel load_scfoundation(const std::string& folder,
 
   std::vector<std::string> extra;
   for (const std::string& original : tensors.left()) {
-    if (canonical_scfoundation_name(original) == "decoder.performer.calls_since_last_redraw")
+    const std::string name = canonical_scfoundation_name(original);
+    if (name == "decoder.performer.calls_since_last_redraw" ||
+        (!options.decoder && is_of_decoder(name)))
       model.ignored.push_back(original);
     else if (!options.claims || !options.claims(original))
       extra.push_back(original);

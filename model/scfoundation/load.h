@@ -23,6 +23,10 @@ struct ScfoundationLoadOptions {
   DType dtype = DType::f32;  // f64 for gradient checks
   // Which of the published networks: "cell", "rde" or "gene".
   std::string branch = "gene";
+  // A fresh classifier of cells of this many classes; 0: none, as in every published file.
+  int64_t new_head_classes = 0;
+  uint64_t seed = 0;    // of that classifier
+  bool decoder = true;  // false: its tensors are ignored
   // Tensors beyond the network's that the caller reads itself (adapters inside the file).
   std::function<bool(const std::string& name)> claims = {};
 };

@@ -11,6 +11,8 @@
 namespace scgraft {
 namespace {
 
+constexpr int64_t kHeadWidth = 256;
+
 LinearSites layer_names() {
   return {.before = "encoder.transformer_encoder.",
           .projections = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
@@ -27,7 +29,7 @@ void to_type(Context& ctx, ConstTensorView from, TensorView to) {
 }  // namespace
 
 ScfoundationNetwork::ScfoundationNetwork(const ScfoundationConfig& config, int64_t features,
-                                         const ParameterSource& source)
+                                         const ParameterSource& source, int64_t classes)
     : config_(config), encoder_(layer_names()) {
   const int64_t d = config_.dim;
   const ParameterMaker make(parameters_, source);
@@ -57,6 +59,9 @@ ScfoundationNetwork::ScfoundationNetwork(const ScfoundationConfig& config, int64
   }
   norm_ = make.norm("encoder.norm", d);
   if (features > 0) decoder_.emplace(make, config_, features);
+  if (classes > 0)
+    classifier_ = {.hidden = make.linear("fc1.0", PartsClassifier::kParts * d, kHeadWidth),
+                   .out = make.linear("fc1.2", kHeadWidth, classes)};
 }
 
 std::vector<Parameter*> ScfoundationNetwork::encoder_parameters() {
@@ -244,6 +249,8 @@ std::vector<Linear*> ScfoundationNetwork::linears() {
   for (Linear* linear : encoder_.linears()) all.push_back(linear);
   if (decoder_)
     for (Linear* linear : decoder_->linears()) all.push_back(linear);
+  if (classifier_)
+    for (Linear* linear : {&classifier_->hidden, &classifier_->out}) all.push_back(linear);
   return all;
 }
 

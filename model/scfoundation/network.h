@@ -8,6 +8,7 @@
 #include "model/parameter_source.h"
 #include "model/scfoundation/config.h"
 #include "model/scfoundation/decoder.h"
+#include "model/scfoundation/heads.h"
 #include "model/scfoundation/value_embedding.h"
 
 namespace scgraft {
@@ -24,12 +25,14 @@ namespace scgraft {
 // Source: scFoundation (Hao et al. 2024); names are those of its checkpoints.
 class ScfoundationNetwork : public Backbone {
  public:
-  // features: of the decoder's attention; 0: a network without the decoder.
+  // features: of the decoder's attention; 0: a network without the decoder. classes: of a
+  // classifier of cells; 0: none.
   ScfoundationNetwork(const ScfoundationConfig& config, int64_t features,
-                      const ParameterSource& source);
+                      const ParameterSource& source, int64_t classes = 0);
 
   const ScfoundationConfig& config() const { return config_; }
   bool has_decoder() const { return decoder_.has_value(); }
+  PartsClassifier* classifier() { return classifier_ ? &*classifier_ : nullptr; }
   // Of the keys of each cell (the default) or of the whole batch, as the published code.
   void set_stabiliser(FavorStabiliser stabiliser);
 
@@ -104,6 +107,7 @@ class ScfoundationNetwork : public Backbone {
   EncoderStack encoder_;
   LayerNorm norm_;
   std::optional<EntryDecoder> decoder_;
+  std::optional<PartsClassifier> classifier_;
   LayerNorm::Saved norm_saved_;
   int first_saved_ = 0;
   DType type_ = DType::f32;  // of what passes between layers

@@ -82,6 +82,30 @@ TEST_F(CellModelVerbsTest, ScbertTrainsAnnotatesAndEmbeds) {
   EXPECT_EQ(H5ad::open(in("e.h5ad")).obsm("X_scBERT").dim, 16);
 }
 
+TEST_F(CellModelVerbsTest, ScfoundationTrainsAnnotatesAndEmbeds) {
+  write_scfoundation(in("model"), genes_);
+  // The table lies elsewhere, as published.
+  std::filesystem::create_directory(in("table"));
+  const std::string table = "/OS_scRNA_gene_index.19264.tsv";
+  std::filesystem::rename(in("model") + table, in("table") + table);
+  EXPECT_GT(train("model", {"--dictionaries", in("table"), "--adapter", "lora"})
+                .result()["trained_parameters"],
+            0);
+  const std::string query = in("study/shifted.h5ad"), adapter = in("run/adapter");
+  const Outcome annotated = ok({"annotate", query, "--adapter", adapter, "-o", in("a.h5ad")});
+  EXPECT_EQ(annotated.result()["genes_matched"], 300);
+  EXPECT_EQ(H5ad::open(in("a.h5ad")).obsm("X_run").dim, 64);
+  ok({"embed", query, "--adapter", adapter, "--embedding", "max", "-o", in("e.h5ad")});
+  EXPECT_EQ(H5ad::open(in("e.h5ad")).obsm("X_scFoundation").dim, 16);
+  ok({"embed", query, "--model", in("model"), "--dictionaries", in("table"), "-o", in("f.h5ad")});
+  EXPECT_EQ(H5ad::open(in("f.h5ad")).obsm("X_scFoundation").dim, 64);
+
+  const Outcome without = run_here({"embed", query, "--model", in("model"), "-o", in("g.h5ad")});
+  EXPECT_EQ(without.code, 11);
+  EXPECT_THAT(without.err, HasSubstr("E-GENE-ORDER"));
+  EXPECT_THAT(without.err, HasSubstr("--dictionaries DIR"));
+}
+
 TEST_F(CellModelVerbsTest, WhatIsWrittenForScgptAloneIsRefusedForOthers) {
   write_geneformer(in("model"), genes_);
   train("model");
@@ -109,7 +133,13 @@ TEST_F(CellModelVerbsTest, InspectKnowsTheFolders) {
   EXPECT_EQ(bins["model"], "scbert");
   EXPECT_EQ(bins["sizes"]["tokens"], 301);
   EXPECT_EQ(bins["sizes"]["width"], 16);
-  for (const char* model : {"geneformer", "scbert"}) {
+  write_scfoundation(in("scfoundation"), genes_);
+  const nlohmann::json entries = ok({"inspect", in("scfoundation")}).result();
+  EXPECT_EQ(entries["model"], "scfoundation");
+  EXPECT_EQ(entries["section"], "cell/state_dict");
+  EXPECT_EQ(entries["sizes"]["width"], 16);
+  EXPECT_EQ(entries["sizes"]["tokens"], 302);
+  for (const char* model : {"geneformer", "scbert", "scfoundation"}) {
     const nlohmann::json cells =
         ok({"inspect", in("study/atlas.h5ad"), "--model", in(model)}).result();
     EXPECT_EQ(cells["genes"]["matched"], 300) << model;

@@ -64,6 +64,17 @@ TEST(PreparationTest, AFileHoldsTheFieldsOfItsModel) {
   EXPECT_EQ(read.dictionaries, "/models/v2");
   EXPECT_EQ(read.dictionary_fingerprint, "ab");
   EXPECT_EQ(read.to_json(), json);
+  Preparation entries;
+  entries.model = "scfoundation";
+  EXPECT_EQ(entries.target_depth, "t4");
+  entries.target_depth = "f2";
+  nlohmann::json depth = entries.to_json();
+  EXPECT_FALSE(depth.contains("max_length"));
+  EXPECT_EQ(Preparation::from_json(depth, "p").target_depth, "f2");
+  expect_refused("a target depth is", [&](auto& j) {
+    j = depth;
+    j["target_depth"] = "x4";
+  });
   expect_refused("\"dictionaries\" is missing", [](auto& j) { j["model"] = "scbert"; });
   expect_refused("\"model\" is \"bert\"", [](auto& j) { j["model"] = "bert"; });
 }

@@ -74,8 +74,9 @@ TEST(ScfoundationTokenizer, AlignsAndNormalisesByTheModelsGenes) {
   EXPECT_THAT(x, ElementsAre(FloatEq(static_cast<float>(std::log(7001.0))), 0.0f,
                              FloatEq(static_cast<float>(std::log(3001.0))), 0.0f, 5.0f, 2.0f));
   const TokenisedCells cells = tokenised(tokenizer, rows);
-  EXPECT_THAT(cells.offsets, ElementsAre(0, 4, 4));
-  EXPECT_THAT(cells.genes, ElementsAre(0, 2, 4, 5));
+  EXPECT_THAT(cells.offsets, ElementsAre(0, 4, 7));
+  EXPECT_THAT(cells.genes, ElementsAre(0, 2, 4, 5, 6, 4, 5));
+  EXPECT_THAT(cells.view(1).values, ElementsAre(103.0f, 0.0f, 0.0f));
   EXPECT_THAT(cells.empty, ElementsAre(1));
 }
 

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "model/cell_model.h"
 #include "model/folder_kind.h"
 #include "model/scfoundation/load.h"
 #include "tests/io/archives.h"
@@ -124,12 +123,6 @@ TEST_F(ScfoundationLoad, ReadsSizesAndWeightsOfABranch) {
                      [&] { load_scfoundation(folder_.path(), {.branch = "cell"}); });
 }
 
-TEST_F(ScfoundationLoad, WhatDoesNotOpenItSaysSo) {
-  write({{"gene", Branch()}});
-  expect_model_error("E-MODEL", "with scfoundation are not part of this version",
-                     [&] { open_cell_model(folder_.path(), {}); });
-}
-
 TEST_F(ScfoundationLoad, NamesHaveAnythingUpToTheModel) {
   EXPECT_EQ(canonical_scfoundation_name("model.norm.weight"), "norm.weight");
   EXPECT_EQ(canonical_scfoundation_name("module.model.model.x"), "model.x");
@@ -189,6 +182,31 @@ TEST_F(ScfoundationLoad, TheCounterOfRedrawsIsKnown) {
   write({{"gene", counter}});
   EXPECT_EQ(load_scfoundation(folder_.path()).ignored,
             std::vector<std::string>{"model.decoder.performer.calls_since_last_redraw"});
+}
+
+TEST_F(ScfoundationLoad, AFreshClassifierStandsBesideTheEncoderAlone) {
+  write({{"gene", Branch()}});
+  const auto load = [&](uint64_t seed) {
+    return load_scfoundation(folder_.path(),
+                             {.new_head_classes = 3, .seed = seed, .decoder = false});
+  };
+  const ScfoundationModel model = load(7);
+  EXPECT_FALSE(model.network->has_decoder());
+  EXPECT_EQ(model.network->parameters().find("to_final.weight"), nullptr);
+  EXPECT_EQ(model.fingerprint, load_scfoundation(folder_.path()).fingerprint);
+  ASSERT_NE(model.network->classifier(), nullptr);
+  EXPECT_EQ(model.network->classifier()->classes(), 3);
+  const auto weight = [](const ScfoundationModel& m) {
+    return m.network->parameters().find("fc1.0.weight")->value.view();
+  };
+  EXPECT_EQ(weight(model).shape(), (Shape{256, 32}));
+  expect_same_bits(weight(load(7)), weight(model));
+  EXPECT_NE(weight(load(8)).as<float>()[0], weight(model).as<float>()[0]);
+  EXPECT_EQ(load_scfoundation(folder_.path()).network->classifier(), nullptr);
+  Branch more;
+  more.tensors.emplace("encoder.extra.weight", Shape{2});
+  write({{"gene", more}});
+  expect_model_error("E-TENSOR-EXTRA", "encoder.extra.weight", [&] { load(7); });
 }
 
 TEST_F(ScfoundationLoad, HalfPrecisionIsConverted) {

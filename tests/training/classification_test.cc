@@ -5,6 +5,7 @@
 
 #include "model/geneformer/cells.h"
 #include "model/scbert/cells.h"
+#include "model/scfoundation/cells.h"
 #include "tests/training/placed_cells.h"
 #include "tests/training/tiny_cells.h"
 #include "tests/training/tiny_models.h"
@@ -106,6 +107,17 @@ TEST_F(ClassificationTest, GradientsOfScbertAreTheSlopesOfTheLoss) {
   for (Parameter* p : network.head_parameters()) trained.push_back(p);
   EXPECT_EQ(network.head_parameters().size(), 8U);
   expect_slopes(weighted, net, PlacedCells(views(), 9).views(), trained, 30);
+}
+
+TEST_F(ClassificationTest, GradientsOfScfoundationAreTheSlopesOfTheLoss) {
+  ScfoundationNetwork net(tiny_scfoundation_config(kTinyVocab + 2), 0, tiny_scfoundation_values(4),
+                          3);
+  ScfoundationCells network(net, CellEmbedding::standard);
+  CellClassification weighted(network, {1, 2, 0.5f});
+  std::vector<Parameter*> trained = net.encoder_parameters();
+  for (Parameter* p : network.head_parameters()) trained.push_back(p);
+  EXPECT_EQ(network.head_parameters().size(), 4U);
+  expect_slopes(weighted, net, EntryCells(views()).views(), trained, 35);
 }
 
 // Decision 0010: the gradient of a head or an adapter is added cell by cell.

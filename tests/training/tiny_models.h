@@ -9,7 +9,9 @@
 #include "io/safetensors.h"
 #include "model/geneformer/network.h"
 #include "model/scbert/network.h"
+#include "tests/io/archives.h"
 #include "tests/io/files.h"
+#include "tests/model/tiny_scfoundation.h"
 
 namespace scgraft {
 
@@ -111,6 +113,71 @@ inline void write_scbert(const std::string& folder, std::span<const std::string>
   std::string text;
   for (const std::string& gene : genes) text += gene + "\n";
   put(folder + "/genes.txt", text);
+}
+
+inline ScfoundationConfig tiny_scfoundation_config(int64_t positions) {
+  ScfoundationConfig config = tiny_scfoundation_config();
+  config.positions = positions;
+  config.dim = 16;
+  config.dropout = 0;
+  return config;
+}
+
+// As random_scfoundation(), but genes and values differ by more than a layer adds.
+inline ParameterSource tiny_scfoundation_values(uint64_t seed) {
+  return [seed](const std::string& name, const Shape& shape) {
+    Parameter p{name, random_scfoundation(seed)(name, shape), {}};
+    if (name == "pos_emb.weight" || name == "token_emb.emb.weight") initialise_uniform(p, 2, seed);
+    return std::move(p.value);
+  };
+}
+
+inline void write_scfoundation_genes(const std::string& folder,
+                                     std::span<const std::string> genes) {
+  std::string table = "gene_name\tindex\n";
+  for (size_t i = 0; i < genes.size(); ++i) table += cat(genes[i], "\t", i, "\n");
+  put(folder + "/OS_scRNA_gene_index.19264.tsv", table);
+}
+
+// A pre-trained scFoundation folder of these genes, whose file has the branch "cell" with its
+// decoder.
+inline void write_scfoundation(const std::string& folder, std::span<const std::string> genes) {
+  make_directory(folder);
+  const ScfoundationConfig c = tiny_scfoundation_config(std::ssize(genes) + 2);
+  ScfoundationNetwork network(c, kTinyFeatures, tiny_scfoundation_values(1));
+  std::vector<std::pair<std::string, std::string>> storages, weights;
+  for (const Parameter* p : network.parameters().all()) {
+    const Shape& shape = p->value.shape();
+    std::vector<int32_t> size(shape.rank()), stride(shape.rank(), 1);
+    for (int i = shape.rank() - 1; i >= 0; --i) {
+      const auto at = static_cast<size_t>(i);
+      size[at] = static_cast<int32_t>(shape[i]);
+      if (at + 1 < size.size()) stride[at] = stride[at + 1] * size[at + 1];
+    }
+    const std::string key = std::to_string(storages.size());
+    const auto count = static_cast<size_t>(p->value.numel());
+    storages.emplace_back(key, std::string(reinterpret_cast<const char*>(p->value.as<float>()),
+                                           count * sizeof(float)));
+    weights.emplace_back(
+        "model." + p->name,
+        pickled::tensor("FloatStorage", key, static_cast<int32_t>(count), 0, size, stride));
+  }
+  const std::string branch = pickled::dict({{"state_dict", pickled::dict(weights)}});
+  put(folder + "/models.ckpt",
+      torch_file(pickled::whole(pickled::dict({{"cell", branch}})), storages));
+  write_json(folder + "/config.json",
+             {{"model", "mae_autobin"},
+              {"seq_len", c.positions},
+              {"bin_num", c.bins},
+              {"bin_alpha", c.bin_alpha},
+              {"encoder", {{"hidden_dim", c.dim}, {"depth", c.layers}, {"heads", c.heads}}},
+              {"decoder",
+               {{"hidden_dim", c.decoder_dim},
+                {"depth", c.decoder_layers},
+                {"heads", c.decoder_heads},
+                {"dim_head", c.decoder_head_dim}}}},
+             Overwrite::replace);
+  write_scfoundation_genes(folder, genes);
 }
 
 }  // namespace scgraft
