@@ -46,6 +46,7 @@ std::string settings_of(const AdapterOptions& o) {
   std::string text = o.type;
   if (o.type == "lora")
     text += fmt::format(": r {}, alpha {:g}, on {}", o.rank, o.alpha, joined(o.targets));
+  if (o.type == "hra") text += fmt::format(": r {}, on {}", o.rank, joined(o.targets));
   if (o.type == "encoder") text += fmt::format(": width {:g}, layout {}", o.width, o.layout);
   if (o.type == "token") return text + fmt::format(": width {:g}", o.width);
   if (o.type == "prefix")
