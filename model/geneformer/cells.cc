@@ -77,7 +77,7 @@ std::string fingerprint_of(const GeneDictionaries& dictionaries) {
   }
   digest.update(std::as_bytes(std::span(dictionaries.medians)));
   std::vector<std::string> lines;
-  for (const auto& [name, id] : dictionaries.mapping) lines.push_back(name + "\t" + id + "\n");
+  for (const auto& [name, id] : dictionaries.mapping) lines.push_back(cat(name, "\t", id, "\n"));
   std::sort(lines.begin(), lines.end());
   for (const std::string& line : lines) digest.update(line);
   return digest.finish();

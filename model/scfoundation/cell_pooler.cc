@@ -36,12 +36,12 @@ void CellPooler::lay_out(Context& ctx, const Packing& packing) {
     tokens_.host.push_back(genes + cells + cell);  // T
     tokens_.host.push_back(genes + cell);          // S
     ends_.host[static_cast<size_t>(cell)] = end - 1;
-    ends_.host[static_cast<size_t>(cells + cell)] = end - 2;
+    ends_.host[static_cast<size_t>(cells) + static_cast<size_t>(cell)] = end - 2;
     offsets_.push_back(static_cast<int32_t>(genes_.host.size()));
     for (int32_t part = 0; part < kParts; ++part) {
-      parts_.host.push_back(part * cells + cell);
-      places_.host[static_cast<size_t>(part * cells + cell)] =
-          static_cast<int32_t>(kParts) * cell + part;
+      const int32_t row = part * cells + cell;
+      parts_.host.push_back(row);
+      places_.host[static_cast<size_t>(row)] = static_cast<int32_t>(kParts) * cell + part;
     }
   }
   memory_.send(ctx, genes_, ends_, parts_, places_, tokens_);
