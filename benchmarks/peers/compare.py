@@ -3,7 +3,7 @@
 
   compare.py [NAME...] [--quick] [--rounds N] [--threads N] [--out DIR]
 
-NAME: step, dropout, embed, tokens, startup; default: all. --quick takes tiny shapes and writes
+NAME: step, dropout, embed, tokens, startup, geneformer, scbert, scfoundation; default: all. --quick takes tiny shapes and writes
 nothing: a test of the harness, not of speed. Writes DIR/peers_<name>.json (benchmarks/results).
 Nothing is timed before both sides gave the same answer.
 """
@@ -118,11 +118,11 @@ def memory_gates(c, name, eager, best):
             (entry["peak_rss"] - entry["import_rss"]) / mine)
 
 
-def check_step(c, folder):
+def check_step(c, folder, variants=("eager", "sdpa", "compile")):
     gradients = f"{folder}/gradients.safetensors"
     mine = run(ours("gradients", folder=folder, threads=c.args.threads, out=gradients),
                c.args.threads)
-    for variant in ("eager", "sdpa", "compile"):
+    for variant in variants:
         theirs = run(python("step.py", folder, variant, "--gradients", gradients), c.args.threads)
         loss = abs(theirs["loss"] - mine["loss"]) / abs(mine["loss"])
         expect(loss <= AGREEMENT and theirs["gradient_difference"] <= AGREEMENT,
@@ -218,6 +218,71 @@ def compare_embed(c):
     memory_gates(c, "scgraft f32", eager, best)
 
 
+def compare_network_step(c, model, cells, genes, variants):
+    """A LoRA step of another backbone; returns the runs."""
+    folder = make_model(c, model, model=model, cells=cells, genes=genes)
+    check_step(c, folder, [v.removeprefix("torch ") for v in variants])
+    runs = c.session.interleave(step_commands(c, folder, [
+        "scgraft f32", variants[0], "scgraft bf16", *variants[1:]]))
+    c.add(runs, cells=cells)
+    first = runs["scgraft f32"][0]
+    c.facts.update(gflop_dense=first["gflop_dense"], torch=runs[variants[0]][0]["torch"])
+    c.facts.update({key: first[key] for key in
+                    ("weights_bytes", "activation_bytes", "scratch_bytes", "state_bytes")})
+    c.floor(runs, first["gflop_needed"], max(r["peak_gflops_bf16"] for r in runs["scgraft bf16"]))
+    return runs
+
+
+def compare_geneformer(c):
+    """V1-12L, 8 cells of 1,024 genes; transformers and PEFT on the other side."""
+    compare_network_step(c, "geneformer", 2 if c.args.quick else 8, 63 if c.args.quick else 1023,
+                         ["torch eager", "torch sdpa"])
+    for variant, wanted in (("eager", 1.5), ("sdpa", 1.2)):
+        c.gate(f"Geneformer step: PyTorch {variant} / ours",
+               c.time(f"torch {variant}") / c.time("scgraft f32"), wanted)
+    memory_gates(c, "scgraft f32", "torch eager", "torch sdpa")
+
+
+def compare_scbert(c):
+    """One cell of all 16,906 genes."""
+    c.args.steps = min(c.args.steps, 3)
+    compare_network_step(c, "scbert", 1, 199 if c.args.quick else 16906, ["torch eager"])
+    c.gate("scBERT step: PyTorch / ours", c.time("torch eager") / c.time("scgraft f32"), 4)
+    ours_rss, peer = c.entries["scgraft f32"]["peak_rss"], c.entries["torch eager"]
+    c.gate("scBERT step: peak memory of PyTorch / ours", peer["peak_rss"] / ours_rss, 4)
+    c.facts["memory_ratio_without_import"] = (peer["peak_rss"] - peer["import_rss"]) / ours_rss
+
+
+def compare_scfoundation(c):
+    """Embeddings of cells with 1,500 expressed genes. Published: one cell at a time."""
+    cells = 4 if c.args.quick else 16
+    folder = make_model(c, "scfoundation", model="scfoundation", cells=cells,
+                        genes=60 if c.args.quick else 1501)
+    reference = f"{c.folder}/embedding.safetensors"
+    mine = run(ours("embed", folder=folder, threads=c.args.threads, out=reference), c.args.threads)
+    expect(mine["same_bits"], "embeddings are the same bits for any batch, order and threads")
+    commands = {f"scgraft {product}": ours("embed", folder=folder, threads=c.args.threads,
+                                           repeats=2, product=product)
+                for product in ("f32", "bf16")}
+    for variant, batch in [("stock", 1), ("stock", 8), ("eager", 8), ("sdpa", 8)]:
+        commands[f"torch {variant} {batch}"] = python("embed.py", folder, variant, "--batch", batch,
+                                                      "--repeats", 2, "--reference", reference)
+    runs = c.session.interleave(commands)
+    for name in (n for n in runs if n.startswith("torch")):
+        worst = max(r["difference"] for r in runs[name])
+        expect(worst <= AGREEMENT, f"{name}: embeddings {worst:.1e} relative")
+    c.add(runs, cells=cells)
+    first = runs["scgraft f32"][0]
+    c.facts.update(tokens=first["tokens"], torch=runs["torch stock 1"][0]["torch"])
+    c.floor(runs, first["gflop_needed"])
+    del c.entries["scgraft bf16"]["floor"], c.entries["scgraft bf16"]["pct_of_floor"]
+    best = min((n for n in c.entries if n.startswith("torch")), key=c.time)
+    c.facts.update(best_peer=best, best_over_ours=c.time(best) / c.time("scgraft f32"))
+    c.gate("scFoundation embedding: PyTorch one cell at a time / ours",
+           c.time("torch stock 1") / c.time("scgraft f32"), 2)
+    memory_gates(c, "scgraft f32", "torch stock 1", best)
+
+
 def compare_tokens(c):
     shape = (200, 3000, 500) if c.args.quick else (4000, 20000, 1000)
     file, vocab = f"{c.folder}/cells.h5ad", f"{c.folder}/vocab.json"
@@ -259,7 +324,9 @@ def compare_startup(c):
 
 
 COMPARISONS = {"step": compare_step, "dropout": compare_dropout, "embed": compare_embed,
-               "tokens": compare_tokens, "startup": compare_startup}
+               "tokens": compare_tokens, "startup": compare_startup,
+               "geneformer": compare_geneformer, "scbert": compare_scbert,
+               "scfoundation": compare_scfoundation}
 
 
 def main():

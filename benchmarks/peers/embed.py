@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cell embeddings in PyTorch: the first row of the last layer for all cells of a file.
+"""Cell embeddings in PyTorch for all cells of a file: of scGPT the first row of the last layer.
 
   embed.py FOLDER VARIANT [--batch N] [--repeats N] [--reference FILE]
 
@@ -8,18 +8,28 @@ VARIANT
   sdpa    the same with scaled_dot_product_attention
   stock   the same through torch.nn.TransformerEncoder in evaluation mode: its fused inference path
   sorted  sdpa, cells sorted by length first: the least padding batches can have
+Networks other than scGPT take cells of one length and have no `sorted`.
 --reference also compares with the embeddings of whole_bench.
 Prints one JSON object.
 """
 import argparse
 import json
+import pathlib
 import time
 
 import numpy as np
 import torch
 from torch import nn
 
+import networks_torch
 from scgpt_torch import Cells, Scgpt, peak_rss, read_safetensors
+
+
+def load_other(folder, variant):
+    """(cells, embedding of numbered cells) of the networks of networks_torch."""
+    net, cells = networks_torch.load(folder, variant, grafted=False)
+    net.eval()
+    return cells, lambda numbers: net.embed(*cells.batch(numbers))
 
 
 def stock_encoder(net):
@@ -38,6 +48,24 @@ def stock_encoder(net):
     return encoder.eval()
 
 
+def load_scgpt(folder, variant):
+    cells = Cells(folder)
+    net = Scgpt(folder, "eager" if variant == "eager" else "sdpa", grafted=False).eval()
+    if variant != "stock":
+        return cells, lambda numbers: net.encode(*cells.batch(numbers))
+    encoder = stock_encoder(net)
+    net.layers = nn.ModuleList()
+
+    def embed(numbers):
+        genes, values, mask = cells.batch(numbers)
+        gene = net.gene_norm(nn.functional.embedding(genes, net.embedding))
+        value = net.value1(values.clamp(max=512).unsqueeze(-1)).relu()
+        x = gene + net.value_norm(net.value2(value))
+        return encoder(x, src_key_padding_mask=None if mask is None else ~mask)[:, 0]
+
+    return cells, embed
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
@@ -49,29 +77,16 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     import_rss = peak_rss()
-    cells = Cells(args.folder)
-    attention = "eager" if args.variant == "eager" else "sdpa"
-    net = Scgpt(args.folder, attention, grafted=False).eval()
-    if args.variant == "stock":
-        encoder = stock_encoder(net)
-        net.layers = nn.ModuleList()
-
-    def embed(numbers):
-        genes, values, mask = cells.batch(numbers)
-        if args.variant != "stock":
-            return net.encode(genes, values, mask)
-        gene = net.gene_norm(nn.functional.embedding(genes, net.embedding))
-        value = net.value1(values.clamp(max=512).unsqueeze(-1)).relu()
-        x = gene + net.value_norm(net.value2(value))
-        return encoder(x, src_key_padding_mask=None if mask is None else ~mask)[:, 0]
+    scgpt = not pathlib.Path(args.folder, "sizes.json").exists()
+    cells, embed = (load_scgpt if scgpt else load_other)(args.folder, args.variant)
 
     order = np.arange(len(cells))
     if args.variant == "sorted":
         order = np.argsort(cells.lengths(), kind="stable")
-    out = np.empty((len(cells), net.embedding.shape[1]), np.float32)
     seconds, slots = [], 0
     with torch.inference_mode():
-        embed(order[: min(8, len(order))])
+        first = embed(order[: min(8, len(order))])
+        out = np.empty((len(cells), first.shape[1]), np.float32)
         for _ in range(args.repeats):
             begin = time.perf_counter()
             slots = 0

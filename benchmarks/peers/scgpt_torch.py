@@ -45,7 +45,7 @@ class LoraLinear(nn.Module):
 
     def __init__(self, weight, bias, a, b):
         super().__init__()
-        self.weight, self.bias = frozen(weight), frozen(bias)
+        self.weight, self.bias = frozen(weight), None if bias is None else frozen(bias)
         self.a, self.b = nn.Parameter(a), nn.Parameter(b)
 
     def forward(self, x):
@@ -201,3 +201,7 @@ class Cells:
         if lengths.min() < lengths.max():
             mask = torch.from_numpy(genes != self.pad_id)
         return torch.from_numpy(genes), torch.from_numpy(values), mask
+
+
+def load(folder, attention, grafted):
+    return Scgpt(folder, attention, grafted), Cells(folder)

@@ -10,6 +10,7 @@ Prints one JSON object.
 import argparse
 import contextlib
 import json
+import pathlib
 import sys
 import time
 
@@ -17,7 +18,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from scgpt_torch import Cells, Scgpt, peak_rss, read_safetensors
+import networks_torch
+import scgpt_torch
+from scgpt_torch import peak_rss, read_safetensors
 
 
 def peak_gflops():
@@ -58,8 +61,9 @@ def main():
     torch.set_num_threads(args.threads)
     import_rss = peak_rss()
     attention = "eager" if args.variant == "eager" else "sdpa"
-    cells = Cells(args.folder)
-    net = Scgpt(args.folder, attention, grafted=True).train()
+    scgpt = not pathlib.Path(args.folder, "sizes.json").exists()
+    net, cells = (scgpt_torch if scgpt else networks_torch).load(args.folder, attention, grafted=True)
+    net.train()
     run = torch.compile(net) if args.variant == "compile" else net
     bf16 = args.variant.endswith("bf16")
     matrices = [p for p in net.named.values() if p.dim() > 1]
@@ -68,9 +72,9 @@ def main():
                                    {"params": vectors, "weight_decay": 0.0}], lr=1e-4, fused=True)
 
     def loss_of():
-        genes, values, mask = cells.batch(np.arange(len(cells)))
+        batch = cells.batch(np.arange(len(cells)))
         with torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext():
-            logits = run(genes, values, mask)
+            logits = run(*batch)
         return F.cross_entropy(logits.float(), cells.labels)
 
     if args.gradients:

@@ -5,6 +5,7 @@
 
 #include "benchmarks/whole/whole.h"
 #include "io/safetensors.h"
+#include "model/scgpt/load.h"
 #include "runtime/cpu.h"
 #include "training/predict.h"
 
@@ -26,7 +27,7 @@ bool same(const Tensor& a, int64_t row, const Tensor& b, int64_t other) {
 bool independent_of_batch(CellNetwork& net, const std::vector<CellView>& views,
                           const Tensor& want) {
   Context one(Device::cpu(), {.threads = 1}), all;
-  Tensor single({1, net.backbone().dim()}, DType::f32);
+  Tensor single({1, net.embedding_dim()}, DType::f32);
   Tensor backwards(want.shape(), DType::f32);
   const std::vector<CellView> turned(views.rbegin(), views.rend());
   MicroBatch micro_batch = inference_micro_batch(all);
@@ -47,15 +48,12 @@ bool independent_of_batch(CellNetwork& net, const std::vector<CellView>& views,
 nlohmann::json time_embedding(const Arguments& arguments) {
   const auto threads = static_cast<int>(arguments.number("threads", 2));
   Context ctx(Device::cpu(), {.threads = threads});
-  const std::string folder = arguments.text("folder");
-  const Cells cells = read_cells_file(folder + "/cells.safetensors");
-  ScgptModel model = load_scgpt(folder, {.pretraining_heads = false});
-  const bool bf16 = arguments.text("product", "f32") == "bf16";
-  model.network->set_precision(bf16 ? DType::bf16 : DType::f32);
+  const Cells cells = read_cells_file(arguments.text("folder") + "/cells.safetensors");
+  const Grafted model = load_network(arguments, 0);
+  CellNetwork& network = *model.network;
   const std::vector<CellView> views = views_of(cells.store);
-  Tensor out({cells.store.size(), model.network->dim()}, DType::f32);
+  Tensor out({cells.store.size(), network.embedding_dim()}, DType::f32);
   MicroBatch micro_batch = inference_micro_batch(ctx);
-  ScgptCells network(*model.network);
   embed_cells(ctx, network, std::span(views).first(std::min<size_t>(8, views.size())), out.view(),
               micro_batch);
   std::vector<double> seconds;
@@ -66,7 +64,7 @@ nlohmann::json time_embedding(const Arguments& arguments) {
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   }
   const int64_t peak = peak_resident_bytes();
-  const Work work = embed_work(model.config, cells.store);
+  const Work work = embed_work(model.work, cells.store);
   nlohmann::json result = {{"seconds", seconds},
                            {"cells", cells.store.size()},
                            {"tokens", cells.store.tokens()},

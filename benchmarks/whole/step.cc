@@ -24,7 +24,8 @@ std::vector<int64_t> all_of(const TokenStore& store) {
 
 }  // namespace
 
-// train() as the program runs it: one step per epoch over all cells of the file.
+// train() as the program runs it: one step per epoch over all cells of the file. State is what
+// training adds per trained parameter: value, gradient and the two moments of the optimizer.
 nlohmann::json time_steps(const Arguments& arguments) {
   const auto threads = static_cast<int>(arguments.number("threads", 2));
   const int64_t warmup = arguments.number("warmup", 2), steps = arguments.number("steps", 8);
@@ -32,11 +33,10 @@ nlohmann::json time_steps(const Arguments& arguments) {
   Context ctx(Device::parse(arguments.text("device", "cpu")), {.threads = threads});
   const Cells cells = read_cells_file(folder_file(arguments, "cells.safetensors"));
   Grafted grafted = load_grafted(arguments, cells.classes);
-  ScgptNetwork& net = *grafted.model.network;
+  Backbone& net = *grafted.backbone;
   net.move_to(ctx.device());
-  move_to(grafted.adapter->parameters(), ctx.device());
-  ScgptCells network(net);
-  CellClassification objective(network, {});
+  if (grafted.adapter != nullptr) move_to(grafted.adapter->parameters(), ctx.device());
+  CellClassification objective(*grafted.network, {});
   ParameterBlock block(grafted.trained, 0.01);
   net.parameters_updated();
   const std::vector<int64_t> numbers = all_of(cells.store);
@@ -57,7 +57,9 @@ nlohmann::json time_steps(const Arguments& arguments) {
   train(
       ctx, objective, source, block, options, [&] { net.parameters_updated(); }, callbacks);
   const int64_t peak = peak_resident_bytes();
-  const Work work = step_work(grafted.model.config, cells.store);
+  const Work work = step_work(grafted.work, cells.store);
+  int64_t weights = 0;
+  for (const Parameter* p : net.parameters().all()) weights += p->value.nbytes();
   std::vector<double> sorted = seconds;
   std::ranges::sort(sorted);
   return {{"device", ctx.device().name()},
@@ -67,6 +69,11 @@ nlohmann::json time_steps(const Arguments& arguments) {
           {"cells", cells.store.size()},
           {"tokens", cells.store.tokens()},
           {"peak_rss", peak},
+          {"weights_bytes", weights},
+          {"trained_parameters", block.numel()},
+          {"state_bytes", 4 * block.numel() * int64_t{sizeof(float)}},
+          {"activation_bytes", ctx.activations().peak()},
+          {"scratch_bytes", ctx.scratch().peak()},
           {"gflop_dense", work.dense},
           {"gflop_needed", work.needed},
           {"peak_gflops_f32", peak_gflops(threads, DType::f32)},
@@ -78,9 +85,8 @@ nlohmann::json write_gradients(const Arguments& arguments) {
   Context ctx(Device::cpu(), {.threads = static_cast<int>(arguments.number("threads", 2))});
   const Cells cells = read_cells_file(folder_file(arguments, "cells.safetensors"));
   Grafted grafted = load_grafted(arguments, cells.classes);
-  ScgptNetwork& net = *grafted.model.network;
-  ScgptCells network(net);
-  CellClassification objective(network, {});
+  Backbone& net = *grafted.backbone;
+  CellClassification objective(*grafted.network, {});
   ParameterBlock block(grafted.trained, 0);
   net.parameters_updated();
   const std::vector<int64_t> numbers = all_of(cells.store);

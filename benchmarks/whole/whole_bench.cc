@@ -2,10 +2,11 @@
 // Our side of the comparison with PyTorch (benchmarks/peers): whole operations through the library,
 // one per process so that peak memory belongs to it. Prints one JSON object.
 //
-//   whole_bench make      --folder F [--preset P --vocab N --cells N --genes N | --spread 1]
+//   whole_bench make      --folder F [--model scgpt|geneformer|scbert|scfoundation]
+//                         [--preset P --vocab N --cells N --genes N | --spread 1]
 //   whole_bench gradients --folder F --out FILE
 //   whole_bench step      --folder F --steps N --warmup N --threads N --product f32|bf16
-//                         [--device cpu|cuda]
+//                         [--device cpu|cuda] [--adapter TYPE|none|all]
 //   whole_bench embed     --folder F --repeats N --threads N --product f32|bf16 [--out FILE]
 //   whole_bench tokens    --file FILE --vocab FILE --repeats N --threads N [--out FILE]
 //   whole_bench load      --folder F --repeats N

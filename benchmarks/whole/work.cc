@@ -25,40 +25,46 @@ Sizes sizes_of(const TokenStore& cells) {
 
 // One layer: products of query, key, value, out and the two of the feed-forward part.
 struct Layer {
-  double square;  // one [dim, dim] product per row
+  double square;  // one [inner, dim] product per row
   double ffn;     // both feed-forward products per row
-  double pair;    // one product per pair of tokens (scores, or their sum of values)
+  double pair;    // softmax attention: one product per pair of tokens (scores, or sums of values)
+  double mix;     // FAVOR+: one product per row (features, or their sums with values)
 };
-Layer layer_of(const ScgptConfig& c) {
-  const auto dim = static_cast<double>(c.dim), hidden = static_cast<double>(c.ffn);
-  return {2 * dim * dim, 4 * dim * hidden, 2 * dim};
+Layer layer_of(const LayerSizes& c) {
+  const auto dim = static_cast<double>(c.dim), inner = static_cast<double>(c.inner);
+  const double mix = 2 * static_cast<double>(c.features) * inner;
+  return {2 * dim * inner, 4 * dim * static_cast<double>(c.ffn), c.features == 0 ? 2 * inner : 0,
+          mix};
 }
 
 }  // namespace
 
-Work embed_work(const ScgptConfig& config, const TokenStore& cells) {
+Work embed_work(const LayerSizes& sizes, const TokenStore& cells) {
   const Sizes s = sizes_of(cells);
-  const Layer l = layer_of(config);
-  const double full = s.tokens * (4 * l.square + l.ffn) + 2 * s.squares * l.pair;
+  const Layer l = layer_of(sizes);
+  // FAVOR+: features of queries and keys, sums over keys, what the queries read of them.
+  const double full = s.tokens * (4 * l.square + l.ffn + 4 * l.mix) + 2 * s.squares * l.pair;
   const double last = s.tokens * 2 * l.square + s.cells * (2 * l.square + l.ffn) +
                       2 * s.tokens * l.pair;  // keys and values of all, the rest of one row
-  const auto layers = static_cast<double>(config.layers);
-  return {1e-9 * layers * full, 1e-9 * ((layers - 1) * full + last)};
+  const auto layers = static_cast<double>(sizes.layers);
+  return {1e-9 * layers * full, 1e-9 * ((layers - 1) * full + (sizes.first_row ? last : full))};
 }
 
-Work step_work(const ScgptConfig& config, const TokenStore& cells) {
+Work step_work(const LayerSizes& sizes, const TokenStore& cells) {
   const Sizes s = sizes_of(cells);
-  const Layer l = layer_of(config);
-  const auto layers = static_cast<double>(config.layers);
-  // Gradients of inputs: the same linear products again; of attention: four products per pair.
-  const double full = s.tokens * (4 * l.square + l.ffn) + 4 * s.squares * l.pair;
+  const Layer l = layer_of(sizes);
+  const auto layers = static_cast<double>(sizes.layers);
+  // Gradients of inputs: the same linear products again; of softmax attention: four products per
+  // pair; of FAVOR+: features and values into sums and back (4), and both features to their rows.
+  const double full = s.tokens * (4 * l.square + l.ffn + 6 * l.mix) + 4 * s.squares * l.pair;
   const double last =
       s.tokens * 2 * l.square + s.cells * (2 * l.square + l.ffn) + 4 * s.tokens * l.pair;
   // Into queries and values of the first layer and no further: no dK, no projection to its input.
-  const double first = s.tokens * (l.square + l.ffn) + 3 * s.squares * l.pair;
-  const Work forward = embed_work(config, cells);
+  const double first = s.tokens * (l.square + l.ffn + 4 * l.mix) + 3 * s.squares * l.pair;
+  const Work forward = embed_work(sizes, cells);
   Work work{forward.dense + 1e-9 * layers * full, forward.needed};
-  work.needed += 1e-9 * (layers > 1 ? (layers - 2) * full + first + last : first);
+  const double top = sizes.first_row ? last : full;
+  work.needed += 1e-9 * (layers > 1 ? (layers - 2) * full + first + top : first);
   return work;
 }
 
