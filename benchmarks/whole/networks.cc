@@ -11,15 +11,22 @@
 namespace scgraft::whole {
 namespace {
 
-// Weights of the size that published ones have, a function of (seed, name). The random features of
-// FAVOR+ have variance 1, as the published ones.
+double bound_of(const std::string& name) {
+  if (name.ends_with("projection_matrix")) return 1.7;
+  return name.find("_emb.") != std::string::npos ? 1.0 : 0.04;
+}
+
+// Weights of a plausible size, a function of (seed, name). The random features of FAVOR+ have
+// variance 1. Rows of tables are large beside what layers add: were the rows of a cell alike, or
+// queries and keys so large that features are the constant in them, gradients of queries would be
+// rounding.
 ParameterSource random_weights(uint64_t seed) {
   return [seed](const std::string& name, const Shape& shape) {
     Parameter p{name, Tensor(shape, DType::f32), {}};
     if (name.find("norm") != std::string::npos)
       fill(p, name.ends_with(".weight") ? 1.0 : 0.0);
     else
-      initialise_uniform(p, name.ends_with("projection_matrix") ? 1.7 : 0.05, seed);
+      initialise_uniform(p, bound_of(name), seed);
     return std::move(p.value);
   };
 }
