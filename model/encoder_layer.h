@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <array>
+
 #include "kernels/attention_mask.h"
 #include "kernels/packing.h"
 #include "model/linear.h"
@@ -65,6 +67,10 @@ struct EncoderLayer {
     TensorView hidden = {};         // [rows, ffn] after relu
   };
 
+  static constexpr std::array<const char*, 3> kHiddenSites = {"mid", "ffn.beside", "attn.branch"};
+  std::array<HiddenSite**, 3> hidden_sites() { return {&after_attention, &beside_ffn, &in_branch}; }
+  std::array<Linear*, 6> linears() { return {&q, &k, &v, &out, &ffn_in, &ffn_out}; }
+  std::array<LayerNorm*, 2> norms() { return {&norm1, &norm2}; }
   bool trainable() const;
 
   // x [tokens, dim], y [rows, dim] overwritten. packing: of the tokens; rows: of the rows produced

@@ -2,86 +2,10 @@
 #include "model/encoder_stack.h"
 
 #include <algorithm>
-#include <array>
 
 #include "kernels/cast.h"
 
 namespace scgraft {
-namespace {
-
-constexpr std::array<const char*, 3> kHiddenSites = {"mid", "ffn.beside", "attn.branch"};
-
-std::array<HiddenSite**, 3> hidden_sites_of(EncoderLayer& l) {
-  return {&l.after_attention, &l.beside_ffn, &l.in_branch};
-}
-
-std::array<Linear*, 6> linears_of(EncoderLayer& l) {
-  return {&l.q, &l.k, &l.v, &l.out, &l.ffn_in, &l.ffn_out};
-}
-
-}  // namespace
-
-Linear& EncoderStack::linear_site(const std::string& name) {
-  const auto [layer, site] = sites_.place(name, layers.size());
-  return *linears_of(layers[layer])[site];
-}
-
-std::vector<std::string> EncoderStack::hidden_sites() const {
-  std::vector<std::string> names;
-  for (size_t i = 0; i < layers.size(); ++i)
-    for (const char* site : kHiddenSites) names.push_back(cat("layers.", i, ".", site));
-  return names;
-}
-
-HiddenSite*& EncoderStack::hidden_site(const std::string& name) {
-  for (size_t i = 0; i < layers.size(); ++i)
-    for (size_t s = 0; s < kHiddenSites.size(); ++s)
-      if (name == cat("layers.", i, ".", kHiddenSites[s])) return *hidden_sites_of(layers[i])[s];
-  throw ConfigError(
-      cat("no place \"", name, "\" to attach an adapter; this backbone has tokens, ",
-          "and layers.0 ... layers.", layers.size() - 1, " with mid, ffn.beside, attn.branch"),
-      "E-SITE");
-}
-
-std::vector<HiddenSite*> EncoderStack::attached() {
-  std::vector<HiddenSite*> all;
-  for (EncoderLayer& l : layers)
-    for (HiddenSite** site : hidden_sites_of(l))
-      if (*site != nullptr) all.push_back(*site);
-  return all;
-}
-
-std::vector<Linear*> EncoderStack::linears() {
-  std::vector<Linear*> all;
-  for (EncoderLayer& l : layers)
-    for (Linear* linear : linears_of(l)) all.push_back(linear);
-  return all;
-}
-
-std::vector<LayerNorm*> EncoderStack::norms() {
-  std::vector<LayerNorm*> all;
-  for (EncoderLayer& l : layers)
-    for (LayerNorm* norm : {&l.norm1, &l.norm2}) all.push_back(norm);
-  return all;
-}
-
-void EncoderStack::set_precision(DType product) {
-  for (Linear* linear : linears()) linear->set_precision(product);
-}
-
-int EncoderStack::frontier() const {
-  for (size_t i = 0; i < layers.size(); ++i)
-    if (layers[i].trainable() || (layers[i].prefix != nullptr && layers[i].prefix->trainable()))
-      return static_cast<int>(i);
-  return size();
-}
-
-int EncoderStack::first_prefixed() const {
-  for (size_t i = 0; i < layers.size(); ++i)
-    if (layers[i].prefix != nullptr) return static_cast<int>(i);
-  return size();
-}
-
 AttentionMask EncoderStack::mask(bool longer) const {
   const PreparedArray<int64_t>& bits = longer ? longer_key_bits_ : key_bits_;
   if (bits.host.empty()) return {};
@@ -95,13 +19,7 @@ void EncoderStack::forward(Context& ctx, TensorView x, const Packing& packing, c
   first_saved_ = first_saved;
   saved_.assign(layers.size(), {});
   const int prefixed = first_prefixed();
-  int64_t count = 0;
-  if (prefixed < size()) {
-    count = layers[static_cast<size_t>(prefixed)].prefix->rows().dim(0);
-    for (const EncoderLayer& l : layers)
-      require(l.prefix == nullptr || l.prefix->rows().shape() == (Shape{count, d}),
-              "rows that join the tokens must be ", Shape{count, d}, " in every layer");
-  }
+  const int64_t count = prefix_rows(d);
   inserted_.assign(ctx, packing, count);
   key_bits_.host.clear();
   longer_key_bits_.host.clear();

@@ -13,8 +13,6 @@ bool PerformerLayer::trainable() const {
          ffn_out.trainable() || norm1.trainable() || norm2.trainable();
 }
 
-std::vector<Linear*> PerformerLayer::linears() { return {&q, &k, &v, &out, &ffn_in, &ffn_out}; }
-
 void PerformerLayer::forward(Context& ctx, ConstTensorView x, const Packing& packing, bool training,
                              TensorView y, Saved* saved, const Taps* taps) {
   const int64_t tokens = packing.tokens();

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <array>
+
 #include "kernels/favor_attention.h"
 #include "kernels/packing.h"
 #include "model/linear.h"
@@ -48,8 +50,14 @@ struct PerformerLayer {
     TensorView ffn_out = {};                        // [tokens, dim] before the residual
   };
 
+  static constexpr std::array<const char*, 4> kHiddenSites = {"mid", "ffn.beside", "attn.branch",
+                                                              "ffn.residual"};
+  std::array<HiddenSite**, 4> hidden_sites() {
+    return {&after_attention, &beside_ffn, &in_branch, &in_residual};
+  }
+  std::array<Linear*, 6> linears() { return {&q, &k, &v, &out, &ffn_in, &ffn_out}; }
+  std::array<LayerNorm*, 2> norms() { return {&norm1, &norm2}; }
   bool trainable() const;
-  std::vector<Linear*> linears();
 
   // x, y [tokens, dim]; y overwritten. saved null: inference, nothing is kept.
   void forward(Context& ctx, ConstTensorView x, const Packing& packing, bool training, TensorView y,

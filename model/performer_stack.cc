@@ -2,86 +2,13 @@
 #include "model/performer_stack.h"
 
 #include <algorithm>
-#include <array>
 
 #include "kernels/require_tensor.h"
 #include "model/tables.h"
 
 namespace scgraft {
-namespace {
-
-constexpr std::array<const char*, 4> kHiddenSites = {"mid", "ffn.beside", "attn.branch",
-                                                     "ffn.residual"};
-
-std::array<HiddenSite**, 4> hidden_sites_of(PerformerLayer& l) {
-  return {&l.after_attention, &l.beside_ffn, &l.in_branch, &l.in_residual};
-}
-
-}  // namespace
-
-Linear& PerformerStack::linear_site(const std::string& name) {
-  const auto [layer, site] = sites_.place(name, layers.size());
-  return *layers[layer].linears()[site];
-}
-
-std::vector<std::string> PerformerStack::hidden_sites() const {
-  std::vector<std::string> names;
-  for (size_t i = 0; i < layers.size(); ++i)
-    for (const char* site : kHiddenSites) names.push_back(cat("layers.", i, ".", site));
-  return names;
-}
-
-HiddenSite*& PerformerStack::hidden_site(const std::string& name) {
-  for (size_t i = 0; i < layers.size(); ++i)
-    for (size_t s = 0; s < kHiddenSites.size(); ++s)
-      if (name == cat("layers.", i, ".", kHiddenSites[s])) return *hidden_sites_of(layers[i])[s];
-  throw ConfigError(cat("no place \"", name, "\" to attach an adapter; this backbone has tokens, ",
-                        "and layers.0 ... layers.", layers.size() - 1,
-                        " with mid, ffn.beside, attn.branch, ffn.residual"),
-                    "E-SITE");
-}
-
-std::vector<HiddenSite*> PerformerStack::attached() {
-  std::vector<HiddenSite*> all;
-  for (PerformerLayer& l : layers)
-    for (HiddenSite** site : hidden_sites_of(l))
-      if (*site != nullptr) all.push_back(*site);
-  return all;
-}
-
-std::vector<Linear*> PerformerStack::linears() {
-  std::vector<Linear*> all;
-  for (PerformerLayer& l : layers)
-    for (Linear* linear : l.linears()) all.push_back(linear);
-  return all;
-}
-
-std::vector<LayerNorm*> PerformerStack::norms() {
-  std::vector<LayerNorm*> all;
-  for (PerformerLayer& l : layers)
-    for (LayerNorm* norm : {&l.norm1, &l.norm2}) all.push_back(norm);
-  return all;
-}
-
-void PerformerStack::set_precision(DType product) {
-  for (Linear* linear : linears()) linear->set_precision(product);
-}
-
 void PerformerStack::set_stabiliser(FavorStabiliser stabiliser) {
   for (PerformerLayer& layer : layers) layer.favor.stabiliser = stabiliser;
-}
-
-int PerformerStack::frontier() const {
-  for (size_t i = 0; i < layers.size(); ++i)
-    if (layers[i].trainable() || (layers[i].prefix != nullptr && layers[i].prefix->trainable()))
-      return static_cast<int>(i);
-  return size();
-}
-
-int PerformerStack::first_prefixed() const {
-  for (size_t i = 0; i < layers.size(); ++i)
-    if (layers[i].prefix != nullptr) return static_cast<int>(i);
-  return size();
 }
 
 int64_t PerformerStack::more_rows() const {
@@ -100,13 +27,7 @@ ConstTensorView PerformerStack::forward(Context& ctx, TensorView x, const Packin
   first_saved_ = first_saved;
   saved_.assign(layers.size(), {});
   const int prefixed = first_prefixed();
-  int64_t count = 0;
-  if (prefixed < size()) {
-    count = layers[static_cast<size_t>(prefixed)].prefix->rows().dim(0);
-    for (const PerformerLayer& l : layers)
-      require(l.prefix == nullptr || l.prefix->rows().shape() == (Shape{count, d}),
-              "rows that join the tokens must be ", Shape{count, d}, " in every layer");
-  }
+  const int64_t count = prefix_rows(d);
   inserted_.assign(ctx, packing, count);
 
   // Below the frontier nothing is kept: two buffers take turns.

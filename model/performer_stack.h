@@ -1,44 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-#include <string>
 #include <vector>
 
 #include "model/backbone.h"
 #include "model/inserted_rows.h"
-#include "model/linear_sites.h"
+#include "model/layer_stack.h"
 #include "model/performer_layer.h"
 
 namespace scgraft {
 
 // The layers of a Performer and a pass through all of them.
-class PerformerStack {
+class PerformerStack : public LayerStack<PerformerLayer> {
  public:
-  explicit PerformerStack(LinearSites sites) : sites_(std::move(sites)) {}
+  using LayerStack::LayerStack;
 
-  // To be filled by whoever makes the parameters.
-  std::vector<PerformerLayer> layers;
-  int size() const { return static_cast<int>(layers.size()); }
-
-  std::vector<std::string> linear_sites() const { return sites_.names(layers.size()); }
-  Linear& linear_site(const std::string& name);
-  std::string module_path(const std::string& site) const {
-    return sites_.module_path(site, layers.size());
-  }
-  std::string layer_path(int layer) const { return sites_.layer_path(layer); }
-  std::vector<std::string> hidden_sites() const;
-  HiddenSite*& hidden_site(const std::string& name);
-  // What is attached at hidden sites.
-  std::vector<HiddenSite*> attached();
-  std::vector<Linear*> linears();
-  std::vector<LayerNorm*> norms();
-  void set_precision(DType product);
   void set_stabiliser(FavorStabiliser stabiliser);
   // Whether the rows of a prefix stay where they are after the last layer. By default they go.
   void keep_prefix(bool keep) { keep_prefix_ = keep; }
-
-  // Lowest layer with anything to train, rows that join its input among it; size() when there is
-  // none.
-  int frontier() const;
   // Rows that a cell of the result has beyond its tokens.
   int64_t more_rows() const;
 
@@ -55,9 +33,6 @@ class PerformerStack {
   TensorView backward(Context& ctx, const EncodeOptions& options, TensorView dout);
 
  private:
-  int first_prefixed() const;  // size() when none is
-
-  LinearSites sites_;
   std::vector<PerformerLayer::Saved> saved_;
   InsertedRows inserted_;
   Packing tokens_;

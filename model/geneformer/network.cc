@@ -20,7 +20,7 @@ LinearSites layer_names() {
 
 GeneformerNetwork::GeneformerNetwork(const GeneformerConfig& config, Heads heads,
                                      const ParameterSource& source)
-    : config_(config), encoder_(layer_names()) {
+    : LayeredBackbone(layer_names()), config_(config) {
   const int64_t d = config_.dim;
   const double eps = config_.norm_eps;
   const ParameterMaker make(parameters_, source);
@@ -74,12 +74,6 @@ bool GeneformerNetwork::tables_trainable() const {
 Dropout GeneformerNetwork::front_dropout(bool training) const {
   return {.p = training ? static_cast<float>(config_.dropout) : 0.0f,
           .site = dropout_site(encoder_.size(), DropoutSlot::attention)};
-}
-
-std::vector<std::string> GeneformerNetwork::hidden_sites() const {
-  std::vector<std::string> names = encoder_.hidden_sites();
-  names.insert(names.begin(), "tokens");
-  return names;
 }
 
 void GeneformerNetwork::front_forward(Context& ctx, const TokenBatch& batch,
@@ -198,25 +192,6 @@ std::vector<LayerNorm*> GeneformerNetwork::norms() {
   all.push_back(&norm_);
   if (words_) all.push_back(&words_->norm);
   return all;
-}
-
-void GeneformerNetwork::move_to(Device device) {
-  if (!scgraft::move_to(parameters_.all(), device)) return;
-  for (Linear* linear : linears()) linear->weight_changed();
-  for (LayerNorm* norm : norms()) norm->values_changed();
-}
-
-void GeneformerNetwork::parameters_updated() {
-  for (Linear* linear : linears()) linear->parameters_updated();
-  for (LayerNorm* norm : norms())
-    if (norm->trainable()) norm->values_changed();
-  for (HiddenSite* site : encoder_.attached()) site->parameters_updated();
-  if (token_site_ != nullptr) token_site_->parameters_updated();
-}
-
-void GeneformerNetwork::set_precision(DType product) {
-  product_ = product;
-  encoder_.set_precision(product);
 }
 
 ParameterSource geneformer_initialiser(uint64_t seed, DType dtype) {

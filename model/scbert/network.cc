@@ -12,10 +12,10 @@ namespace scgraft {
 
 ScbertNetwork::ScbertNetwork(const ScbertConfig& config, int64_t features, Heads heads,
                              const ParameterSource& source)
-    : config_(config),
-      encoder_({.before = "performer.net.layers.",
-                .projections = {"0.fn.to_q", "0.fn.to_k", "0.fn.to_v", "0.fn.to_out", "1.fn.fn.w1",
-                                "1.fn.fn.w2"}}) {
+    : LayeredBackbone({.before = "performer.net.layers.",
+                       .projections = {"0.fn.to_q", "0.fn.to_k", "0.fn.to_v", "0.fn.to_out",
+                                       "1.fn.fn.w1", "1.fn.fn.w2"}}),
+      config_(config) {
   const int64_t d = config_.dim;
   const int64_t inner = config_.heads * config_.head_dim;
   const ParameterMaker make(parameters_, source);
@@ -52,12 +52,6 @@ std::vector<Parameter*> ScbertNetwork::encoder_parameters() {
     if (!p->name.starts_with("to_out.") && !p->name.ends_with("projection_matrix"))
       all.push_back(p);
   return all;
-}
-
-std::vector<std::string> ScbertNetwork::hidden_sites() const {
-  std::vector<std::string> names = encoder_.hidden_sites();
-  names.insert(names.begin(), "tokens");
-  return names;
 }
 
 int ScbertNetwork::frontier() const {
@@ -162,25 +156,6 @@ std::vector<LayerNorm*> ScbertNetwork::norms() {
   std::vector<LayerNorm*> all = encoder_.norms();
   all.push_back(&norm_);
   return all;
-}
-
-void ScbertNetwork::move_to(Device device) {
-  if (!scgraft::move_to(parameters_.all(), device)) return;
-  for (Linear* linear : linears()) linear->weight_changed();
-  for (LayerNorm* norm : norms()) norm->values_changed();
-}
-
-void ScbertNetwork::parameters_updated() {
-  for (Linear* linear : linears()) linear->parameters_updated();
-  for (LayerNorm* norm : norms())
-    if (norm->trainable()) norm->values_changed();
-  for (HiddenSite* site : encoder_.attached()) site->parameters_updated();
-  if (token_site_ != nullptr) token_site_->parameters_updated();
-}
-
-void ScbertNetwork::set_precision(DType product) {
-  product_ = product;
-  encoder_.set_precision(product);
 }
 
 }  // namespace scgraft

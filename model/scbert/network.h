@@ -2,7 +2,7 @@
 #pragma once
 #include <optional>
 
-#include "model/backbone.h"
+#include "model/layered_backbone.h"
 #include "model/parameter_source.h"
 #include "model/performer_stack.h"
 #include "model/scbert/config.h"
@@ -18,7 +18,7 @@ namespace scgraft {
 // A token's id in the batch is its bin, its value the position of its gene, 0 for the first. What
 // is attached at the site "tokens" is in the way of x.
 // Source: scBERT (Yang et al. 2022); names are those of its checkpoints.
-class ScbertNetwork : public Backbone {
+class ScbertNetwork : public LayeredBackbone<PerformerStack> {
  public:
   // Which heads exist: prediction of bins, or a classifier of so many classes (0: none) of cells of
   // `rows` tokens.
@@ -48,29 +48,11 @@ class ScbertNetwork : public Backbone {
 
   std::string_view kind() const override { return "scbert"; }
   int64_t dim() const override { return config_.dim; }
-  int layer_count() const override { return encoder_.size(); }
-  ParameterSet& parameters() override { return parameters_; }
   std::vector<Parameter*> encoder_parameters() override;
-  std::vector<std::string> linear_sites() const override { return encoder_.linear_sites(); }
-  Linear& linear_site(const std::string& name) override { return encoder_.linear_site(name); }
-  std::string module_path(const std::string& site) const override {
-    return encoder_.module_path(site);
-  }
-  std::vector<std::string> hidden_sites() const override;
-  HiddenSite*& hidden_site(const std::string& name) override {
-    return name == "tokens" ? token_site_ : encoder_.hidden_site(name);
-  }
-  PrefixSite*& prefix_site(int layer) override {
-    return encoder_.layers.at(static_cast<size_t>(layer)).prefix;
-  }
-  std::string layer_path(int layer) const override { return encoder_.layer_path(layer); }
   void encode(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
               TensorView out) override;
   void encode_backward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
                        TensorView dout) override;
-  void move_to(Device device) override;
-  void parameters_updated() override;
-  void set_precision(DType product) override;
 
  private:
   void front_forward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
@@ -78,15 +60,14 @@ class ScbertNetwork : public Backbone {
   void front_backward(Context& ctx, const TokenBatch& batch, TensorView dx);
   bool tables_trainable() const { return tokens_->trainable() || positions_->trainable(); }
   int frontier() const;
-  std::vector<Linear*> linears();
-  std::vector<LayerNorm*> norms();
+  HiddenSite*& token_site() override { return token_site_; }
+  std::vector<Linear*> linears() override;
+  std::vector<LayerNorm*> norms() override;
 
   ScbertConfig config_;
-  ParameterSet parameters_;
   Parameter* tokens_ = nullptr;
   Parameter* positions_ = nullptr;
   HiddenSite* token_site_ = nullptr;
-  PerformerStack encoder_;
   LayerNorm norm_;
   std::optional<Linear> bins_;
   std::optional<RowClassifier> classifier_;
@@ -95,7 +76,6 @@ class ScbertNetwork : public Backbone {
   DType type_ = DType::f32;        // of what passes between layers
   PreparedArray<int32_t> places_;  // rows of the position table for the distinct values of a batch
   DeviceArrays place_memory_;
-  DType product_ = DType::f32;
 };
 
 }  // namespace scgraft

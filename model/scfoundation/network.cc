@@ -30,7 +30,7 @@ void to_type(Context& ctx, ConstTensorView from, TensorView to) {
 
 ScfoundationNetwork::ScfoundationNetwork(const ScfoundationConfig& config, int64_t features,
                                          const ParameterSource& source, int64_t classes)
-    : config_(config), encoder_(layer_names()) {
+    : LayeredBackbone(layer_names()), config_(config) {
   const int64_t d = config_.dim;
   const ParameterMaker make(parameters_, source);
   values_.emplace(make, ValueEmbedding::Sizes{.bins = config_.bins,
@@ -75,12 +75,6 @@ std::vector<Parameter*> ScfoundationNetwork::encoder_parameters() {
 
 void ScfoundationNetwork::set_stabiliser(FavorStabiliser stabiliser) {
   if (decoder_) decoder_->set_stabiliser(stabiliser);
-}
-
-std::vector<std::string> ScfoundationNetwork::hidden_sites() const {
-  std::vector<std::string> names = encoder_.hidden_sites();
-  names.insert(names.begin(), "tokens");
-  return names;
 }
 
 int ScfoundationNetwork::frontier() const {
@@ -263,24 +257,17 @@ std::vector<LayerNorm*> ScfoundationNetwork::norms() {
 }
 
 void ScfoundationNetwork::move_to(Device device) {
-  if (!scgraft::move_to(parameters_.all(), device)) return;
-  values_->table_changed();
-  for (Linear* linear : linears()) linear->weight_changed();
-  for (LayerNorm* norm : norms()) norm->values_changed();
+  if (places_->value.device() != device) values_->table_changed();
+  LayeredBackbone::move_to(device);
 }
 
 void ScfoundationNetwork::parameters_updated() {
   values_->parameters_updated();
-  for (Linear* linear : linears()) linear->parameters_updated();
-  for (LayerNorm* norm : norms())
-    if (norm->trainable()) norm->values_changed();
-  for (HiddenSite* site : encoder_.attached()) site->parameters_updated();
-  if (token_site_ != nullptr) token_site_->parameters_updated();
+  LayeredBackbone::parameters_updated();
 }
 
 void ScfoundationNetwork::set_precision(DType product) {
-  product_ = product;
-  encoder_.set_precision(product);
+  LayeredBackbone::set_precision(product);
   if (decoder_)
     for (Linear* linear : decoder_->linears()) linear->set_precision(product);
 }

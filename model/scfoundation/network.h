@@ -3,8 +3,8 @@
 #include <memory>
 #include <optional>
 
-#include "model/backbone.h"
 #include "model/encoder_stack.h"
+#include "model/layered_backbone.h"
 #include "model/parameter_source.h"
 #include "model/scfoundation/config.h"
 #include "model/scfoundation/decoder.h"
@@ -23,7 +23,7 @@ namespace scgraft {
 // padding: a row that no other should see (EncodeOptions::visible). What is attached at the site
 // "tokens" is in the way of x.
 // Source: scFoundation (Hao et al. 2024); names are those of its checkpoints.
-class ScfoundationNetwork : public Backbone {
+class ScfoundationNetwork : public LayeredBackbone<EncoderStack> {
  public:
   // features: of the decoder's attention; 0: a network without the decoder. classes: of a
   // classifier of cells; 0: none.
@@ -53,22 +53,7 @@ class ScfoundationNetwork : public Backbone {
 
   std::string_view kind() const override { return "scfoundation"; }
   int64_t dim() const override { return config_.dim; }
-  int layer_count() const override { return encoder_.size(); }
-  ParameterSet& parameters() override { return parameters_; }
   std::vector<Parameter*> encoder_parameters() override;
-  std::vector<std::string> linear_sites() const override { return encoder_.linear_sites(); }
-  Linear& linear_site(const std::string& name) override { return encoder_.linear_site(name); }
-  std::string module_path(const std::string& site) const override {
-    return encoder_.module_path(site);
-  }
-  std::vector<std::string> hidden_sites() const override;
-  HiddenSite*& hidden_site(const std::string& name) override {
-    return name == "tokens" ? token_site_ : encoder_.hidden_site(name);
-  }
-  PrefixSite*& prefix_site(int layer) override {
-    return encoder_.layers.at(static_cast<size_t>(layer)).prefix;
-  }
-  std::string layer_path(int layer) const override { return encoder_.layer_path(layer); }
   void encode(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
               TensorView out) override;
   void encode_backward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
@@ -96,22 +81,20 @@ class ScfoundationNetwork : public Backbone {
   // The lowest layer with anything to train; -1: what is before them.
   int frontier() const;
   bool trainable_below_decoder() const { return frontier() < encoder_.size() || norm_.trainable(); }
-  std::vector<Linear*> linears();
-  std::vector<LayerNorm*> norms();
+  HiddenSite*& token_site() override { return token_site_; }
+  std::vector<Linear*> linears() override;
+  std::vector<LayerNorm*> norms() override;
 
   ScfoundationConfig config_;
-  ParameterSet parameters_;
   std::optional<ValueEmbedding> values_;
   Parameter* places_ = nullptr;
   HiddenSite* token_site_ = nullptr;
-  EncoderStack encoder_;
   LayerNorm norm_;
   std::optional<EntryDecoder> decoder_;
   std::optional<PartsClassifier> classifier_;
   LayerNorm::Saved norm_saved_;
   int first_saved_ = 0;
   DType type_ = DType::f32;  // of what passes between layers
-  DType product_ = DType::f32;
   Front encoded_, whole_;
   PreparedArray<int32_t> sources_, use_offsets_, use_entries_;
   DeviceArrays source_memory_;

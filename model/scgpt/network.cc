@@ -70,7 +70,7 @@ Classifier make_classifier(const ParameterMaker& make, const std::string& name, 
 }  // namespace
 
 ScgptNetwork::ScgptNetwork(const ScgptConfig& config, Heads heads, const ParameterSource& source)
-    : config_(config), encoder_(layer_names()) {
+    : LayeredBackbone(layer_names()), config_(config) {
   // Buffers change in training: they are not shared with a file.
   const ParameterSource copies = [&](const std::string& name, const Shape& shape) {
     return source(name, shape).clone();
@@ -120,12 +120,6 @@ std::vector<Parameter*> ScgptNetwork::encoder_parameters() {
          {"encoder.", "value_encoder.", "pert_encoder.", "bn.", "dsbn.", "transformer_encoder."})
       if (p->name.starts_with(part)) all.push_back(p);
   return all;
-}
-
-std::vector<std::string> ScgptNetwork::hidden_sites() const {
-  std::vector<std::string> names = encoder_.hidden_sites();
-  names.insert(names.begin(), "tokens");
-  return names;
 }
 
 void ScgptNetwork::encode(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
@@ -190,26 +184,11 @@ std::vector<LayerNorm*> ScgptNetwork::norms() {
   return all;
 }
 
-void ScgptNetwork::move_to(Device device) {
+std::vector<Parameter*> ScgptNetwork::moving() {
   std::vector<Parameter*> moving = parameters_.all();
   for (Parameter* p : buffers_.all())
     if (p->value.dtype() != DType::i64) moving.push_back(p);  // counts stay with the host
-  if (!scgraft::move_to(moving, device)) return;
-  for (Linear* linear : linears()) linear->weight_changed();
-  for (LayerNorm* norm : norms()) norm->values_changed();
-}
-
-void ScgptNetwork::parameters_updated() {
-  for (Linear* linear : linears()) linear->parameters_updated();
-  for (LayerNorm* norm : norms())
-    if (norm->trainable()) norm->values_changed();
-  for (HiddenSite* site : encoder_.attached()) site->parameters_updated();
-  if (HiddenSite* site = front_->token_site()) site->parameters_updated();
-}
-
-void ScgptNetwork::set_precision(DType product) {
-  product_ = product;
-  encoder_.set_precision(product);
+  return moving;
 }
 
 ParameterSource scgpt_initialiser(uint64_t seed, DType dtype) {

@@ -3,8 +3,8 @@
 #include <memory>
 #include <optional>
 
-#include "model/backbone.h"
 #include "model/encoder_stack.h"
+#include "model/layered_backbone.h"
 #include "model/parameter_source.h"
 #include "model/scgpt/affine_decoder.h"
 #include "model/scgpt/batch_encoder.h"
@@ -19,7 +19,7 @@ namespace scgraft {
 // encoder layers (model/encoder_layer.h), no final norm. Its heads stand beside it, as many as the
 // config and the checkpoint have.
 // Source: scGPT (Cui et al. 2024); names are those of its non-flash checkpoints.
-class ScgptNetwork : public Backbone {
+class ScgptNetwork : public LayeredBackbone<EncoderStack> {
  public:
   // heads: which of the expression decoder, the MVC decoder and the classification head exist. The
   // config says of what kind they are.
@@ -62,47 +62,28 @@ class ScgptNetwork : public Backbone {
 
   std::string_view kind() const override { return "scgpt"; }
   int64_t dim() const override { return config_.dim; }
-  int layer_count() const override { return encoder_.size(); }
-  ParameterSet& parameters() override { return parameters_; }
   std::vector<Parameter*> encoder_parameters() override;
-  std::vector<std::string> linear_sites() const override { return encoder_.linear_sites(); }
-  Linear& linear_site(const std::string& name) override { return encoder_.linear_site(name); }
-  std::string module_path(const std::string& site) const override {
-    return encoder_.module_path(site);
-  }
-  std::vector<std::string> hidden_sites() const override;
-  HiddenSite*& hidden_site(const std::string& name) override {
-    return name == "tokens" ? front_->token_site() : encoder_.hidden_site(name);
-  }
-  PrefixSite*& prefix_site(int layer) override {
-    return encoder_.layers.at(static_cast<size_t>(layer)).prefix;
-  }
-  std::string layer_path(int layer) const override { return encoder_.layer_path(layer); }
   void encode(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
               TensorView out) override;
   void encode_backward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
                        TensorView dout) override;
-  void move_to(Device device) override;
-  void parameters_updated() override;
-  void set_precision(DType product) override;
 
  private:
   void make_heads(Heads heads, const ParameterMaker& make);
-  std::vector<Linear*> linears();
-  std::vector<LayerNorm*> norms();
+  HiddenSite*& token_site() override { return front_->token_site(); }
+  std::vector<Linear*> linears() override;
+  std::vector<LayerNorm*> norms() override;
+  std::vector<Parameter*> moving() override;
 
   ScgptConfig config_;
-  ParameterSet parameters_;
   ParameterSet buffers_;
   std::optional<ScgptFront> front_;
-  EncoderStack encoder_;
   std::optional<BatchEncoder> batch_encoder_;
   std::optional<ExpressionDecoder> decoder_, zero_decoder_;
   std::optional<AffineDecoder> affine_;
   std::optional<MvcDecoder> mvc_;
   std::optional<QueryMvc> query_mvc_;
   std::optional<Classifier> classifier_, adversary_;
-  DType product_ = DType::f32;
 };
 
 // Fresh values as the original initialises them, a function of (seed, name).

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "model/encoder_stack.h"
+#include "model/layered_backbone.h"
 #include "model/parameter_source.h"
 #include "model/tables.h"
 
@@ -13,10 +14,10 @@ namespace scgraft {
 
 // A fifth backbone, as small as one can be: a table of genes and post-norm layers. It is here to
 // show what a new one needs: this file and a line in each table that lists backbones.
-class ToyBackbone : public Backbone {
+class ToyBackbone : public LayeredBackbone<EncoderStack> {
  public:
   explicit ToyBackbone(const ParameterSource& source)
-      : encoder_({.before = "blocks.", .projections = {"q", "k", "v", "o", "up", "down"}}) {
+      : LayeredBackbone({.before = "blocks.", .projections = {"q", "k", "v", "o", "up", "down"}}) {
     const ParameterMaker make(parameters_, source);
     genes_ = &make.parameter("genes.weight", {20, kDim});
     for (int i = 0; i < 2; ++i) {
@@ -38,27 +39,7 @@ class ToyBackbone : public Backbone {
 
   std::string_view kind() const override { return "toy"; }
   int64_t dim() const override { return kDim; }
-  int layer_count() const override { return encoder_.size(); }
-  ParameterSet& parameters() override { return parameters_; }
   std::vector<Parameter*> encoder_parameters() override { return parameters_.all(); }
-  std::vector<std::string> linear_sites() const override { return encoder_.linear_sites(); }
-  Linear& linear_site(const std::string& name) override { return encoder_.linear_site(name); }
-  std::string module_path(const std::string& site) const override {
-    return encoder_.module_path(site);
-  }
-  std::vector<std::string> hidden_sites() const override {
-    std::vector<std::string> names = encoder_.hidden_sites();
-    names.insert(names.begin(), "tokens");
-    return names;
-  }
-  HiddenSite*& hidden_site(const std::string& name) override {
-    return name == "tokens" ? tokens_ : encoder_.hidden_site(name);
-  }
-  PrefixSite*& prefix_site(int layer) override {
-    return encoder_.layers.at(static_cast<size_t>(layer)).prefix;
-  }
-  std::string layer_path(int layer) const override { return encoder_.layer_path(layer); }
-
   void encode(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
               TensorView out) override {
     const Packing packing = batch.packing();
@@ -92,19 +73,6 @@ class ToyBackbone : public Backbone {
     table_gradient(ctx, dx, batch.gene_uses(), {}, packing, dgenes);
     add_rows(ctx, dgenes, batch.unique_genes(), genes_->grad.view());
   }
-  void move_to(Device device) override {
-    if (!scgraft::move_to(parameters_.all(), device)) return;
-    for (Linear* linear : encoder_.linears()) linear->weight_changed();
-    for (LayerNorm* norm : encoder_.norms()) norm->values_changed();
-  }
-  void parameters_updated() override {
-    for (Linear* linear : encoder_.linears()) linear->parameters_updated();
-    for (LayerNorm* norm : encoder_.norms())
-      if (norm->trainable()) norm->values_changed();
-    for (HiddenSite* site : encoder_.attached()) site->parameters_updated();
-    if (tokens_ != nullptr) tokens_->parameters_updated();
-  }
-  void set_precision(DType product) override { encoder_.set_precision(product); }
 
  private:
   static constexpr int64_t kDim = 16;
@@ -113,10 +81,10 @@ class ToyBackbone : public Backbone {
   }
   bool front_trainable() const { return genes_->trainable() || is_trainable(tokens_); }
 
-  ParameterSet parameters_;
+  HiddenSite*& token_site() override { return tokens_; }
+
   Parameter* genes_ = nullptr;
   HiddenSite* tokens_ = nullptr;
-  EncoderStack encoder_;
 };
 
 inline std::unique_ptr<ToyBackbone> toy_backbone(uint64_t seed = 1, DType dtype = DType::f32) {
