@@ -9,9 +9,8 @@ namespace scgraft {
 // The encoder adapter: bottlenecks (adapters/bottleneck.h) inside the layers. Options' layout says
 // where:
 //
-//   "norm"      after the first norm, with a skip: h = A(LN1(..)), which the feed-forward part
-//   reads
-//               and adds to. <layer>.space_adapter.*
+//   "norm"      after the norm in the middle, with a skip: h = A(LN1(..)), which the feed-forward
+//               part reads and adds to. <layer>.space_adapter.*
 //   "parallel"  the same, and a second one without skip beside the feed-forward part, halved:
 //               y = LN2(..) + 0.5 A'(h). <layer>.space_adapter.* and <layer>.mlp_adapter.*
 //   "branch"    on the attention's branch before the residual, with a skip. <layer>.space_adapter.*
@@ -23,7 +22,7 @@ namespace scgraft {
 // The last two change what the backbone computes from the start on, and want start: uniform; they
 // are there for what was trained with them. Source: scPEFT, whose two code lines have the first and
 // the second layout on scGPT; it has the third on scFoundation and the last two on scBERT. Only
-// pre-norm layers have a place for "residual".
+// layers with FAVOR+ attention have a place for "residual".
 std::unique_ptr<Adapter> make_encoder_adapter(const AdapterOptions& options, Backbone& backbone,
                                               uint64_t seed);
 

@@ -6,6 +6,7 @@
 #include "kernels/pool.h"
 #include "kernels/relu_dropout.h"
 #include "kernels/require_tensor.h"
+#include "kernels/row_dropout.h"
 
 namespace scgraft {
 
@@ -40,6 +41,12 @@ void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packi
   Arena& keep = saved != nullptr ? ctx.activations() : ctx.scratch();
   Arena::Scope scratch(ctx.scratch());
 
+  const bool save = saved != nullptr;
+  if (pre_norm) {
+    const TensorView n1 = keep.take({tokens, dim}, type);
+    norm1.forward(ctx, x, {}, {}, nullptr, n1, save ? &saved->norm1 : nullptr);
+    x = n1;
+  }
   ConstTensorView x_rows = x;
   if (which == LayerRows::cls) {
     const TensorView first = keep.take({n, dim}, type);
@@ -65,7 +72,6 @@ void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packi
   };
   tell(o, &Taps::attention);
   tell(branch, &Taps::attention_out);
-  const bool save = saved != nullptr;
   // What is attached in the way of rows; the rows themselves when nothing is.
   const auto through = [&](HiddenSite* site, TensorView rows_in) {
     if (site == nullptr) return rows_in;
@@ -81,10 +87,12 @@ void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packi
   }
   attention_branch = through(in_branch, attention_branch);
   const TensorView normed = keep.take({n, dim}, type);
-  norm1.forward(ctx, x_rows, attention_branch,
-                active(dropout, training, index, DropoutSlot::attention_residual), &rows, normed,
-                save ? &saved->norm1 : nullptr);
-  tell(normed, &Taps::norm1);
+  LayerNorm::Saved* const middle_saved =
+      !save ? nullptr : (pre_norm ? &saved->norm2 : &saved->norm1);
+  middle_norm().forward(ctx, x_rows, attention_branch,
+                        active(dropout, training, index, DropoutSlot::attention_residual), &rows,
+                        normed, middle_saved);
+  tell(pre_norm ? x_rows : normed, &Taps::norm1);
   const TensorView h = through(after_attention, normed);
 
   const bool keep_hidden = saved != nullptr && ffn_out.trainable();
@@ -98,11 +106,17 @@ void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packi
                   .bits = bits});
   tell(hidden, &Taps::hidden);
   ffn_out.forward(ctx, hidden, rows, training, branch);
-  // The backward pass of the norm reads its result, which what is beside it would change.
-  const TensorView normed2 = beside_ffn != nullptr ? keep.take({n, dim}, type) : y;
-  norm2.forward(ctx, h, branch, active(dropout, training, index, DropoutSlot::ffn_residual), &rows,
-                normed2, save ? &saved->norm2 : nullptr);
-  if (beside_ffn != nullptr) add(ctx, normed2, through(beside_ffn, h), y);
+  const Dropout drop2 = active(dropout, training, index, DropoutSlot::ffn_residual);
+  if (pre_norm) {
+    if (drop2.active()) row_dropout(ctx, branch, drop2, &rows, branch);
+    add(ctx, h, branch, y);
+    if (beside_ffn != nullptr) add(ctx, y, through(beside_ffn, h), y);
+  } else {
+    // The backward pass of the norm reads its result, which what is beside it would change.
+    const TensorView normed2 = beside_ffn != nullptr ? keep.take({n, dim}, type) : y;
+    norm2.forward(ctx, h, branch, drop2, &rows, normed2, save ? &saved->norm2 : nullptr);
+    if (beside_ffn != nullptr) add(ctx, normed2, through(beside_ffn, h), y);
+  }
 
   if (saved != nullptr) {
     saved->x = x;
@@ -122,14 +136,15 @@ void EncoderLayer::backward(Context& ctx, const Saved& saved, const Packing& pac
                             LayerRows which, const Packing& rows, bool training, TensorView dy,
                             TensorView dx, const AttentionMask& mask) {
   const bool want_dx = !dx.empty();
-  const bool want_q = want_dx || q.trainable();
-  const bool want_k = want_dx || k.trainable();
-  const bool want_v = want_dx || v.trainable();
+  const bool want_in = want_dx || (pre_norm && norm1.trainable());  // of what the attention reads
+  const bool want_q = want_in || q.trainable();
+  const bool want_k = want_in || k.trainable();
+  const bool want_v = want_in || v.trainable();
   const bool want_attention = want_q || want_k || want_v;
   const bool want_out = want_attention || out.trainable();
   const bool want_branch = want_out || is_trainable(in_branch);
-  const bool want_norm1 = want_branch || norm1.trainable();
-  const bool want_h = want_norm1 || is_trainable(after_attention);
+  const bool want_middle = want_branch || middle_norm().trainable();
+  const bool want_h = want_middle || is_trainable(after_attention);
   const bool want_hidden = want_h || ffn_in.trainable();
 
   const int64_t tokens = packing.tokens();
@@ -147,11 +162,15 @@ void EncoderLayer::backward(Context& ctx, const Saved& saved, const Packing& pac
   const Dropout drop2 = active(dropout, training, index, DropoutSlot::ffn_residual);
   TensorView dbranch = dy;
   if (drop2.active() || want_h) dbranch = scratch.take({n, dim}, type);
-  norm2.backward(ctx, saved.norm2, dy, drop2, &rows, dy,
-                 dbranch.data() == dy.data() ? TensorView() : dbranch);
+  if (!pre_norm)
+    norm2.backward(ctx, saved.norm2, dy, drop2, &rows, dy,
+                   dbranch.data() == dy.data() ? TensorView() : dbranch);
+  else if (drop2.active())
+    row_dropout(ctx, dy, drop2, &rows, dbranch);
   TensorView dhidden;
   if (want_hidden) dhidden = scratch.take({n, ffn_in.out()}, type);
-  ffn_out.backward(ctx, saved.hidden, dbranch, rows, training, false, dhidden);
+  ffn_out.backward(ctx, saved.hidden, pre_norm && !drop2.active() ? dy : dbranch, rows, training,
+                   false, dhidden);
   if (!want_hidden) return;
   relu_dropout_backward(ctx, dhidden, saved.bits,
                         active(dropout, training, index, DropoutSlot::ffn_hidden), dhidden);
@@ -160,14 +179,14 @@ void EncoderLayer::backward(Context& ctx, const Saved& saved, const Packing& pac
   if (!dbeside.empty()) add(ctx, dy, dbeside, dy);
   if (after_attention != nullptr) {
     TensorView dnormed;
-    if (want_norm1) dnormed = scratch.take({n, dim}, type);
+    if (want_middle) dnormed = scratch.take({n, dim}, type);
     after_attention->backward(ctx, dy, rows, dnormed);
     dy = dnormed;
   }
-  if (!want_norm1) return;
+  if (!want_middle) return;
 
   const Dropout drop1 = active(dropout, training, index, DropoutSlot::attention_residual);
-  norm1.backward(ctx, saved.norm1, dy, drop1, &rows, dy, dbranch);
+  middle_norm().backward(ctx, pre_norm ? saved.norm2 : saved.norm1, dy, drop1, &rows, dy, dbranch);
   if (in_branch != nullptr && want_branch) {
     TensorView dsite;
     if (want_out) dsite = scratch.take({n, dim}, type);
@@ -188,28 +207,26 @@ void EncoderLayer::backward(Context& ctx, const Saved& saved, const Packing& pac
                      active(attention_dropout, training, index, DropoutSlot::attention), dq, dk, dv,
                      mask);
 
-  // The residual's gradient (dy) starts dx; with CLS rows it is scattered to the first tokens.
-  if (which == LayerRows::all) {
-    if (want_q)
-      q.backward(ctx, saved.x_rows, dq, rows, training, true, want_dx ? dy : TensorView());
-    if (want_dx) {
-      k.backward(ctx, saved.x, dk, packing, training, true, dy);
-      v.backward(ctx, saved.x, dv, packing, training, false, dx);
-      add(ctx, dx, dy, dx);
-      return;
-    }
-  } else {
-    if (want_q)
-      q.backward(ctx, saved.x_rows, dq, rows, training, true, want_dx ? dy : TensorView());
-    if (want_dx) {
-      pool_backward(ctx, Pooling::cls, dy, {}, packing, dx);
-      k.backward(ctx, saved.x, dk, packing, training, true, dx);
-      v.backward(ctx, saved.x, dv, packing, training, true, dx);
-      return;
-    }
+  // The residual's gradient (dy) starts that of the input; with CLS rows it is scattered to the
+  // first tokens.
+  TensorView din = dx;
+  if (want_in && !want_dx) din = scratch.take({tokens, dim}, type);
+  if (want_q) q.backward(ctx, saved.x_rows, dq, rows, training, true, want_in ? dy : TensorView());
+  if (!want_in) {
+    if (want_k) k.backward(ctx, saved.x, dk, packing, training, false, {});
+    if (want_v) v.backward(ctx, saved.x, dv, packing, training, false, {});
+    return;
   }
-  if (want_k) k.backward(ctx, saved.x, dk, packing, training, false, {});
-  if (want_v) v.backward(ctx, saved.x, dv, packing, training, false, {});
+  if (which == LayerRows::all) {
+    k.backward(ctx, saved.x, dk, packing, training, true, dy);
+    v.backward(ctx, saved.x, dv, packing, training, false, din);
+    add(ctx, din, dy, din);
+  } else {
+    pool_backward(ctx, Pooling::cls, dy, {}, packing, din);
+    k.backward(ctx, saved.x, dk, packing, training, true, din);
+    v.backward(ctx, saved.x, dv, packing, training, true, din);
+  }
+  if (pre_norm) norm1.backward(ctx, saved.norm1, din, {}, &packing, dx, {});
 }
 
 }  // namespace scgraft

@@ -25,15 +25,21 @@ enum class LayerRows {
   cls,  // the first token of each cell only: queries, out projection, FFN and norms of that row
 };
 
-// One post-norm transformer encoder layer:
+// One transformer encoder layer, post-norm:
 //
 //   h = LN1(x + drop(out(attention(q(x), k(x), v(x)))))
 //   y = LN2(h + drop(ffn_out(drop(relu(ffn_in(h))))))
 //
-// With something attached, a(.) after the first norm, b(.) beside the feed-forward part and c(.) in
-// the attention's branch:
+// or pre-norm as scGPT has it, whose residuals carry what is normalised:
 //
-//   h = a(LN1(x + drop(c(out(...)))))        y = LN2(...) + b(h)
+//   n = LN1(x)
+//   h = LN2(n + drop(out(attention(q(n), k(n), v(n)))))
+//   y = h + drop(ffn_out(drop(relu(ffn_in(h)))))
+//
+// With something attached, a(.) to what the feed-forward part reads, b(.) beside that part and c(.)
+// in the attention's branch:
+//
+//   h = a(LN(... + drop(c(out(...)))))        y = ... + b(h)
 //
 // Parameters accumulate gradients, activations are overwritten.
 struct EncoderLayer {
@@ -45,13 +51,14 @@ struct EncoderLayer {
   PrefixSite* prefix = nullptr;           // for whoever calls the layers; not owned
   int64_t heads = 1;
   int index = 0;
+  bool pre_norm = false;
   float dropout = 0;            // of both branches and of the hidden rows
   float attention_dropout = 0;  // of the attention's probabilities
 
   // What the backward pass reads; views into the activation arena.
   struct Saved {
-    ConstTensorView x;        // [tokens, dim]
-    ConstTensorView x_rows;   // x, or its CLS rows
+    ConstTensorView x;        // [tokens, dim] x, or n
+    ConstTensorView x_rows;   // the same, or its CLS rows
     ConstTensorView q, k, v;  // [rows or tokens, dim]
     ConstTensorView o, lse;   // [rows, dim], [rows, heads]
     ConstTensorView h;        // [rows, dim]
@@ -63,7 +70,7 @@ struct EncoderLayer {
   struct Taps {
     TensorView attention = {};      // [rows, dim] heads side by side, before the out projection
     TensorView attention_out = {};  // [rows, dim] after it
-    TensorView norm1 = {};          // [rows, dim]
+    TensorView norm1 = {};          // [rows, dim] result of LN1
     TensorView hidden = {};         // [rows, ffn] after relu
   };
 
@@ -84,6 +91,10 @@ struct EncoderLayer {
   void backward(Context& ctx, const Saved& saved, const Packing& packing, LayerRows which,
                 const Packing& rows, bool training, TensorView dy, TensorView dx,
                 const AttentionMask& mask = {});
+
+ private:
+  // The norm that the attention's branch goes into.
+  LayerNorm& middle_norm() { return pre_norm ? norm2 : norm1; }
 };
 
 }  // namespace scgraft

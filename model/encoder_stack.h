@@ -9,7 +9,7 @@
 
 namespace scgraft {
 
-// The layers of a post-norm encoder and a pass through all of them.
+// The layers of an encoder and a pass through all of them.
 class EncoderStack : public LayerStack<EncoderLayer> {
  public:
   using LayerStack::LayerStack;

@@ -30,6 +30,13 @@ void ModelSizes::read(const char* key, double& to) const {
   to = values_[key].get<double>();
 }
 
+void ModelSizes::read(const char* key, bool& to) const {
+  if (!values_.contains(key) || values_[key].is_null()) return;
+  if (!values_[key].is_boolean())
+    fail(cat("\"", key, "\" must be true or false, got ", values_[key].dump()));
+  to = values_[key].get<bool>();
+}
+
 void ModelSizes::expect(const char* key, const char* want) const {
   if (values_.contains(key) && values_[key].is_string() && values_[key].get<std::string>() != want)
     fail(cat("\"", key, "\" is ", values_[key].dump(), "; this version runs ", want));

@@ -16,6 +16,7 @@ class ModelSizes {
   // The value of a key; where it is missing or null, `to` stays as it is.
   void read(const char* key, int64_t& to) const;
   void read(const char* key, double& to) const;
+  void read(const char* key, bool& to) const;
   // Throws when the key is there and holds another text; says what this version runs.
   void expect(const char* key, const char* want) const;
 

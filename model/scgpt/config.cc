@@ -60,6 +60,8 @@ ScgptConfig ScgptConfig::from_args(const json& args, const std::string& file) {
   sizes.read("d_hid", c.ffn);
   sizes.read("n_layers_cls", c.cls_layers);
   sizes.read("dropout", c.dropout);
+  sizes.read("pre_norm", c.pre_norm);
+  if (c.pre_norm) sizes.read("fast_transformer", c.pre_norm);
   sizes.read("n_bins", c.n_bins);
   sizes.read("pad_value", c.pad_value);
   sizes.read("mask_value", c.mask_value);
@@ -93,6 +95,7 @@ json ScgptConfig::to_args() const {
                {"MVC", true},
                {"no_cls", true}};
   if (flags > 0) args["pert_pad_id"] = flag_pad;
+  if (pre_norm) args["pre_norm"] = true;
   return args;
 }
 

@@ -22,6 +22,9 @@ struct ScgptConfig {
   int64_t ffn = 512;       // d_hid
   int64_t cls_layers = 3;  // n_layers_cls: linears of the classification head
   double dropout = 0.2;
+  // The layers normalise what they read (EncoderLayer::pre_norm). The original knows this in its
+  // fast layers only: where args.json says "fast_transformer": false, "pre_norm" does nothing.
+  bool pre_norm = false;
   int64_t n_bins = 51;
   double pad_value = -2;
   double mask_value = -1;

@@ -23,6 +23,7 @@ EncoderLayer make_layer(const ParameterMaker& make, const ScgptConfig& config, i
   EncoderLayer layer;
   layer.index = index;
   layer.heads = config.heads;
+  layer.pre_norm = config.pre_norm;
   layer.dropout = layer.attention_dropout = static_cast<float>(config.dropout);
   Parameter& weight = make.parameter(name + "self_attn.in_proj_weight", {3 * d, d});
   Parameter& bias = make.parameter(name + "self_attn.in_proj_bias", {3 * d});

@@ -15,8 +15,8 @@
 
 namespace scgraft {
 
-// The scGPT transformer: what its front makes of the tokens (model/scgpt/front.h), then post-norm
-// encoder layers (model/encoder_layer.h), no final norm. Its heads stand beside it, as many as the
+// The scGPT transformer: what its front makes of the tokens (model/scgpt/front.h), then encoder
+// layers (model/encoder_layer.h), no final norm. Its heads stand beside it, as many as the
 // config and the checkpoint have.
 // Source: scGPT (Cui et al. 2024); names are those of its non-flash checkpoints.
 class ScgptNetwork : public LayeredBackbone<EncoderStack> {

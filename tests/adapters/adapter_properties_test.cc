@@ -21,6 +21,10 @@ constexpr Backbones kBackbones[] = {
      [](uint64_t seed, DType dtype) -> std::unique_ptr<Backbone> {
        return tiny_geneformer(seed, dtype);
      }},
+    {"prenorm",
+     [](uint64_t seed, DType dtype) -> std::unique_ptr<Backbone> {
+       return tiny_network(seed, 3, 16, dtype, true);
+     }},
     {"scbert",
      [](uint64_t seed, DType dtype) -> std::unique_ptr<Backbone> {
        return tiny_scbert(seed, dtype);
@@ -65,7 +69,7 @@ std::vector<AdapterOptions> adapters() {
 
 using Pair = std::tuple<Backbones, AdapterOptions>;
 
-// Only pre-norm layers have a residual that goes past a whole part.
+// Only layers with FAVOR+ attention have a residual that goes past a whole part.
 bool has_place(const Backbones& backbone, const AdapterOptions& o) {
   return o.layout != "residual" || std::string(backbone.name) == "scbert";
 }

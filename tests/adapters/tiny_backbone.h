@@ -18,8 +18,10 @@ namespace scgraft {
 
 // An scGPT network of two layers and width 16 with random weights.
 inline std::unique_ptr<ScgptNetwork> tiny_network(uint64_t seed = 1, int64_t classes = 3,
-                                                  int64_t dim = 16, DType dtype = DType::f32) {
+                                                  int64_t dim = 16, DType dtype = DType::f32,
+                                                  bool pre_norm = false) {
   ScgptConfig config;
+  config.pre_norm = pre_norm;
   config.vocab = 20;
   config.dim = dim;
   config.heads = 4;

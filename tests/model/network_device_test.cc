@@ -41,10 +41,14 @@ struct Pass {
 };
 
 // One forward and backward pass of everything but the heads, with dropout; results on the host.
-Pass run(Device device, LayerRows rows, const std::vector<std::string>& frozen = {}) {
+Pass run(Device device, std::tuple<LayerRows, bool> of,
+         const std::vector<std::string>& frozen = {}) {
+  const auto [rows, pre_norm] = of;
+  ScgptConfig config = kTiny;
+  config.pre_norm = pre_norm;
   Context ctx(device, {.threads = 1});
   ctx.random() = {9, 4};
-  ScgptNetwork net(kTiny, {.classes = 3}, scgpt_initialiser(11));
+  ScgptNetwork net(config, {.classes = 3}, scgpt_initialiser(11));
   net.move_to(device);
   std::vector<Parameter*> trained;
   for (Parameter* p : net.encoder_parameters())
@@ -87,14 +91,20 @@ void expect_near(const Tensor& got, const Tensor& want, double tolerance, double
   for (size_t i = 0; i < a.size(); ++i) ASSERT_NEAR(a[i], b[i], allowed) << "element " << i;
 }
 
-class NetworkOnDevice : public ::testing::TestWithParam<LayerRows> {
+// Which rows the last layer makes, and whether the layers are pre-norm.
+class NetworkOnDevice : public ::testing::TestWithParam<std::tuple<LayerRows, bool>> {
  protected:
   void SetUp() override {
     if (cuda_device_count() == 0) GTEST_SKIP() << "this machine has no CUDA device";
   }
 };
-INSTANTIATE_TEST_SUITE_P(Rows, NetworkOnDevice, ::testing::Values(LayerRows::all, LayerRows::cls),
-                         [](const auto& p) { return p.param == LayerRows::all ? "all" : "cls"; });
+INSTANTIATE_TEST_SUITE_P(Rows, NetworkOnDevice,
+                         ::testing::Combine(::testing::Values(LayerRows::all, LayerRows::cls),
+                                            ::testing::Bool()),
+                         [](const auto& p) {
+                           return cat(std::get<0>(p.param) == LayerRows::all ? "all" : "cls",
+                                      std::get<1>(p.param) ? "_pre_norm" : "");
+                         });
 
 TEST_P(NetworkOnDevice, GivesTheActivationsAndGradientsOfTheCpu) {
   const Pass cpu = run(Device::cpu(), GetParam());

@@ -83,43 +83,56 @@ void accumulate_gradients(Context& ctx, ScgptNetwork& net, const std::vector<Cel
   net.encode_backward(ctx, batch, options, dout.view());
 }
 
-class EncoderGradient : public ::testing::TestWithParam<LayerRows> {};
-INSTANTIATE_TEST_SUITE_P(Rows, EncoderGradient, ::testing::Values(LayerRows::all, LayerRows::cls),
-                         [](const auto& p) { return p.param == LayerRows::all ? "all" : "cls"; });
+// Which rows the last layer makes, and whether the layers are pre-norm.
+class EncoderGradient : public ::testing::TestWithParam<std::tuple<LayerRows, bool>> {
+ protected:
+  LayerRows rows() const { return std::get<0>(GetParam()); }
+  ScgptConfig config() const {
+    ScgptConfig config = kTiny;
+    config.pre_norm = std::get<1>(GetParam());
+    return config;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Rows, EncoderGradient,
+                         ::testing::Combine(::testing::Values(LayerRows::all, LayerRows::cls),
+                                            ::testing::Bool()),
+                         [](const auto& p) {
+                           return cat(std::get<0>(p.param) == LayerRows::all ? "all" : "cls",
+                                      std::get<1>(p.param) ? "_pre_norm" : "");
+                         });
 
 TEST_P(EncoderGradient, EveryParameterMatchesFiniteDifferences) {
   Context ctx(Device::cpu(), {.threads = 1});
-  ScgptNetwork net = make_network(without_dropout(kTiny), DType::f64);
+  ScgptNetwork net = make_network(without_dropout(config()), DType::f64);
   const Cells cells = make_cells({4, 1, 6}, kTiny.vocab);
   const auto parameters = net.encoder_parameters();
   make_trainable(parameters);
-  accumulate_gradients(ctx, net, cells.views, GetParam(), DType::f64);
-  const Tensor w = weights_like(encoded(ctx, net, cells.views, {.rows = GetParam()}, DType::f64));
+  accumulate_gradients(ctx, net, cells.views, rows(), DType::f64);
+  const Tensor w = weights_like(encoded(ctx, net, cells.views, {.rows = rows()}, DType::f64));
   for (Parameter* p : parameters) {
     SCOPED_TRACE(p->name);
     expect_gradient(
         p->value,
         [&] {
           net.parameters_updated();
-          return dot(encoded(ctx, net, cells.views, {.rows = GetParam()}, DType::f64).view(),
-                     w.view());
+          return dot(encoded(ctx, net, cells.views, {.rows = rows()}, DType::f64).view(), w.view());
         },
         p->grad.view());
   }
 }
 
 // Dropout is a fixed function of coordinates, so that it can be differentiated through.
-TEST(Encoder, GradientWithDropoutMatchesFiniteDifferences) {
+TEST_P(EncoderGradient, WithDropoutMatchesFiniteDifferences) {
   Context ctx(Device::cpu(), {.threads = 1});
   ctx.random() = {9, 4};
-  ScgptConfig config = kTiny;
-  config.dropout = 0.3;
-  ScgptNetwork net = make_network(config, DType::f64);
+  ScgptConfig dropping = config();
+  dropping.dropout = 0.3;
+  ScgptNetwork net = make_network(dropping, DType::f64);
   const Cells cells = make_cells({5, 3}, kTiny.vocab);
-  const EncodeOptions options{.training = true};
+  const EncodeOptions options{.training = true, .rows = rows()};
   const auto parameters = net.encoder_parameters();
   make_trainable(parameters);
-  accumulate_gradients(ctx, net, cells.views, LayerRows::all, DType::f64, true);
+  accumulate_gradients(ctx, net, cells.views, rows(), DType::f64, true);
   const Tensor w = weights_like(encoded(ctx, net, cells.views, options, DType::f64));
   for (Parameter* p : parameters) {
     SCOPED_TRACE(p->name);
@@ -130,6 +143,24 @@ TEST(Encoder, GradientWithDropoutMatchesFiniteDifferences) {
           return dot(encoded(ctx, net, cells.views, options, DType::f64).view(), w.view());
         },
         p->grad.view());
+  }
+}
+
+// What is trained alone has the gradient that it has among others, whatever else is not computed.
+TEST_P(EncoderGradient, OfOnePartIsThatOfAll) {
+  Context ctx;
+  const Cells cells = make_cells({5, 3}, kTiny.vocab);
+  ScgptNetwork whole = make_network(config(), DType::f32);
+  make_trainable(whole.encoder_parameters());
+  accumulate_gradients(ctx, whole, cells.views, rows(), DType::f32);
+  ScgptNetwork part = make_network(config(), DType::f32);
+  for (Parameter* p : part.encoder_parameters()) {
+    if (p->name.find("layers.1.") == std::string::npos) continue;
+    SCOPED_TRACE(p->name);
+    make_trainable({p});
+    accumulate_gradients(ctx, part, cells.views, rows(), DType::f32);
+    expect_same_bits(p->grad.view(), whole.parameters().find(p->name)->grad.view());
+    freeze({p});
   }
 }
 

@@ -204,5 +204,19 @@ TEST(ScgptStyle, ArgsSayItOrTheUsualIsTaken) {
   expect_error("\"mvc_decoder_style\" is 3", [&] { config_of({{"mvc_decoder_style", 3}}); });
 }
 
+// The original's layers without flash attention do not know it.
+TEST(ScgptStyle, PreNormIsOfFastLayers) {
+  using nlohmann::json;
+  const auto config_of = [](const json& args) { return ScgptConfig::from_args(args, "args.json"); };
+  EXPECT_FALSE(config_of(json::object()).pre_norm);
+  EXPECT_TRUE(config_of({{"pre_norm", true}}).pre_norm);
+  EXPECT_TRUE(config_of({{"pre_norm", true}, {"fast_transformer", true}}).pre_norm);
+  EXPECT_FALSE(config_of({{"pre_norm", true}, {"fast_transformer", false}}).pre_norm);
+  EXPECT_FALSE(config_of({{"pre_norm", false}, {"fast_transformer", true}}).pre_norm);
+  EXPECT_TRUE(config_of(config_of({{"pre_norm", true}}).to_args()).pre_norm);
+  EXPECT_TRUE(config_of({{"pre_norm", true}}).plain());
+  expect_error("\"pre_norm\" must be true or false", [&] { config_of({{"pre_norm", "yes"}}); });
+}
+
 }  // namespace
 }  // namespace scgraft
