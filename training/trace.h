@@ -19,7 +19,10 @@ struct TraceOptions {
   //            everything
   //   "total"  of a model of several batches: masked MSE and zero loss of both decoders + 10 ECS +
   //            the adversarial head's cross entropy, reversed below it, by everything
-  // Of other backbones "" alone: mean cross entropy of the head that the checkpoint has.
+  // Of Geneformer and scBERT "" alone: mean cross entropy of the head that the checkpoint has. Of
+  // scFoundation "" alone: loss_mse, the mean squared error of predictions, over the hidden entries
+  // of decoder_data or over all where none is hidden, plus loss_cls, the mean cross entropy of the
+  // classifier; of those that the inputs have targets and labels for.
   std::optional<std::string> gradient;
   DType product = DType::f32;  // type in which frozen weights are multiplied
   // What the published code does where scgraft computes something else by default: keys of scBERT
@@ -48,6 +51,8 @@ struct TraceOptions {
 //               seq] i64, encoder_data_padding [batch, seq] bool, true = padding, and all entries,
 //               decoder_data [batch, entries] f32, decoder_position_gene_ids [batch, entries] i64;
 //               for embeddings of cells pretrain_gene_x [batch, entries] f32; one of both at least.
+//               Optional target_values [batch, entries] of the predictions and labels [batch] of
+//               the cells.
 //               Its padding is in the batch, as in the published code, and has results too
 //
 // Results have padded shapes [batch, seq, dim] with zeros at padding, under the names of the

@@ -16,6 +16,7 @@ constexpr const char* kSizes = "config.json";
 constexpr const char* kProjection =
     "decoder.performer.net.layers.0.0.fn.fast_attention.projection_matrix";
 constexpr const char* kHead = "fc1.";
+constexpr const char* kHeadOut = "fc1.2.weight";
 constexpr const char* kModule = "model.";
 
 bool is_of_decoder(const std::string& name) {
@@ -60,6 +61,8 @@ ScfoundationModel load_scfoundation(const std::string& folder,
   }
   CheckpointSource tensors(file, options.dtype, canonical_scfoundation_name);
   const std::string named = fs::path(sizes).filename().string();
+  int64_t classes = options.new_head_classes;
+  if (classes == 0 && tensors.has(kHeadOut)) classes = tensors.rows(kHeadOut);
   // A network with a missing tensor is never returned, and may not even come together.
   try {
     const int64_t features = !options.decoder           ? 0
@@ -68,10 +71,10 @@ ScfoundationModel load_scfoundation(const std::string& folder,
     model.network = std::make_unique<ScfoundationNetwork>(
         model.config, features,
         [&](const std::string& name, const Shape& shape) {
-          return name.starts_with(kHead) ? fresh_head_value(name, shape, options)
-                                         : tensors.take(name, shape);
+          const bool fresh = options.new_head_classes > 0 && name.starts_with(kHead);
+          return fresh ? fresh_head_value(name, shape, options) : tensors.take(name, shape);
         },
-        options.new_head_classes);
+        classes);
   } catch (const ShapeError&) {
     tensors.check(named);
     throw;
@@ -82,7 +85,8 @@ ScfoundationModel load_scfoundation(const std::string& folder,
   for (const std::string& original : tensors.left()) {
     const std::string name = canonical_scfoundation_name(original);
     if (name == "decoder.performer.calls_since_last_redraw" ||
-        (!options.decoder && is_of_decoder(name)))
+        (!options.decoder && is_of_decoder(name)) ||
+        (options.new_head_classes > 0 && name.starts_with(kHead)))
       model.ignored.push_back(original);
     else if (!options.claims || !options.claims(original))
       extra.push_back(original);

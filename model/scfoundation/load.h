@@ -23,7 +23,8 @@ struct ScfoundationLoadOptions {
   DType dtype = DType::f32;  // f64 for gradient checks
   // Which of the published networks: "cell", "rde" or "gene".
   std::string branch = "gene";
-  // A fresh classifier of cells of this many classes; 0: none, as in every published file.
+  // A fresh classifier of cells of this many classes, whatever the file has; 0: the file's own, of
+  // which published ones have none.
   int64_t new_head_classes = 0;
   uint64_t seed = 0;    // of that classifier
   bool decoder = true;  // false: its tensors are ignored

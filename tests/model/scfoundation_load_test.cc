@@ -209,6 +209,24 @@ TEST_F(ScfoundationLoad, AFreshClassifierStandsBesideTheEncoderAlone) {
   expect_model_error("E-TENSOR-EXTRA", "encoder.extra.weight", [&] { load(7); });
 }
 
+TEST_F(ScfoundationLoad, AClassifierOfTheFileIsRead) {
+  Branch fine_tuned;
+  fine_tuned.tensors.insert({{"fc1.0.weight", {256, 32}},
+                             {"fc1.0.bias", {256}},
+                             {"fc1.2.weight", {4, 256}},
+                             {"fc1.2.bias", {4}}});
+  write({{"gene", fine_tuned}});
+  const ScfoundationModel model = load_scfoundation(folder_.path());
+  ASSERT_NE(model.network->classifier(), nullptr);
+  EXPECT_EQ(model.network->classifier()->classes(), 4);
+  EXPECT_EQ(model.network->parameters().find("fc1.2.bias")->value.as<float>()[3], 3.0f / 64);
+  const ScfoundationModel fresh = load_scfoundation(folder_.path(), {.new_head_classes = 3});
+  EXPECT_EQ(fresh.network->classifier()->classes(), 3);
+  EXPECT_EQ(fresh.ignored.size(), 4u);
+  fine_tuned.tensors.erase("fc1.2.bias");
+  expect_refused(fine_tuned, "E-TENSOR-MISSING", "fc1.2.bias");
+}
+
 TEST_F(ScfoundationLoad, HalfPrecisionIsConverted) {
   Branch half;
   half.storage = "HalfStorage";

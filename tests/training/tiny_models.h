@@ -140,11 +140,12 @@ inline void write_scfoundation_genes(const std::string& folder,
 }
 
 // A pre-trained scFoundation folder of these genes, whose file has the branch "cell" with its
-// decoder.
-inline void write_scfoundation(const std::string& folder, std::span<const std::string> genes) {
+// decoder, and with classes a classifier.
+inline void write_scfoundation(const std::string& folder, std::span<const std::string> genes,
+                               int64_t classes = 0) {
   make_directory(folder);
   const ScfoundationConfig c = tiny_scfoundation_config(std::ssize(genes) + 2);
-  ScfoundationNetwork network(c, kTinyFeatures, tiny_scfoundation_values(1));
+  ScfoundationNetwork network(c, kTinyFeatures, tiny_scfoundation_values(1), classes);
   std::vector<std::pair<std::string, std::string>> storages, weights;
   for (const Parameter* p : network.parameters().all()) {
     const Shape& shape = p->value.shape();
