@@ -10,11 +10,9 @@
 #include "app/verbs.h"
 #include "app/verbs/adapter_verbs.h"
 #include "io/checkpoint.h"
-#include "io/json.h"
 #include "io/output_folder.h"
 #include "io/text.h"
-#include "model/folder_kind.h"
-#include "model/scgpt/load.h"
+#include "model/model_folder.h"
 #include "runtime/error.h"
 
 namespace scgraft {
@@ -49,8 +47,6 @@ void verify(Session& session, const std::string& folder) {
 
 void merge(Session& session, const Options& options) {
   const LoadedBundle loaded = load_adapter(options.adapter);
-  ScgptLoadOptions load;
-  load.new_head_classes = static_cast<int64_t>(loaded.bundle.labels.size());
   const std::string& base = options.model.empty() ? loaded.bundle.base_path : options.model;
   if (base.empty()) {
     ConfigError error(cat(escaped(options.adapter), " does not say which model it was made for"),
@@ -58,18 +54,12 @@ void merge(Session& session, const Options& options) {
     error.set_hint("--model DIR");
     throw error;
   }
-  if (const std::string kind = folder_kind(base); kind != "scgpt") {
-    ModelError error(
-        cat(escaped(base), ": adapters are merged into scGPT models, this is one of ", kind),
-        "E-MODEL-FOLDER");
-    error.set_hint("use it attached: --adapter");
-    error.set_where(base);
-    throw error;
-  }
-  ScgptModel model = load_scgpt(base, load);
+  const std::vector<std::string>& labels = loaded.bundle.labels;
+  const std::unique_ptr<ModelFolder> model =
+      open_model_folder(base, {.classes = std::ssize(labels)});
   const std::unique_ptr<Adapter> adapter =
-      attach_adapter(loaded, *model.network, model.fingerprint, options.allow_base_mismatch);
-  if (adapter != nullptr && !adapter->merge_into(*model.network)) {
+      attach_adapter(loaded, model->backbone(), model->fingerprint(), options.allow_base_mismatch);
+  if (adapter != nullptr && !adapter->merge_into(model->backbone())) {
     ModelError error(cat(escaped(options.adapter), ": an adapter of type ", adapter->kind(),
                          " cannot be merged into the weights"),
                      "E-ADAPTER");
@@ -78,15 +68,13 @@ void merge(Session& session, const Options& options) {
   }
   const std::string& output = session.flags().output;
   OutputFolder folder(output, session.overwrite());
-  save_scgpt(folder / "", model);
-  if (!loaded.bundle.labels.empty())
-    write_json(folder / "labels.json", {{"classes", loaded.bundle.labels}}, Overwrite::refuse);
+  model->save(folder / "", labels);
   folder.commit();
   session.add_output(output);
   session.result() = {{"base", base},
                       {"adapter", options.adapter},
                       {"fingerprint", open_checkpoint(output).fingerprint()},
-                      {"labels", loaded.bundle.labels}};
+                      {"labels", labels}};
   session.print(fmt::format("{}: {} with {} merged in\n", output, base, options.adapter));
 }
 

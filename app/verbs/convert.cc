@@ -9,8 +9,7 @@
 #include "io/checkpoint.h"
 #include "io/output_folder.h"
 #include "io/text.h"
-#include "model/folder_kind.h"
-#include "model/scgpt/load.h"
+#include "model/model_folder.h"
 #include "runtime/error.h"
 
 namespace scgraft {
@@ -37,26 +36,19 @@ void convert_file(Session& session, const Options& options) {
 
 void convert_folder(Session& session, const Options& options) {
   const std::string& output = session.flags().output;
-  if (const std::string kind = folder_kind(options.input); kind != "scgpt") {
-    ModelError error(
-        cat(escaped(options.input), ": folders of scGPT are converted, this is one of ", kind),
-        "E-MODEL-FOLDER");
-    error.set_hint("convert its file of weights, and copy the rest of the folder");
-    error.set_where(options.input);
-    throw error;
-  }
-  const ScgptModel model = load_scgpt(options.input);
+  const std::unique_ptr<ModelFolder> model = open_model_folder(options.input);
   OutputFolder folder(output, session.overwrite());
-  save_scgpt(folder / "", model);
+  model->save(folder / "", {});
   folder.commit();
   const std::string fingerprint = open_checkpoint(output).fingerprint();
-  session.result() = {{"tensors", static_cast<int64_t>(model.network->parameters().all().size())},
-                      {"parameters", model.network->parameters().numel()},
-                      {"ignored", model.ignored},
-                      {"source_fingerprint", model.fingerprint},
+  ParameterSet& parameters = model->backbone().parameters();
+  session.result() = {{"tensors", static_cast<int64_t>(parameters.all().size())},
+                      {"parameters", parameters.numel()},
+                      {"ignored", model->ignored()},
+                      {"source_fingerprint", model->fingerprint()},
                       {"fingerprint", fingerprint}};
-  session.print(fmt::format("{}: {} parameters, fingerprint {}\n", output,
-                            model.network->parameters().numel(), fingerprint.substr(0, 12)));
+  session.print(fmt::format("{}: {} parameters, fingerprint {}\n", output, parameters.numel(),
+                            fingerprint.substr(0, 12)));
 }
 
 void convert(Session& session, const Options& options) {
@@ -80,8 +72,9 @@ void add_convert(CLI::App& root, Session& session) {
                              {"scgraft convert best_model.pt -o model.safetensors",
                               "scgraft convert models/scgpt-human -o models/scgpt-human-st"}},
                             [&session, options] { convert(session, *options); });
-  verb.add_option("IN", options->input,
-                  "File of weights, or a whole scGPT folder (args.json, vocab.json, weights)")
+  verb.add_option(
+          "IN", options->input,
+          "File of weights, or the whole folder of a model; of scFoundation its branch cell")
       ->required();
   verb.add_option("--section", options->section,
                   "Where in the file the weights are, e.g. model_state_dict")

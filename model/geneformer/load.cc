@@ -6,7 +6,9 @@
 
 #include "io/checkpoint.h"
 #include "io/json.h"
+#include "io/safetensors.h"
 #include "model/checkpoint_source.h"
+#include "model/model_folder.h"
 
 namespace scgraft {
 namespace {
@@ -58,7 +60,8 @@ GeneformerModel load_geneformer(const std::string& folder, const GeneformerLoadO
   GeneformerModel model;
   model.path = folder;
   const std::string config = (std::filesystem::path(folder) / kSizes).string();
-  model.config = GeneformerConfig::from_json(read_json(config, FileKind::model), config);
+  model.sizes = read_json(config, FileKind::model);
+  model.config = GeneformerConfig::from_json(model.sizes, config);
   const Checkpoint file = open_checkpoint(folder);
   CheckpointSource tensors(file, options.dtype, canonical_geneformer_name);
 
@@ -104,6 +107,32 @@ GeneformerModel load_geneformer(const std::string& folder, const GeneformerLoadO
   tensors.refuse(extra);
   model.fingerprint = file.fingerprint();
   return model;
+}
+
+void save_geneformer(const std::string& folder, const GeneformerModel& model,
+                     const std::vector<std::string>& labels) {
+  const auto in = [&](const char* name) { return (std::filesystem::path(folder) / name).string(); };
+  std::vector<NamedTensor> tensors;
+  HostCopies host;
+  for (const Parameter* p : model.network->parameters().all())
+    tensors.push_back({p->name, host.view(p->value)});
+  write_safetensors(in("model.safetensors"), std::move(tensors), {{"model_type", "bert"}},
+                    Overwrite::replace);
+  nlohmann::json sizes = model.sizes;
+  sizes.erase("torch_dtype");  // older and newer name of what the tensors say
+  sizes.erase("dtype");
+  if (!labels.empty()) {
+    sizes["architectures"] = {"BertForSequenceClassification"};
+    sizes["id2label"] = sizes["label2id"] = nlohmann::json::object();
+    for (size_t i = 0; i < labels.size(); ++i) {
+      sizes["id2label"][std::to_string(i)] = labels[i];
+      sizes["label2id"][labels[i]] = i;
+    }
+  }
+  write_json(in(kSizes), sizes, Overwrite::replace);
+  constexpr std::string_view kDictionaries[] = {"token_dictionary", "gene_median_dictionary",
+                                                "gene_name_id_dict", "ensembl_mapping_dict"};
+  save_beside(model.path, folder, kDictionaries, labels);
 }
 
 }  // namespace scgraft

@@ -2,6 +2,7 @@
 #pragma once
 #include <functional>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@ namespace scgraft {
 struct GeneformerModel {
   std::string path;
   GeneformerConfig config;
+  nlohmann::json sizes;  // all of config.json
   std::unique_ptr<GeneformerNetwork> network;
   std::string fingerprint;           // of the weights; ties adapters to their base
   std::vector<std::string> ignored;  // tensors that are known and not part of the network
@@ -41,5 +43,13 @@ GeneformerModel load_geneformer(const std::string& folder,
 // The name a tensor has here, for a name in any published layout: BertModel alone has no "bert.",
 // and old files say gamma and beta.
 std::string canonical_geneformer_name(const std::string& name);
+
+// Writes a Hugging Face directory with the heads of the network, which load_geneformer() and
+// transformers read: model.safetensors under the names of a model with heads, config.json with what
+// the model's had, and the dictionaries that lay in the model's folder. Where there are labels,
+// labels.json is written too and config.json becomes that of BertForSequenceClassification with
+// these classes. `folder` must exist. Throws StorageError.
+void save_geneformer(const std::string& folder, const GeneformerModel& model,
+                     const std::vector<std::string>& labels = {});
 
 }  // namespace scgraft

@@ -6,7 +6,9 @@
 
 #include "io/checkpoint.h"
 #include "io/json.h"
+#include "io/safetensors.h"
 #include "model/checkpoint_source.h"
+#include "model/model_folder.h"
 
 namespace scgraft {
 namespace {
@@ -34,7 +36,8 @@ ScbertModel load_scbert(const std::string& folder, const ScbertLoadOptions& opti
   ScbertModel model;
   model.path = folder;
   const std::string config = (std::filesystem::path(folder) / kSizes).string();
-  model.config = ScbertConfig::from_json(read_json(config, FileKind::model), config);
+  model.sizes = read_json(config, FileKind::model);
+  model.config = ScbertConfig::from_json(model.sizes, config);
   const Checkpoint file = open_checkpoint(folder);
   CheckpointSource tensors(file, options.dtype, [](const std::string& name) { return name; });
 
@@ -82,6 +85,23 @@ ScbertModel load_scbert(const std::string& folder, const ScbertLoadOptions& opti
   tensors.refuse(extra);
   model.fingerprint = file.fingerprint();
   return model;
+}
+
+void save_scbert(const std::string& folder, const ScbertModel& model,
+                 const std::vector<std::string>& labels) {
+  const auto in = [&](const char* name) { return (std::filesystem::path(folder) / name).string(); };
+  std::vector<NamedTensor> tensors;
+  HostCopies host;
+  for (const Parameter* p : model.network->parameters().all()) {
+    ConstTensorView view = host.view(p->value);
+    if (p->name == kRowWeight) view = view.reshape({1, 1, view.dim(0), view.dim(1)});
+    tensors.push_back({p->name, view});
+  }
+  write_safetensors(in("model.safetensors"), std::move(tensors), {{"model_type", "scbert"}},
+                    Overwrite::replace);
+  write_json(in(kSizes), model.sizes, Overwrite::replace);
+  constexpr std::string_view kGenes[] = {"genes.txt"};
+  save_beside(model.path, folder, kGenes, labels);
 }
 
 }  // namespace scgraft

@@ -2,6 +2,7 @@
 #pragma once
 #include <functional>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@ namespace scgraft {
 struct ScbertModel {
   std::string path;
   ScbertConfig config;
+  nlohmann::json sizes;  // all of config.json
   std::unique_ptr<ScbertNetwork> network;
   std::string fingerprint;           // of the weights; ties adapters to their base
   std::vector<std::string> ignored;  // tensors that are known and not part of the network
@@ -34,5 +36,11 @@ struct ScbertLoadOptions {
 // the caller: anything missing, left over or of another shape throws ModelError naming the first
 // five.
 ScbertModel load_scbert(const std::string& folder, const ScbertLoadOptions& options = {});
+
+// Writes a folder that load_scbert() reads: model.safetensors, config.json, genes.txt where it lay
+// in the model's folder, and labels.json where there are labels. `folder` must exist. Throws
+// StorageError.
+void save_scbert(const std::string& folder, const ScbertModel& model,
+                 const std::vector<std::string>& labels = {});
 
 }  // namespace scgraft

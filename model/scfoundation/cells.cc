@@ -86,6 +86,7 @@ class ScfoundationCellModel : public CellModel {
         model_(load_scfoundation(folder, {.branch = kBranch,
                                           .new_head_classes = options.classes,
                                           .seed = options.seed,
+                                          .heads = false,
                                           .decoder = false})),
         genes_file_((fs::path(folder_.empty() ? folder : folder_) / kGenes).string()),
         genes_(read_gene_order(genes_file_, folder, model_.config.genes())),

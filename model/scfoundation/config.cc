@@ -68,15 +68,14 @@ ScfoundationConfig ScfoundationConfig::from_json(const nlohmann::json& config,
   return c;
 }
 
-ScfoundationConfig ScfoundationConfig::from_branch(const nlohmann::json& config,
-                                                   const std::string& file) {
+nlohmann::json ScfoundationConfig::flat(const nlohmann::json& config, const std::string& file) {
   const ModelSizes sizes(config, file);
   sizes.expect("model", kModel);
   const nlohmann::json& models = part(config, "model_config", sizes);
   const nlohmann::json& data = part(config, "dataset_config", sizes);
   nlohmann::json flat = part(models, kModel, ModelSizes(models, cat(file, ", model_config")));
   flat.update(part(data, "rnaseq", ModelSizes(data, cat(file, ", dataset_config"))));
-  return from_json(flat, file);
+  return flat;
 }
 
 }  // namespace scgraft

@@ -30,9 +30,9 @@ struct ScfoundationConfig {
   // the key for a value of the wrong kind, sizes that do not divide, or something that this version
   // does not run.
   static ScfoundationConfig from_json(const nlohmann::json& config, const std::string& file);
-  // Reads the "config" of a branch of models.ckpt, which has the same keys in model_config.<model>
-  // and dataset_config.rnaseq.
-  static ScfoundationConfig from_branch(const nlohmann::json& config, const std::string& file);
+  // The "config" of a branch of models.ckpt as a config.json has it: the keys of
+  // model_config.<model> and dataset_config.rnaseq together. Throws ModelError.
+  static nlohmann::json flat(const nlohmann::json& config, const std::string& file);
 };
 
 }  // namespace scgraft

@@ -5,18 +5,23 @@
 #include <filesystem>
 
 #include "io/checkpoint.h"
+#include "io/file_error.h"
 #include "io/json.h"
+#include "io/safetensors.h"
+#include "io/text.h"
 #include "model/checkpoint_source.h"
+#include "model/model_folder.h"
 
 namespace scgraft {
 namespace {
 
 constexpr const char* kWeights = "models.ckpt";
+constexpr const char* kOneBranch = "model.safetensors";
 constexpr const char* kSizes = "config.json";
 constexpr const char* kProjection =
     "decoder.performer.net.layers.0.0.fn.fast_attention.projection_matrix";
 constexpr const char* kHead = "fc1.";
-constexpr const char* kHeadOut = "fc1.2.weight";
+constexpr const char* kHeadRows = "fc1.2.weight";  // a row for each class
 constexpr const char* kModule = "model.";
 
 bool is_of_decoder(const std::string& name) {
@@ -36,6 +41,22 @@ Tensor fresh_head_value(const std::string& name, const Shape& shape,
   return std::move(p.value);
 }
 
+// The weights of a branch: of models.ckpt, or of a folder that holds one branch alone.
+Checkpoint open_branch(const std::string& folder, const std::string& branch, std::string& path) {
+  std::error_code ignored;
+  const std::string alone = (std::filesystem::path(folder) / kOneBranch).string();
+  if (std::filesystem::exists(path, ignored) || !std::filesystem::exists(alone, ignored))
+    return open_checkpoint(path, branch + "/state_dict");
+  path = alone;
+  Checkpoint file = open_checkpoint(path);
+  const std::string there = file.values().value("branch", "");
+  if (there == branch) return file;
+  throw_file_error(
+      FileKind::model, path,
+      cat("holds the branch \"", escaped(there), "\", and \"", escaped(branch), "\" is asked for"),
+      "E-CHECKPOINT", "name the branch it has, or the folder of models.ckpt");
+}
+
 }  // namespace
 
 std::string canonical_scfoundation_name(const std::string& name) {
@@ -49,20 +70,22 @@ ScfoundationModel load_scfoundation(const std::string& folder,
   ScfoundationModel model;
   model.path = folder;
   model.branch = options.branch;
-  const std::string path = (fs::path(folder) / kWeights).string();
-  const Checkpoint file = open_checkpoint(path, options.branch + "/state_dict");
+  std::string path = (fs::path(folder) / kWeights).string();
+  const Checkpoint file = open_branch(folder, options.branch, path);
   std::string sizes = path;
   const nlohmann::json& values = file.values();
   if (values.contains(options.branch) && values[options.branch].contains("config")) {
-    model.config = ScfoundationConfig::from_branch(values[options.branch]["config"], path);
+    model.sizes = ScfoundationConfig::flat(values[options.branch]["config"], path);
   } else {
     sizes = (fs::path(folder) / kSizes).string();
-    model.config = ScfoundationConfig::from_json(read_json(sizes, FileKind::model), sizes);
+    model.sizes = read_json(sizes, FileKind::model);
   }
+  model.config = ScfoundationConfig::from_json(model.sizes, sizes);
   CheckpointSource tensors(file, options.dtype, canonical_scfoundation_name);
   const std::string named = fs::path(sizes).filename().string();
-  int64_t classes = options.new_head_classes;
-  if (classes == 0 && tensors.has(kHeadOut)) classes = tensors.rows(kHeadOut);
+  const bool fresh_head = options.new_head_classes > 0;
+  const bool own_head = options.heads && !fresh_head && tensors.has(kHeadRows);
+  const int64_t classes = own_head ? tensors.rows(kHeadRows) : options.new_head_classes;
   // A network with a missing tensor is never returned, and may not even come together.
   try {
     const int64_t features = !options.decoder           ? 0
@@ -71,8 +94,8 @@ ScfoundationModel load_scfoundation(const std::string& folder,
     model.network = std::make_unique<ScfoundationNetwork>(
         model.config, features,
         [&](const std::string& name, const Shape& shape) {
-          const bool fresh = options.new_head_classes > 0 && name.starts_with(kHead);
-          return fresh ? fresh_head_value(name, shape, options) : tensors.take(name, shape);
+          return fresh_head && name.starts_with(kHead) ? fresh_head_value(name, shape, options)
+                                                       : tensors.take(name, shape);
         },
         classes);
   } catch (const ShapeError&) {
@@ -85,8 +108,7 @@ ScfoundationModel load_scfoundation(const std::string& folder,
   for (const std::string& original : tensors.left()) {
     const std::string name = canonical_scfoundation_name(original);
     if (name == "decoder.performer.calls_since_last_redraw" ||
-        (!options.decoder && is_of_decoder(name)) ||
-        (options.new_head_classes > 0 && name.starts_with(kHead)))
+        (!own_head && name.starts_with(kHead)) || (!options.decoder && is_of_decoder(name)))
       model.ignored.push_back(original);
     else if (!options.claims || !options.claims(original))
       extra.push_back(original);
@@ -94,6 +116,22 @@ ScfoundationModel load_scfoundation(const std::string& folder,
   tensors.refuse(extra);
   model.fingerprint = file.fingerprint();
   return model;
+}
+
+void save_scfoundation(const std::string& folder, const ScfoundationModel& model,
+                       const std::vector<std::string>& labels) {
+  const auto in = [&](const char* name) { return (std::filesystem::path(folder) / name).string(); };
+  std::vector<NamedTensor> tensors;
+  HostCopies host;
+  for (const Parameter* p : model.network->parameters().all())
+    tensors.push_back({p->name, host.view(p->value)});
+  write_safetensors(in(kOneBranch), std::move(tensors),
+                    {{"model_type", "scfoundation"}, {"branch", model.branch}}, Overwrite::replace);
+  nlohmann::json sizes = model.sizes;
+  sizes["bin_num"] = model.config.bins;  // by which folder_kind() knows the folder
+  write_json(in(kSizes), sizes, Overwrite::replace);
+  constexpr std::string_view kGenes[] = {"OS_scRNA_gene_index.19264.tsv"};
+  save_beside(model.path, folder, kGenes, labels);
 }
 
 }  // namespace scgraft

@@ -7,6 +7,7 @@
 #include "io/json.h"
 #include "io/safetensors.h"
 #include "model/checkpoint_source.h"
+#include "model/model_folder.h"
 
 namespace scgraft {
 
@@ -155,7 +156,8 @@ ScgptModel load_scgpt(const std::string& folder, const ScgptLoadOptions& options
   return model;
 }
 
-void save_scgpt(const std::string& folder, const ScgptModel& model) {
+void save_scgpt(const std::string& folder, const ScgptModel& model,
+                const std::vector<std::string>& labels) {
   namespace fs = std::filesystem;
   auto in = [&](const char* name) { return (fs::path(folder) / name).string(); };
   std::vector<NamedTensor> tensors;
@@ -166,6 +168,7 @@ void save_scgpt(const std::string& folder, const ScgptModel& model) {
                     Overwrite::replace);
   write_file(in("vocab.json"), model.vocabulary.json_text(), Overwrite::replace);
   write_json(in("args.json"), model.config.to_args(), Overwrite::replace);
+  save_beside(model.path, folder, {}, labels);
 }
 
 }  // namespace scgraft

@@ -44,8 +44,9 @@ ScgptModel load_scgpt(const std::string& folder, const ScgptLoadOptions& options
 // The name a tensor has here, for a name in any published layout.
 std::string canonical_scgpt_name(const std::string& name);
 
-// Writes a folder that load_scgpt() reads: args.json, vocab.json, model.safetensors. `folder` must
-// exist. Throws StorageError.
-void save_scgpt(const std::string& folder, const ScgptModel& model);
+// Writes a folder that load_scgpt() reads: args.json, vocab.json, model.safetensors, and
+// labels.json where there are labels. `folder` must exist. Throws StorageError.
+void save_scgpt(const std::string& folder, const ScgptModel& model,
+                const std::vector<std::string>& labels = {});
 
 }  // namespace scgraft

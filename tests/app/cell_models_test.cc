@@ -4,9 +4,16 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <set>
 
+#include "adapters/store.h"
 #include "io/h5ad.h"
+#include "model/model_folder.h"
+#include "model/scfoundation/load.h"
+#include "model/scgpt/load.h"
+#include "runtime/error.h"
 #include "tests/app/program.h"
+#include "tests/testing/op_test.h"
 #include "tests/training/tiny_models.h"
 
 namespace scgraft {
@@ -24,7 +31,8 @@ class CellModelVerbsTest : public ::testing::Test {
   std::string in(const std::string& name) const { return folder_ / name; }
   static Outcome ok(std::vector<std::string> arguments) {
     arguments.insert(arguments.end(), {"--progress", "none", "--json"});
-    if (arguments[0] != "inspect") arguments.insert(arguments.end(), {"-t", "1"});
+    const std::set<std::string> alone = {"inspect", "convert", "adapter"};
+    if (!alone.contains(arguments[0])) arguments.insert(arguments.end(), {"-t", "1"});
     const Outcome run = run_here(arguments);
     EXPECT_EQ(run.code, 0) << arguments[0] << ": " << run.err;
     return run;
@@ -106,17 +114,111 @@ TEST_F(CellModelVerbsTest, ScfoundationTrainsAnnotatesAndEmbeds) {
   EXPECT_THAT(without.err, HasSubstr("--dictionaries DIR"));
 }
 
-TEST_F(CellModelVerbsTest, WhatIsWrittenForScgptAloneIsRefusedForOthers) {
+// A pre-trained scGPT folder of these genes.
+void write_scgpt(const std::string& folder, std::span<const std::string> genes) {
+  make_directory(folder);
+  ScgptModel model;
+  model.config = ScgptConfig::preset("tiny");
+  model.config.vocab = std::ssize(genes) + 3;
+  for (const std::string& gene : genes) model.vocabulary.append(gene);
+  model.vocabulary.append_specials();
+  model.network =
+      std::make_unique<ScgptNetwork>(model.config, ScgptNetwork::Heads{}, scgpt_initialiser(1));
+  save_scgpt(folder, model);
+}
+
+// Every backbone under the same tests.
+struct Kind {
+  const char* name;
+  void (*write)(const std::string& folder, std::span<const std::string> genes);
+};
+class EveryModelTest : public CellModelVerbsTest, public ::testing::WithParamInterface<Kind> {
+ protected:
+  EveryModelTest() { GetParam().write(in("model"), genes_); }
+  // The embeddings of the query with a model or an adapter.
+  std::vector<float> embedded(const std::string& flag, const std::string& path) {
+    const std::string out = in("embedded.h5ad");
+    const Outcome run = ok({"embed", in("study/shifted.h5ad"), flag, path, "-o", out, "--force"});
+    return H5ad::open(out).obsm(run.result()["key"]).values;
+  }
+};
+const Kind kKinds[] = {
+    {"scgpt", write_scgpt},
+    {"geneformer", [](const auto& folder, auto genes) { write_geneformer(folder, genes, true); }},
+    {"scbert", write_scbert},
+    {"scfoundation", write_scfoundation}};
+INSTANTIATE_TEST_SUITE_P(Backbones, EveryModelTest, ::testing::ValuesIn(kKinds),
+                         [](const auto& one) { return std::string(one.param.name); });
+
+TEST_P(EveryModelTest, MergedWeightsComputeWhatTheAdapterComputes) {
+  for (const char* adapter : {"lora", "hra"}) {
+    train("model", {"--adapter", adapter, "-s", "train.lr=0.05", "--force"});
+    ok({"adapter", "merge", in("run/adapter"), "-o", in("merged"), "--force"});
+    const std::vector<float> before = embedded("--model", in("model")),
+                             attached = embedded("--adapter", in("run/adapter")),
+                             merged = embedded("--model", in("merged"));
+    ASSERT_EQ(attached.size(), merged.size());
+    float largest = 0, apart = 0, moved = 0;
+    for (size_t i = 0; i < merged.size(); ++i) {
+      largest = std::max(largest, std::abs(attached[i]));
+      apart = std::max(apart, std::abs(attached[i] - merged[i]));
+      moved = std::max(moved, std::abs(attached[i] - before[i]));
+    }
+    EXPECT_LE(apart, 1e-5 * largest) << adapter;
+    EXPECT_GT(moved, 1e-3 * largest) << adapter << ": training changed nothing to be merged";
+
+    // The head came along, with the names of its classes.
+    const LoadedBundle loaded = load_adapter(in("run/adapter"));
+    ASSERT_FALSE(loaded.saved.empty());
+    const auto whole = open_model_folder(in("merged"));
+    for (const std::string& name : loaded.saved) {
+      const Parameter* p = whole->backbone().parameters().find(name);
+      ASSERT_NE(p, nullptr) << name;
+      expect_same_bits(p->value.view(), loaded.tensors.tensor("base_model.model." + name).view());
+    }
+    EXPECT_EQ(read_json(in("merged/labels.json"), FileKind::model)["classes"],
+              nlohmann::json(loaded.bundle.labels));
+  }
+}
+
+TEST_P(EveryModelTest, ConvertKeepsWhatTheFolderIs) {
+  const nlohmann::json run = ok({"convert", in("model"), "-o", in("converted")}).result();
+  EXPECT_EQ(run["ignored"], nlohmann::json::array());
+  const auto before = open_model_folder(in("model")), after = open_model_folder(in("converted"));
+  const auto parameters = before->backbone().parameters().all();
+  ASSERT_EQ(after->backbone().parameters().all().size(), parameters.size());
+  for (const Parameter* p : parameters)
+    expect_same_bits(after->backbone().parameters().find(p->name)->value.view(), p->value.view());
+  EXPECT_EQ(embedded("--model", in("converted")), embedded("--model", in("model")));
+  // What was converted once comes out the same.
+  ok({"convert", in("converted"), "-o", in("again")});
+  for (const auto& entry : std::filesystem::directory_iterator(in("converted"))) {
+    const std::string name = entry.path().filename().string();
+    EXPECT_EQ(read_text(in("again/") + name), read_text(in("converted/") + name)) << name;
+  }
+  EXPECT_EQ(ok({"inspect", in("converted")}).result()["model"], GetParam().name);
+}
+
+TEST_F(CellModelVerbsTest, AMergedGeneformerNamesItsClassesAsTransformersDoes) {
   write_geneformer(in("model"), genes_);
   train("model");
-  for (const std::vector<std::string>& command :
-       {std::vector<std::string>{"adapter", "merge", in("run/adapter"), "-o", in("merged")},
-        {"convert", in("model"), "-o", in("merged")}}) {
-    const Outcome refused = run_here(command);
-    EXPECT_EQ(refused.code, 11) << command[0];
-    EXPECT_THAT(refused.err, HasSubstr("E-MODEL-FOLDER"));
-    EXPECT_THAT(refused.err, HasSubstr("geneformer"));
-    EXPECT_FALSE(std::filesystem::exists(in("merged")));
+  ok({"adapter", "merge", in("run/adapter"), "-o", in("merged")});
+  const nlohmann::json config = read_json(in("merged/config.json"), FileKind::model);
+  EXPECT_EQ(config["architectures"], nlohmann::json{"BertForSequenceClassification"});
+  ASSERT_EQ(config["id2label"].size(), 4U);
+  for (const auto& [id, label] : config["id2label"].items())
+    EXPECT_EQ(config["label2id"][label.get<std::string>()], std::stoi(id));
+}
+
+TEST_F(CellModelVerbsTest, AConvertedScfoundationHoldsOneBranch) {
+  write_scfoundation(in("model"), genes_);
+  ok({"convert", in("model"), "-o", in("converted")});
+  try {
+    load_scfoundation(in("converted"), {.branch = "gene"});
+    FAIL() << "another branch was loaded";
+  } catch (const ModelError& error) {
+    EXPECT_EQ(error.code(), "E-CHECKPOINT");
+    EXPECT_THAT(error.what(), HasSubstr("\"cell\""));
   }
 }
 
