@@ -96,9 +96,10 @@ float largest_of(const float* u, int64_t wide) {
   for (int64_t j = kLanes; j < wide; j += kLanes) top = vmax(top, load(u + j));
   return max_of(top);
 }
-int64_t first_of(const float* u, int64_t features, float value) {
-  for (int64_t j = 0; j < features; ++j)
-    if (u[j] == value) return j;
+// u is followed by -inf up to `wide`.
+int64_t first_of(const float* u, int64_t wide, float value) {
+  for (int64_t j = 0; j < wide; j += kLanes)
+    if (const uint32_t equal = bits_of(load(u + j) == value)) return j + __builtin_ctz(equal);
   return 0;  // no number equals NaN
 }
 
@@ -142,7 +143,7 @@ void keys(const FavorKeys& span, float* scratch) {
       const float top = largest_of(s.e + r * wide, wide);
       if (!(top > now)) continue;
       now = top;
-      *span.peak = (begin + r) * head.features + first_of(s.e + r * wide, head.features, top);
+      *span.peak = (begin + r) * head.features + first_of(s.e + r * wide, wide, top);
     }
     if (now > shift) {
       // What has been summed so far meets a larger shift; of nothing, 0 remains.
@@ -216,7 +217,7 @@ void query_gradient(const FavorQueryGradient& span, float* scratch) {
       float* e = s.e + r * wide;
       float* psi = s.psi + r * wide;
       const float top = largest_of(e, wide);
-      top_feature[r] = first_of(e, head.features, top);
+      top_feature[r] = first_of(e, wide, top);
       exponentials(e, wide, s.half[r], top);
       add_floor(e, wide, psi);
       const float inverse = 1.0f / dot(psi, s.mass, wide);

@@ -92,16 +92,27 @@ inline float max_of(VecF v) {
 // where rounding may put an x, it holds too. Source: Cody-Waite split into the integer part, put
 // into the exponent, and a polynomial on [-0.5, 0.5] of least largest relative error.
 inline VecF exp2_nonpositive(VecF x) {
+#if defined(__AVX512F__)
+  // The same bits as below in fewer instructions: scalef puts the integer into the exponent.
+  const __mmask16 large =
+      _mm512_cmp_ps_mask(reinterpret_cast<__m512>(x), _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
+  const __m512 whole = _mm512_maskz_roundscale_ps(large, reinterpret_cast<__m512>(x), 0);
+  const VecF f = x - reinterpret_cast<VecF>(whole);
+#else
   const VecF clamped = vmax(splat(-126.0f), x);  // in this order NaN stays NaN
   const VecF magic = splat(12582912.0f);         // 1.5 * 2^23: adding it rounds to an integer
   const VecF shifted = clamped + magic;
   const VecF f = clamped - (shifted - magic);
+#endif
   VecF p = splat(1.32647273e-3f);
   p = p * f + 9.67151299e-3f;
   p = p * f + 5.55073358e-2f;
   p = p * f + 2.40222424e-1f;
   p = p * f + 6.93147004e-1f;
   p = p * f + 1.0f;
+#if defined(__AVX512F__)
+  return reinterpret_cast<VecF>(_mm512_maskz_scalef_ps(large, reinterpret_cast<__m512>(p), whole));
+#else
   VecU bits;
   __builtin_memcpy(&bits, &shifted, sizeof bits);
   VecU value;
@@ -110,6 +121,7 @@ inline VecF exp2_nonpositive(VecF x) {
   VecF result;
   __builtin_memcpy(&result, &value, sizeof result);
   return x < -126.0f ? splat(0.0f) : result;
+#endif
 }
 
 // erf(x), error below 1.2e-7; NaN stays NaN. Up to 0.93 a polynomial in x^2 times x, above it
