@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/rotation.h"
-
 #include "kernels/require_tensor.h"
+#include "kernels/rotation.h"
 #include "kernels/rows.cuh"
 
 namespace scgraft::cuda {
