@@ -11,18 +11,22 @@ namespace scgraft {
 
 // What a user can ask of an adapter; every kind reads the fields that concern it.
 struct AdapterOptions {
-  std::string type = "lora";                      // a kind, or several: "token+encoder+lora"
-  int64_t rank = 8;                               // lora, hra: r
-  double alpha = 16;                              // lora: lora_alpha
-  double dropout = 0;                             // lora: dropout of the adapter's input
-  std::vector<std::string> targets = {"q", "v"};  // lora, hra: of q, k, v, out, ffn_in, ffn_out
-  double width = 0.25;                            // encoder, token: of the bottleneck, times dim
-  std::string layout = "norm";                    // encoder: where in a layer; adapters/encoder.h
-  std::string start = "identity";                 // encoder, token: or "uniform", as scPEFT
-  int64_t tokens = 8;                             // prefix: rows in each layer
-  std::string sharing = "none";                   // prefix: "layers" have the same rows, or none
-  int first_layer = 0;  // layers first_layer ... last_layer get the adapter
-  int last_layer = -1;  // -1: the last layer of the backbone
+  std::string type = "lora";  // a kind, or several: "token+encoder+lora"
+  int64_t rank = 8;           // lora, hra: r
+  double alpha = 16;          // lora: lora_alpha
+  double dropout = 0;         // lora: dropout of the adapter's input
+  std::vector<std::string> targets = {"q",
+                                      "v"};  // lora, hra, oft: of q, k, v, out, ffn_in, ffn_out
+  int64_t blocks = 4;                        // oft: of each projection's input
+  int64_t block_size = 0;                    // oft: instead, how wide they are; 0: by blocks
+  double constraint = 0;                     // oft: bound of the rotation; adapters/oft.h
+  double width = 0.25;                       // encoder, token: of the bottleneck, times dim
+  std::string layout = "norm";               // encoder: where in a layer; adapters/encoder.h
+  std::string start = "identity";            // encoder, token: or "uniform", as scPEFT
+  int64_t tokens = 8;                        // prefix: rows in each layer
+  std::string sharing = "none";              // prefix: "layers" have the same rows, or none
+  int first_layer = 0;                       // layers first_layer ... last_layer get the adapter
+  int last_layer = -1;                       // -1: the last layer of the backbone
   // Of a union whose parts were not all asked for the same: one for each, in the order of the type.
   std::vector<AdapterOptions> parts = {};
 };

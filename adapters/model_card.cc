@@ -33,6 +33,10 @@ std::string method(const AdapterBundle& bundle) {
   if (o.type == "hra")
     return cat("HRA of ", o.rank, " reflections, on ", targets, " of layers ", o.first_layer,
                " to ", o.last_layer);
+  if (o.type == "oft")
+    return cat("OFT with ",
+               o.block_size > 0 ? cat("blocks of ", o.block_size) : cat(o.blocks, " blocks"),
+               ", on ", targets, " of layers ", o.first_layer, " to ", o.last_layer);
   if (o.type != "lora") return o.type;
   return cat("LoRA of rank ", o.rank, ", alpha ", o.alpha, ", on ", targets, " of layers ",
              o.first_layer, " to ", o.last_layer);

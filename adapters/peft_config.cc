@@ -23,6 +23,7 @@ std::string peft_type(const std::string& kind) {
   if (kind.empty()) return kModulesOnly;
   if (kind == "lora") return "LORA";
   if (kind == "hra") return "HRA";
+  if (kind == "oft") return "OFT";
   std::string name = "SCGRAFT_" + kind;
   for (char& c : name) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
   return name;
@@ -32,6 +33,7 @@ std::string peft_type(const std::string& kind) {
 std::string kind_of(const std::string& type) {
   if (type == "LORA") return "lora";
   if (type == "HRA") return "hra";
+  if (type == "OFT") return "oft";
   constexpr std::string_view kOurs = "SCGRAFT_";
   if (!type.starts_with(kOurs)) return "";
   std::string name = type.substr(kOurs.size());
@@ -93,6 +95,42 @@ class Reader {
   const std::string& file_;
 };
 
+// Kinds with target modules, whose files have all of PEFT's configuration.
+bool is_beside_projections(const std::string& kind) {
+  return kind == "lora" || kind == "hra" || kind == "oft";
+}
+
+double whole_number(const Reader& reader, const char* key, double otherwise, double least,
+                    double most) {
+  const double value = reader.number(key, otherwise);
+  if (!(value >= least && value <= most) || value != std::floor(value))
+    reader.fail(
+        cat(key, " is ", value, ", a whole number from ", least, " to ", most, " is needed"), key);
+  return value;
+}
+
+void require_no_bias(const Reader& reader) {
+  const std::string bias = reader.text("bias");
+  if (!bias.empty() && bias != "none")
+    reader.fail(cat("bias is \"", escaped(bias), "\"; this version reads \"none\""), "bias");
+}
+
+// r blocks, or blocks of a width; the other one is 0.
+void read_oft(const Reader& reader, PeftConfig& config) {
+  if (reader.find("oft_block_size") == nullptr)
+    reader.fail(
+        "has no oft_block_size: it was written by PEFT before 0.14, of which the "
+        "parameters are others",
+        "oft_block_size");
+  config.blocks = static_cast<int64_t>(whole_number(reader, "r", 0, 0, 65536));
+  config.block_size = static_cast<int64_t>(whole_number(reader, "oft_block_size", 0, 0, 65536));
+  if ((config.blocks == 0) == (config.block_size == 0))
+    reader.fail("needs one of r and oft_block_size, and 0 for the other", "r");
+  for (const char* key : {"block_share", "use_cayley_neumann", "fan_in_fan_out"})
+    reader.refuse_flag(key);
+  if (reader.flag("coft")) config.constraint = reader.number("eps", 6e-5);
+}
+
 std::string known_types() {
   std::string text;
   for (const std::string& kind : adapter_kinds()) text += peft_type(kind) + ", ";
@@ -112,8 +150,21 @@ json to_json(const PeftConfig& config) {
       {"peft_version", kPeftVersion},
   };
   if (!config.modules_to_save.empty()) out["modules_to_save"] = config.modules_to_save;
-  if (config.kind != "lora" && config.kind != "hra") return out;
+  if (!is_beside_projections(config.kind)) return out;
   out["target_modules"] = config.target_modules;
+  if (config.kind == "oft") {
+    out["r"] = config.block_size > 0 ? 0 : config.blocks;
+    out["oft_block_size"] = config.block_size;
+    out["bias"] = "none";
+    out["block_share"] = false;
+    out["coft"] = config.constraint > 0;
+    out["eps"] = config.constraint > 0 ? config.constraint : 6e-5;
+    out["fan_in_fan_out"] = false;
+    out["init_weights"] = true;
+    out["module_dropout"] = 0.0;
+    out["use_cayley_neumann"] = false;
+    return out;
+  }
   out["r"] = config.rank;
   out["bias"] = "none";
   if (config.kind == "hra") {
@@ -145,9 +196,14 @@ PeftConfig peft_config_from_json(const json& object, const std::string& file) {
                 "peft_type");
   config.base_path = reader.text("base_model_name_or_path");
   config.modules_to_save = reader.texts("modules_to_save");
-  if (config.kind != "lora" && config.kind != "hra") return config;
+  if (!is_beside_projections(config.kind)) return config;
 
   config.target_modules = reader.texts("target_modules");
+  if (config.kind == "oft") {
+    read_oft(reader, config);
+    require_no_bias(reader);
+    return config;
+  }
   const double rank = reader.number("r", 8);
   if (!(rank >= 1 && rank <= 65536) || rank != std::floor(rank))
     reader.fail(cat("r is ", rank, ", a number of rows from 1 to 65536 is needed"), "r");
@@ -160,9 +216,7 @@ PeftConfig peft_config_from_json(const json& object, const std::string& file) {
   for (const char* key : {"rank_pattern", "alpha_pattern", "layer_replication",
                           "trainable_token_indices", "target_parameters"})
     reader.refuse_entries(key);
-  const std::string bias = reader.text("bias");
-  if (!bias.empty() && bias != "none")
-    reader.fail(cat("bias is \"", escaped(bias), "\"; this version reads \"none\""), "bias");
+  require_no_bias(reader);
   return config;
 }
 

@@ -17,6 +17,9 @@ struct PeftConfig {
   int64_t rank = 8;                          // r
   double alpha = 8;                          // lora_alpha, for the scale alpha / r
   double dropout = 0;                        // lora_dropout
+  int64_t blocks = 0;                        // oft: r; 0 with a block_size
+  int64_t block_size = 0;                    // oft_block_size; 0: by blocks
+  double constraint = 0;                     // oft: eps; 0 without coft
   std::vector<std::string> target_modules;   // module paths, or endings of them
   std::vector<std::string> modules_to_save;  // as above
 };
@@ -25,7 +28,8 @@ nlohmann::json to_json(const PeftConfig& config);
 
 // Throws ModelError (E-ADAPTER) naming the key: no peft_type, an unknown one, values of the wrong
 // kind, and what changes the mathematics and is not computed here (DoRA, biases, patterns of
-// ranks, transposed weights, reflections made orthogonal). A rank-stabilised scale becomes the
+// ranks, transposed weights, reflections made orthogonal, rotations by a series or shared by
+// blocks). A rank-stabilised scale becomes the
 // alpha of the same scale.
 //   file  name for messages
 PeftConfig peft_config_from_json(const nlohmann::json& json, const std::string& file);

@@ -6,6 +6,7 @@
 #include "adapters/encoder.h"
 #include "adapters/hra.h"
 #include "adapters/lora.h"
+#include "adapters/oft.h"
 #include "adapters/prefix.h"
 #include "adapters/token.h"
 #include "adapters/union.h"
@@ -24,6 +25,7 @@ constexpr Kind kKinds[] = {
     {"encoder", make_encoder_adapter},
     {"hra", make_hra},
     {"lora", make_lora},
+    {"oft", make_oft},
     {"prefix", make_prefix},
     {"token", make_token_adapter},
 };

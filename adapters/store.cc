@@ -83,11 +83,11 @@ std::vector<std::string> whole_modules(Backbone& backbone, std::span<Parameter* 
   return {modules.begin(), modules.end()};
 }
 
-// Module paths of the projections of a LoRA or HRA adapter, from the keys of its parameters.
+// Module paths of the projections of a LoRA, HRA or OFT adapter, from the keys of its parameters.
 std::vector<std::string> target_modules(const std::vector<Parameter*>& parameters) {
   std::vector<std::string> out;
   for (const Parameter* p : parameters)
-    for (const std::string_view end : {".lora_A.weight", ".hra_u"})
+    for (const std::string_view end : {".lora_A.weight", ".hra_u", ".oft_R.weight"})
       if (p->name.starts_with(kWrapped) && p->name.ends_with(end))
         out.push_back(
             p->name.substr(kWrapped.size(), p->name.size() - kWrapped.size() - end.size()));
@@ -102,6 +102,9 @@ json adapter_files::to_json(const AdapterOptions& options) {
               {"lora_alpha", options.alpha},
               {"lora_dropout", options.dropout},
               {"targets", options.targets},
+              {"blocks", options.blocks},
+              {"block_size", options.block_size},
+              {"constraint", options.constraint},
               {"width", options.width},
               {"layout", options.layout},
               {"start", options.start},
@@ -140,6 +143,9 @@ void save_adapter(const std::string& folder, const AdapterBundle& given, Adapter
     config.rank = bundle.options.rank;
     config.alpha = bundle.options.alpha;
     config.dropout = bundle.options.dropout;
+    config.blocks = bundle.options.blocks;
+    config.block_size = bundle.options.block_size;
+    config.constraint = bundle.options.constraint;
     config.target_modules = target_modules(parameters);
   }
   int64_t numel = 0;

@@ -50,7 +50,9 @@ AdapterOptions inferred(const LoadedBundle& loaded, Backbone& backbone) {
   const std::map<std::string, std::string> names = {{"attn.q", "q"},      {"attn.k", "k"},
                                                     {"attn.v", "v"},      {"attn.out", "out"},
                                                     {"ffn.in", "ffn_in"}, {"ffn.out", "ffn_out"}};
-  const char* const first_tensor = options.type == "hra" ? ".hra_u" : ".lora_A.weight";
+  const char* const first_tensor = options.type == "hra"   ? ".hra_u"
+                                   : options.type == "oft" ? ".oft_R.weight"
+                                                           : ".lora_A.weight";
   int first = backbone.layer_count(), last = -1;
   for (const std::string& site : backbone.linear_sites()) {
     if (!loaded.tensors.contains(cat(kWrapped, backbone.module_path(site), first_tensor))) continue;

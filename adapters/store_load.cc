@@ -132,9 +132,13 @@ void read_record(const std::string& folder, const PeftConfig& config, LoadedBund
 
   // PEFT reads the one, we read the other: they must not tell two stories.
   const AdapterOptions& o = bundle.options;
-  if (config.kind != (bundle.has_adapter ? o.type : "") ||
-      (config.kind == "lora" && (config.rank != o.rank || config.alpha != o.alpha)) ||
-      (config.kind == "hra" && config.rank != o.rank))
+  bool same = config.kind == (bundle.has_adapter ? o.type : "");
+  if (config.kind == "lora" || config.kind == "hra") same = same && config.rank == o.rank;
+  if (config.kind == "lora") same = same && config.alpha == o.alpha;
+  if (config.kind == "oft")
+    same = same && config.block_size == o.block_size && config.constraint == o.constraint &&
+           (o.block_size > 0 || config.blocks == o.blocks);
+  if (!same)
     fail(folder, cat(kConfig, " and ", kProvenance, " describe different adapters"),
          "save the adapter again");
 }
@@ -148,10 +152,13 @@ void infer_record(const PeftConfig& config, LoadedBundle& out) {
   bundle.options.rank = config.rank;
   bundle.options.alpha = config.alpha;
   bundle.options.dropout = config.dropout;
+  bundle.options.blocks = config.blocks;
+  bundle.options.block_size = config.block_size;
+  bundle.options.constraint = config.constraint;
   bundle.options.targets.clear();  // see attach_adapter()
   for (const TensorInfo& info : out.tensors.tensors())
     if (info.name.starts_with(kWrapped) && info.name.find(".lora_") == std::string::npos &&
-        !info.name.ends_with(".hra_u"))
+        !info.name.ends_with(".hra_u") && !info.name.ends_with(".oft_R.weight"))
       out.saved.push_back(info.name.substr(kWrapped.size()));
 }
 
@@ -170,6 +177,11 @@ AdapterOptions adapter_files::options_from_json(const json& object, const std::s
     options.layout = value<std::string>(object, "layout", file);
     options.start = value<std::string>(object, "start", file);
     options.tokens = value<int64_t>(object, "tokens", file);
+  }
+  if (object.contains("blocks")) {
+    options.blocks = value<int64_t>(object, "blocks", file);
+    options.block_size = value<int64_t>(object, "block_size", file);
+    options.constraint = value<double>(object, "constraint", file);
   }
   if (object.contains("sharing")) options.sharing = value<std::string>(object, "sharing", file);
   options.first_layer = value<int>(object, "first_layer", file);

@@ -28,7 +28,8 @@ PackedWeight& Linear::packed(Context& ctx, PackedFor use) {
   PackedWeight& p = use == PackedFor::forward ? forward_ : backward_;
   bool& stale = use == PackedFor::forward ? forward_stale_ : backward_stale_;
   if (stale) {
-    const ConstTensorView weight = weight_rows();
+    const bool replaced = site_ != nullptr && site_->replaces_weight();
+    const ConstTensorView weight = replaced ? site_->weight(ctx, *this) : weight_rows();
     p.pack(ctx, weight, use, weight.dtype() == DType::f64 ? DType::f64 : product_);
     stale = false;
   }

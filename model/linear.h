@@ -6,8 +6,9 @@
 
 namespace scgraft {
 
-// y = x W^T + b (+ what is attached at its site). The weight may be a run of rows of a larger
-// parameter: the packed query, key and value projection is three Linears over one parameter.
+// y = x W^T + b (+ what is attached at its site, or with its weight for W). The weight may be a run
+// of rows of a larger parameter: the packed query, key and value projection is three Linears over
+// one parameter.
 class Linear {
  public:
   Linear() = default;
@@ -25,8 +26,10 @@ class Linear {
 
   // null detaches; not owned
   void attach(LinearSite* site) {
+    weight_replaced();
     site_ = site;
     if (site_ != nullptr) site_->parameters_updated();
+    weight_replaced();
   }
   LinearSite* site() const { return site_; }
   // True when a backward pass through this layer has parameter gradients to accumulate.
@@ -40,6 +43,7 @@ class Linear {
   void parameters_updated() {
     if (weight_->trainable()) weight_changed();
     if (site_ != nullptr) site_->parameters_updated();
+    weight_replaced();
   }
 
   // y [rows, out] overwritten; x [rows, in]. training: adapter dropout is active.
@@ -51,6 +55,10 @@ class Linear {
                 bool training, bool accumulate, TensorView dx);
 
  private:
+  // Packed copies of what a site puts in the weight's place are old.
+  void weight_replaced() {
+    if (site_ != nullptr && site_->replaces_weight()) forward_stale_ = backward_stale_ = true;
+  }
   PackedWeight& packed(Context& ctx, PackedFor use);
 
   Parameter* weight_ = nullptr;

@@ -11,16 +11,21 @@ class Linear;
 // Places of a backbone where something may attach, in the smallest possible terms. The backbone
 // knows these interfaces and nothing of what implements them; adapters/ does.
 
-// Beside a linear projection: low-rank terms that its product adds.
+// Beside a linear projection: low-rank terms that its product adds, or another weight.
 class LinearSite {
  public:
   virtual ~LinearSite() = default;
   // training: dropout of the terms is active. They are valid until the next call.
   //   beside  the projection they are added to
   virtual std::span<const LowRank> terms(Context& ctx, const Linear& beside, bool training) = 0;
+  // True when weight() takes the place of the projection's.
+  virtual bool replaces_weight() const { return false; }
+  // What the projection multiplies with, of the shape and type of beside.weight_rows(); valid until
+  // the next call after parameters_updated().
+  virtual ConstTensorView weight(Context&, const Linear&) { return {}; }
   // True when backward() has gradients to accumulate.
   virtual bool trainable() const = 0;
-  // Accumulates the terms' own gradients from the projection's input x [rows, in] and the gradient
+  // Accumulates the site's own gradients from the projection's input x [rows, in] and the gradient
   // of its output dy [rows, out].
   virtual void backward(Context& ctx, const Linear& beside, ConstTensorView x, ConstTensorView dy,
                         const Packing& packing) = 0;

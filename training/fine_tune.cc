@@ -192,6 +192,9 @@ void FineTune::graft() {
     options.alpha = config_.adapter.lora_alpha;
     options.dropout = config_.adapter.lora_dropout;
     options.targets = config_.adapter.target_modules;
+    options.blocks = config_.adapter.blocks;
+    options.block_size = config_.adapter.block_size;
+    options.constraint = config_.adapter.constraint;
     options.width = config_.adapter.width;
     options.layout = config_.adapter.layout;
     options.start = config_.adapter.start;

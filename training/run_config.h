@@ -20,6 +20,9 @@ struct RunConfig {
     double lora_alpha = 16;
     double lora_dropout = 0;
     std::vector<std::string> target_modules = {"q", "v"};
+    int64_t blocks = 4;
+    int64_t block_size = 0;  // 0: by blocks
+    double constraint = 0;   // 0: none
     double width = 0.25;
     std::string layout = "norm";     // norm | parallel | branch | normed | residual
     std::string start = "identity";  // identity | uniform

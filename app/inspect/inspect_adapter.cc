@@ -47,6 +47,12 @@ std::string settings_of(const AdapterOptions& o) {
   if (o.type == "lora")
     text += fmt::format(": r {}, alpha {:g}, on {}", o.rank, o.alpha, joined(o.targets));
   if (o.type == "hra") text += fmt::format(": r {}, on {}", o.rank, joined(o.targets));
+  if (o.type == "oft") {
+    text += o.block_size > 0 ? fmt::format(": blocks of {}", o.block_size)
+                             : fmt::format(": {} blocks", o.blocks);
+    if (o.constraint > 0) text += fmt::format(", within {:g}", o.constraint);
+    text += fmt::format(", on {}", joined(o.targets));
+  }
   if (o.type == "encoder") text += fmt::format(": width {:g}, layout {}", o.width, o.layout);
   if (o.type == "token") return text + fmt::format(": width {:g}", o.width);
   if (o.type == "prefix")
@@ -86,6 +92,9 @@ void inspect_adapter(Session& session, const std::string& path) {
                          {"lora_alpha", options.alpha},
                          {"lora_dropout", options.dropout},
                          {"target_modules", options.targets},
+                         {"blocks", options.blocks},
+                         {"block_size", options.block_size},
+                         {"constraint", options.constraint},
                          {"width", options.width},
                          {"layout", options.layout},
                          {"tokens", options.tokens},

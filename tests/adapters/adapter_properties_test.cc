@@ -60,6 +60,8 @@ std::vector<AdapterOptions> adapters() {
   add("encoder", "normed").start = "uniform";
   add("encoder", "residual").start = "uniform";
   add("prefix", "shared").sharing = "layers";
+  add("oft", "bounded").constraint = 0.5;
+  add("oft+encoder", "norm");
   add("token+encoder", "norm");
   add("token+encoder+lora", "parallel");
   add("prefix+lora", "norm");
@@ -206,7 +208,7 @@ TEST_P(AdapterProperties, MergedEqualsAttachedAndCanBeTakenBack) {
   const Tensor with = output();
   if (!adapter->merge_into(*network_)) {
     // It says that it cannot, and has changed nothing.
-    EXPECT_TRUE(options().type != "lora" && options().type != "hra");
+    EXPECT_TRUE(options().type != "lora" && options().type != "hra" && options().type != "oft");
     EXPECT_EQ(fingerprint(*network_), weights);
     expect_same_bits(output().view(), with.view());
     return;
@@ -327,7 +329,7 @@ TEST_P(AdapterProperties, ItsStartDependsOnTheSeedOnly) {
     EXPECT_TRUE(same_bits(a->parameters()[i]->value, b->parameters()[i]->value));
     differs = differs || !same_bits(a->parameters()[i]->value, c->parameters()[i]->value);
   }
-  EXPECT_EQ(differs, options().type != "prefix");  // which is zeros
+  EXPECT_EQ(differs, options().type != "prefix" && options().type != "oft");  // which are zeros
 }
 
 // A new kind of adapter, as small as one can be: the rows between the two parts of each layer,
@@ -548,6 +550,128 @@ TEST(Hra, ATrainedWeightBesideItIsRefused) {
   make_trainable({network->linear_site("layers.1.attn.q").weight()});
   const TinyBatch cells;
   expect_error("layers.1.attn.q: an hra adapter needs a frozen weight",
+               [&] { descend(*network, cells.batch(), adapter->parameters(), 1, 0.05); });
+}
+
+// (I - S) (I + S)^-1 of one block, by a series of (I + S)^-1 for a small S.
+std::vector<double> rotation_of(const double* triangle, int64_t n) {
+  const auto at = [n](int64_t i, int64_t j) { return static_cast<size_t>(i * n + j); };
+  std::vector<double> s(static_cast<size_t>(n * n), 0.0), power(s), q(s);
+  for (int64_t i = 0, next = 0; i < n; ++i) {
+    power[at(i, i)] = q[at(i, i)] = 1;
+    for (int64_t j = i + 1; j < n; ++j, ++next) {
+      s[at(i, j)] = triangle[next];
+      s[at(j, i)] = -triangle[next];
+    }
+  }
+  for (int term = 1; term < 60; ++term) {  // Q = I - 2 S + 2 S^2 - ...
+    std::vector<double> times(s.size(), 0.0);
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < n; ++j)
+        for (int64_t k = 0; k < n; ++k) times[at(i, j)] -= power[at(i, k)] * s[at(k, j)];
+    power = times;
+    for (size_t e = 0; e < q.size(); ++e) q[e] += 2 * power[e];
+  }
+  return q;
+}
+
+// y = W (x Q), block by block, at one site, and as its merged weight.
+TEST(Oft, TurnsTheInputBlockByBlock) {
+  for (const bool bounded : {false, true}) {
+    const auto network = tiny_network();
+    AdapterOptions options;
+    options.type = "oft";
+    options.targets = {"ffn_in"};
+    options.first_layer = options.last_layer = 1;
+    options.constraint = bounded ? 0.3 : 0;
+    const auto adapter = make_adapter(options, *network, 1);
+    ASSERT_EQ(adapter->parameters().size(), 1u);
+    EXPECT_EQ(adapter->parameters()[0]->name,
+              "base_model.model.transformer_encoder.layers.1.linear1.oft_R.weight");
+    Tensor& skew = adapter->parameters()[0]->value;
+    ASSERT_EQ(skew.shape(), (Shape{4, 6}));
+    std::vector<double> values(24);
+    for (int64_t b = 0; b < 4; ++b) {
+      double square = 0;
+      for (int64_t i = b * 6; i < b * 6 + 6; ++i) {
+        const float v = 0.2f * std::cos(static_cast<float>(i * i) * 0.7f);
+        skew.as<float>()[i] = v;
+        values[static_cast<size_t>(i)] = v;
+        square += 2 * static_cast<double>(v) * v;
+      }
+      const double most = 0.3 / 2;  // over the root of four blocks
+      ASSERT_GT(std::sqrt(square), most);
+      for (int64_t i = b * 6; bounded && i < b * 6 + 6; ++i)
+        values[static_cast<size_t>(i)] *= most / std::sqrt(square) * (1 - 1e-5);
+    }
+    Tensor x({4, 16}, DType::f32), turned({4, 16}, DType::f32);
+    for (int64_t i = 0; i < x.numel(); ++i) x.as<float>()[i] = std::sin(static_cast<float>(i));
+    for (int64_t b = 0; b < 4; ++b) {
+      const std::vector<double> q = rotation_of(values.data() + b * 6, 4);
+      for (int64_t t = 0; t < 4; ++t)
+        for (int64_t j = 0; j < 4; ++j) {
+          double sum = 0;
+          for (int64_t i = 0; i < 4; ++i)
+            sum += x.as<float>()[t * 16 + b * 4 + i] * q[static_cast<size_t>(i * 4 + j)];
+          turned.as<float>()[t * 16 + b * 4 + j] = static_cast<float>(sum);
+        }
+    }
+    const std::vector<int32_t> offsets = {0, 4};
+    const std::vector<int64_t> ids = {0};
+    const Packing packing = Packing::over(offsets, ids);
+    Context ctx;
+    Linear& site = network->linear_site("layers.1.ffn.in");
+    Tensor with({4, 24}, DType::f32), want({4, 24}, DType::f32);
+    site.forward(ctx, std::as_const(turned).view(), packing, false, want.view());
+    for (const bool merged : {true, false}) {  // a merge does not wait for a forward pass
+      if (merged)
+        adapter->merge_into(*network);
+      else
+        adapter->unmerge_from(*network);
+      site.forward(ctx, std::as_const(x).view(), packing, false, with.view());
+      expect_close(std::as_const(with).view(), std::as_const(want).view(), 16 * 4);
+    }
+    adapter->detach(*network);
+  }
+}
+
+TEST(Oft, BlocksMustFitTheInput) {
+  const auto network = tiny_network();
+  const auto refused = [&](int64_t blocks, int64_t block_size, const char* part) {
+    AdapterOptions options;
+    options.type = "oft";
+    options.blocks = blocks;
+    options.block_size = block_size;
+    expect_file_error(ExitCode::usage, "E-CONFIG", part,
+                      [&] { make_adapter(options, *network, 1); });
+  };
+  refused(3, 0, "adapter.blocks is 3, which does not divide the 16 inputs of layers.0.attn.q");
+  refused(0, 0, "adapter.blocks is 0");
+  refused(16, 0, "2 to 256 wide");
+  refused(4, 5, "adapter.block_size is 5, which does not divide the 16 inputs");
+  refused(4, 257, "adapter.block_size must be 0 to 256");
+  AdapterOptions options;
+  options.type = "oft";
+  options.block_size = 8;
+  options.targets = {"ffn_in", "ffn_out"};
+  const auto adapter = make_adapter(options, *network, 1);
+  EXPECT_EQ(adapter->parameters()[0]->value.shape(), (Shape{2, 28}));
+  EXPECT_EQ(adapter->parameters()[1]->value.shape(), (Shape{3, 28}));
+  options.constraint = -1;
+  expect_file_error(ExitCode::usage, "E-CONFIG", "adapter.constraint",
+                    [&] { make_adapter(options, *network, 1); });
+}
+
+TEST(Oft, ATrainedWeightBesideItIsRefused) {
+  const auto network = tiny_network();
+  AdapterOptions options;
+  options.type = "oft";
+  const auto adapter = make_adapter(options, *network, 1);
+  adapter->attach(*network);
+  make_trainable(adapter->parameters());
+  make_trainable({network->linear_site("layers.1.attn.q").weight()});
+  const TinyBatch cells;
+  expect_error("layers.1.attn.q: an oft adapter needs a frozen weight",
                [&] { descend(*network, cells.batch(), adapter->parameters(), 1, 0.05); });
 }
 

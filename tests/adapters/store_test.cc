@@ -296,6 +296,76 @@ TEST_F(StoreTest, HraIsWrittenAndReadAsPeftDoes) {
   expect_model_error("E-ADAPTER", "apply_GS", [&] { load_adapter(theirs); });
 }
 
+// The same for OFT: r blocks, or blocks of a width.
+TEST_F(StoreTest, OftIsWrittenAndReadAsPeftDoes) {
+  for (const bool by_width : {false, true}) {
+    const std::string name = by_width ? "width" : "blocks";
+    AdapterOptions options;
+    options.type = "oft";
+    options.blocks = 2;
+    options.block_size = by_width ? 4 : 0;
+    options.constraint = by_width ? 0.25 : 0;
+    options.targets = {"k", "ffn_out"};
+    options.first_layer = 1;
+    adapter_ = make_adapter(options, *network_, 3);
+    set_values(adapter_->parameters(), 2);
+    const std::string ours = folder_ / name;
+    save(ours);
+    const json config = read_json(ours + "/adapter_config.json", FileKind::model);
+    EXPECT_EQ(config["peft_type"], "OFT");
+    EXPECT_EQ(config["r"], by_width ? 0 : 2);
+    EXPECT_EQ(config["oft_block_size"], by_width ? 4 : 0);
+    EXPECT_EQ(config["coft"], by_width);
+    EXPECT_EQ(config["eps"], by_width ? 0.25 : 6e-5);
+    EXPECT_EQ(config["use_cayley_neumann"], false);
+    EXPECT_EQ(config["block_share"], false);
+    EXPECT_EQ(config["target_modules"], json({"transformer_encoder.layers.1.self_attn.k_proj",
+                                              "transformer_encoder.layers.1.linear2"}));
+    EXPECT_THAT(read_text(ours + "/README.md"),
+                ::testing::HasSubstr(by_width ? "OFT with blocks of 4" : "OFT with 2 blocks"));
+
+    const std::string theirs = folder_ / (name + "_peft");
+    std::vector<NamedTensor> tensors;
+    for (const Parameter* p : adapter_->parameters())
+      tensors.push_back({p->name, std::as_const(p->value).view()});
+    fs::create_directory(theirs);
+    write_safetensors(theirs + "/adapter_model.safetensors", tensors, {}, Overwrite::refuse);
+    const json good = {{"peft_type", "OFT"},    {"target_modules", {"k_proj", "linear2"}},
+                       {"r", by_width ? 0 : 2}, {"oft_block_size", by_width ? 4 : 0},
+                       {"coft", by_width},      {"eps", by_width ? 0.25 : 6e-5},
+                       {"block_share", false},  {"use_cayley_neumann", false},
+                       {"bias", "none"}};
+    put(theirs + "/adapter_config.json", good.dump());
+    const auto other = tiny_network();
+    const auto again = attach_adapter(load_adapter(theirs), *other, "abc", true);
+    EXPECT_EQ(again->kind(), "oft");
+    EXPECT_EQ(again->options().first_layer, 1);
+    adapter_->attach(*network_);
+    const TinyBatch cells;
+    expect_same_bits(encoded(*other, cells.batch()).view(),
+                     encoded(*network_, cells.batch()).view());
+    adapter_->detach(*network_);
+
+    const auto refused = [&](const char* key, const json& value, const char* part) {
+      json wrong = good;
+      wrong[key] = value;
+      put(theirs + "/adapter_config.json", wrong.dump());
+      expect_model_error("E-ADAPTER", part, [&] { load_adapter(theirs); });
+    };
+    refused("use_cayley_neumann", true, "use_cayley_neumann");
+    refused("block_share", true, "block_share");
+    refused(by_width ? "r" : "oft_block_size", 2, "one of r and oft_block_size");
+    refused("oft_block_size", nullptr, "PEFT before 0.14");
+    refused("oft_block_size", 1.5, "a whole number");
+
+    json changed = config;
+    changed[by_width ? "oft_block_size" : "r"] = 8;
+    write_json(ours + "/adapter_config.json", changed, Overwrite::replace);
+    write_manifest(ours);
+    expect_model_error("E-ADAPTER", "different adapters", [&] { load_adapter(ours); });
+  }
+}
+
 TEST_F(StoreTest, ModelCardTellsWhatItIs) {
   save(path());
   const std::string card = read_text(path() + "/README.md");

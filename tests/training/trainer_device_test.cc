@@ -120,8 +120,14 @@ TEST_F(TrainerOnDevice, HraHasTheLossesOfTheCpu) {
   EXPECT_EQ(got.losses, train_adapter("hra", Device::cuda()).losses);
 }
 
+TEST_F(TrainerOnDevice, OftHasTheLossesOfTheCpu) {
+  const TrainedRun got = train_adapter("oft", Device::cuda());
+  expect_losses(got, train_adapter("oft", Device::cpu()));
+  EXPECT_EQ(got.losses, train_adapter("oft", Device::cuda()).losses);
+}
+
 TEST_F(TrainerOnDevice, SixteenBitsStayNearTheLossesOfTheCpu) {
-  for (const char* kind : {"lora", "hra"}) {
+  for (const char* kind : {"lora", "hra", "oft"}) {
     const TrainedRun cpu = train_adapter(kind, Device::cpu());
     for (const DType type : {DType::bf16, DType::f16}) {
       SCOPED_TRACE(cat(kind, ", ", type));
@@ -276,7 +282,7 @@ constexpr size_t kStepsPerEpoch = 6;
 
 // Between the reports of two steps of an epoch the host has enqueued one more step.
 TEST_F(TrainerOnDevice, TheHostDoesNotWaitForAStreamInAStep) {
-  for (const char* kind : {"lora", "hra"}) {
+  for (const char* kind : {"lora", "hra", "oft"}) {
     SCOPED_TRACE(kind);
     LongRun run(Device::cuda(), kind);
     run.go();
