@@ -108,6 +108,17 @@ void for_each_field(P& p, F field) {
 
 }  // namespace
 
+void Preparation::ask_for_depth(const std::string& depth) {
+  if (depth.empty()) return;
+  if (model != "scfoundation")
+    throw ConfigError(cat("cells of ", model,
+                          " ask for no sequencing depth: a target depth is for "
+                          "scFoundation"),
+                      "E-PREPARE");
+  TargetDepth::parse(depth);
+  target_depth = depth;
+}
+
 void Preparation::validate() const {
   check(target_sum > 0 && target_sum < 1e12, "target_sum", "above 0");
   check(hvg == "none" || hvg == "seurat_v3" || hvg == "cell_ranger", "hvg",

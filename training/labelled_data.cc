@@ -107,6 +107,7 @@ void prepare_as(const RunConfig& config, Preparation& p) {
   p.hvg = config.data.hvg;
   p.hvg_count = config.data.hvg_count;
   p.seed = static_cast<uint64_t>(config.train.seed);
+  p.ask_for_depth(config.data.target_depth);
 }
 
 Preparation preparation_of(const RunConfig& config, const CellModel& model) {

@@ -46,6 +46,7 @@ struct RunConfig {
     std::string hvg = "none";                 // none | seurat_v3 | cell_ranger
     int64_t hvg_count = 0;
     int64_t max_genes = 0;     // of a cell; 0: as many as the model takes
+    std::string target_depth;  // scFoundation: see TargetDepth; empty: the model's
     std::string dictionaries;  // folder of what names the model's genes; empty: the model's
   } data;
 

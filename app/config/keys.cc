@@ -272,6 +272,16 @@ std::vector<ConfigKey> table() {
        {},
        {"max_length"}},
       {data,
+       "target_depth",
+       Type::text,
+       [](C& c) -> F { return &c.data.target_depth; },
+       "scFoundation: sequencing depth T that cells ask for: t4 (T = 4), f2 (twice the cell's "
+       "own), "
+       "a1 (ten times, T = S + 1), or bulk for profiles of many cells; default: t4",
+       {},
+       {},
+       {"tgthighres"}},
+      {data,
        "dictionaries",
        Type::path,
        [](C& c) -> F { return &c.data.dictionaries; },

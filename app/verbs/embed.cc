@@ -15,7 +15,7 @@ namespace {
 
 struct Options {
   std::string file, model, adapter, gene_key, layer = "auto";
-  std::string key_added, dictionaries, embedding = "auto";
+  std::string key_added, dictionaries, target_depth, embedding = "auto";
   int64_t max_genes = 0;
   bool allow_base_mismatch = false;
 };
@@ -44,6 +44,7 @@ void run(Session& session, const Options& options) {
   CellModel& model = annotator ? annotator->model() : *frozen;
   preparation.layer = options.layer;
   if (!options.gene_key.empty()) preparation.gene_key = options.gene_key;
+  preparation.ask_for_depth(options.target_depth);
   if (options.max_genes > 0) model.limit_genes(preparation, options.max_genes);
   const std::string key = options.key_added.empty() ? cat("X_", model.title()) : options.key_added;
 
@@ -103,6 +104,11 @@ void add_embed(CLI::App& root, Session& session) {
                   "Folder of Geneformer's dictionaries, scBERT's genes.txt or scFoundation's table "
                   "of genes; default: the model's, "
                   "or as in training");
+  verb.add_option(
+      "--target-depth", options->target_depth,
+      "Of scFoundation: sequencing depth that cells ask for: t4 (T = 4), f2 (twice the "
+      "cell's own), a1 (T = S + 1), or bulk for profiles of many cells; default: t4, or "
+      "as in training");
   verb.add_option("--gene-key", options->gene_key,
                   "Var column with the gene names; default: the index, or as in training");
   verb.add_option("--layer", options->layer, "Matrix to use: auto, X, raw or a layer's name")

@@ -65,11 +65,15 @@ std::vector<std::string> read_scfoundation_genes(const std::string& path, int64_
 
 TargetDepth TargetDepth::parse(std::string_view text) {
   TargetDepth target;
+  if (text == "bulk") {
+    target.kind = Kind::bulk;
+    return target;
+  }
   const bool known = !text.empty() && std::string_view("tfa").find(text[0]) != text.npos;
   if (!known || !read_number(text.substr(1), target.value) || !std::isfinite(target.value) ||
       (text[0] == 'f' && !(target.value > 0)))
     throw ConfigError(cat("a target depth is t4, f2 or a1 (a value, a factor above 0, or what is "
-                          "added), got \"",
+                          "added), or bulk, got \"",
                           escaped(text, 40), "\""),
                       "E-CONFIG");
   target.kind = text[0] == 't' ? Kind::fixed : text[0] == 'f' ? Kind::factor : Kind::shift;
@@ -96,6 +100,10 @@ void ScfoundationTokenizer::fill(std::span<const int32_t> columns, std::span<con
       if (value != 0)
         value = static_cast<float>(std::log1p(static_cast<double>(value) / total * kTargetSum));
   const TargetDepth& target = options_.target;
+  if (target.kind == TargetDepth::Kind::bulk) {
+    out[genes] = out[genes + 1] = static_cast<float>(std::log10(total_of(x)));
+    return;
+  }
   const double t = target.kind == TargetDepth::Kind::fixed    ? target.value
                    : target.kind == TargetDepth::Kind::factor ? std::log10(total * target.value)
                                                               : std::log10(total) + target.value;

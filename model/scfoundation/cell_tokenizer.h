@@ -25,6 +25,7 @@ struct TargetDepth {
     fixed,   // "t4": T = 4
     factor,  // "f2": T = log10(2 total)
     shift,   // "a1": T = log10(total) + 1
+    bulk,    // "bulk": T = S = log10(sum of the genes' entries)
   };
   Kind kind = Kind::fixed;
   double value = 4;
@@ -46,10 +47,14 @@ struct ScfoundationTokenOptions {
 //   S     log10(total), of normalised values of their sum
 //   T     see TargetDepth
 //
+// A profile of many cells (bulk) asks for its own depth. That is the sum of what the network reads,
+// as in the published script, which scales profiles to the median total of their file where this
+// scales all to 1e4: a profile is the same whatever is beside it. "a0" has log10(total) for both.
+//
 // The tokens of a cell are its genes above 0, T and S; their id is the number of the entry. T and S
 // are tokens whatever they are: the published script leaves out what is not above 0, and would take
 // another row for S in a cell whose total is 1 or less. All arithmetic is f64, rounded to f32 once.
-// Source: scFoundation (Hao et al. 2024), single cells.
+// Source: scFoundation (Hao et al. 2024), its script for embeddings.
 class ScfoundationTokenizer {
  public:
   // `reference` is used by the constructor only; see GeneAlignment, which throws.

@@ -107,6 +107,17 @@ TEST_F(CellModelVerbsTest, ScfoundationTrainsAnnotatesAndEmbeds) {
   EXPECT_EQ(H5ad::open(in("e.h5ad")).obsm("X_scFoundation").dim, 16);
   ok({"embed", query, "--model", in("model"), "--dictionaries", in("table"), "-o", in("f.h5ad")});
   EXPECT_EQ(H5ad::open(in("f.h5ad")).obsm("X_scFoundation").dim, 64);
+  const auto embedded = [&](const std::string& depth) {
+    ok({"embed", query, "--model", in("model"), "--dictionaries", in("table"), "--target-depth",
+        depth, "--force", "-o", in("f.h5ad")});
+    return H5ad::open(in("f.h5ad")).obsm("X_scFoundation").values;
+  };
+  EXPECT_EQ(embedded("t4"), embedded("t4"));
+  EXPECT_NE(embedded("t4"), embedded("bulk"));
+  EXPECT_NE(embedded("a0"), embedded("bulk"));
+  const Outcome unknown = run_here({"embed", query, "--model", in("model"), "--dictionaries",
+                                    in("table"), "--target-depth", "deep", "-o", in("g.h5ad")});
+  EXPECT_THAT(unknown.err, HasSubstr("a target depth is t4, f2 or a1"));
 
   const Outcome without = run_here({"embed", query, "--model", in("model"), "-o", in("g.h5ad")});
   EXPECT_EQ(without.code, 11);

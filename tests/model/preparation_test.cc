@@ -79,6 +79,20 @@ TEST(PreparationTest, AFileHoldsTheFieldsOfItsModel) {
   expect_refused("\"model\" is \"bert\"", [](auto& j) { j["model"] = "bert"; });
 }
 
+TEST(PreparationTest, OnlyCellsOfScfoundationAskForADepth) {
+  Preparation p;
+  p.ask_for_depth("");
+  EXPECT_EQ(p.target_depth, "t4");
+  expect_error("cells of scgpt ask for no sequencing depth", [&] { p.ask_for_depth("t4"); });
+  p.model = "scfoundation";
+  for (const char* depth : {"f2", "a0.5", "bulk"}) {
+    p.ask_for_depth(depth);
+    EXPECT_EQ(Preparation::from_json(p.to_json(), "p").target_depth, depth);
+  }
+  expect_error("a target depth is", [&] { p.ask_for_depth("4"); });
+  EXPECT_EQ(p.target_depth, "bulk");
+}
+
 TEST(PreparationTest, WhatIsMissingUnknownOrOfAnotherTypeIsRefused) {
   expect_refused("\"n_bins\" is missing", [](auto& json) { json.erase("n_bins"); });
   expect_refused("\"colour\" is not known", [](auto& json) { json["colour"] = 1; });

@@ -94,9 +94,24 @@ TEST(ScfoundationTokenizer, DepthsAreFixedAFactorOrAShift) {
   EXPECT_EQ(depth("t3.5"), 3.5f);
   EXPECT_EQ(depth("f10"), 3.0f);
   EXPECT_EQ(depth("a1.25"), 3.25f);
-  for (const char* wrong : {"", "t", "x4", "4", "f0", "f-1", "a1x", "tnan"})
+  for (const char* wrong : {"", "t", "x4", "4", "f0", "f-1", "a1x", "tnan", "bulk2"})
     expect_file_error(ExitCode::usage, "E-CONFIG", "target depth",
                       [&] { TargetDepth::parse(wrong); });
+}
+
+// Both are of what the network reads.
+TEST(ScfoundationTokenizer, ABulkProfileAsksForItsOwnDepth) {
+  const std::vector<std::string> genes = named(3);
+  const ScfoundationTokenizer tokenizer(genes, genes, "f", {.target = TargetDepth::parse("bulk")});
+  const SparseRows rows = sparse_rows(3, {40, 0, 60, 0, 0, 0});
+  std::vector<float> x(5);
+  tokenizer.fill(rows.columns_of(0), rows.values_of(0), x);
+  const auto depth = static_cast<float>(std::log10(std::log1p(4000.0) + std::log1p(6000.0)));
+  EXPECT_THAT(x, ElementsAre(FloatEq(static_cast<float>(std::log1p(4000.0))), 0.0f,
+                             FloatEq(static_cast<float>(std::log1p(6000.0))), FloatEq(depth),
+                             FloatEq(depth)));
+  tokenizer.fill(rows.columns_of(1), rows.values_of(1), x);
+  EXPECT_THAT(x, ElementsAre(0.0f, 0.0f, 0.0f, 0.0f, 0.0f));
 }
 
 TEST(ScfoundationTokenizer, NormalisedValuesStayAndTheirSumIsTheTotal) {

@@ -413,6 +413,31 @@ TEST_F(CellModelTest, TheOrderOfGenesOfScfoundationIsChecked) {
               [&] { annotator.annotate(study_.ctx(), H5ad::open(study_.shifted()), "", "", {}); });
 }
 
+// The entry T, the one before the last, is what the run said, and prediction says it again.
+TEST_F(CellModelTest, TheDepthThatCellsOfScfoundationAskForIsKeptWithTheAdapter) {
+  RunConfig config = study_.config();
+  config.train.max_steps = 1;
+  config.data.target_depth = "f10";
+  expect_code("E-PREPARE", "cells of scgpt ask for no sequencing depth",
+              [&] { fine_tune(study_.ctx(), config, "", false, {}); });
+  config.base_model = model_folder("scfoundation");
+  Annotator annotator(fine_tune(study_.ctx(), config, "", false, {}).adapter, {});
+  EXPECT_EQ(annotator.preparation().target_depth, "f10");
+  const H5ad file = H5ad::open(study_.shifted());
+  const auto entries = [&](const Preparation& preparation) {
+    TokenisedCells cells;
+    annotator.model().reader(study_.ctx(), file, preparation)->next(cells);
+    const std::span<const float> values = cells.view(0).values;
+    return std::pair(values[values.size() - 2], values[values.size() - 1]);
+  };
+  const auto [t, s] = entries(annotator.preparation());
+  EXPECT_FLOAT_EQ(t, s + 1);
+  Preparation bulk = annotator.preparation();
+  bulk.ask_for_depth("bulk");
+  EXPECT_EQ(entries(bulk).first, entries(bulk).second);
+  EXPECT_NE(entries(bulk).second, s);
+}
+
 TEST_F(CellModelTest, TheEmbeddingOfScfoundationIsDepthsLargestAndMeanSideBySide) {
   const auto model = open_cell_model(model_folder("scfoundation"), {.classes = 3, .seed = 2});
   const auto reader =
