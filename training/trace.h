@@ -30,6 +30,9 @@ struct TraceOptions {
   // of scGPT counts in averages over a cell and in batch norms, which take the domain of the first
   // cell for all.
   bool upstream = false;
+  // Of the gene_values of a perturbation network: all genes are read, not only those that one of
+  // the cells expresses (model/scgpt/perturbation.h).
+  bool all_genes = false;
   // Which network of a checkpoint that has several, as scFoundation's: "cell", "rde" or "gene";
   // empty: the one that its loader takes by default. Throws ConfigError for other backbones.
   std::string branch = {};
@@ -41,7 +44,10 @@ struct TraceOptions {
 //   scGPT       src [batch, seq] i64 token ids, values [batch, seq] f32, src_key_padding_mask
 //               [batch, seq] bool, true = padding; optional target_values [batch, seq],
 //               celltype_labels [batch] i64, class_weight [classes]. Where the model reads them
-//               input_pert_flags [batch, seq] i64 and batch_labels [batch] i64. A model with batch
+//               input_pert_flags [batch, seq] i64 and batch_labels [batch] i64. A
+//               perturbation network also predicts cells by genes, beside or without these tokens:
+//               gene_ids [genes] i64 token ids, gene_values and pert_flags [cells, genes] give
+//               pred_gene_values [cells, genes]. A model with batch
 //               norms of domains is run twice, its arrays are called eval_... and train_...
 //   Geneformer  input_ids, or masked_input_ids, [batch, seq] i64, attention_mask [batch, seq], 1 =
 //   a

@@ -7,6 +7,7 @@
 #include "io/checkpoint.h"
 #include "io/json.h"
 #include "model/scgpt/load.h"
+#include "model/scgpt/perturbation.h"
 #include "training/trace_arrays.h"
 #include "training/trace_kinds.h"
 #include "training/trace_scgpt_pass.h"
@@ -66,6 +67,30 @@ void tell_buffers(ScgptNetwork& net, TraceArrays& out) {
   }
 }
 
+// Cells by genes, as data sets have them: the original's call for predictions.
+void predict_cells(Context& ctx, ScgptNetwork& net, const TraceArrays& inputs, bool all_genes,
+                   TraceArrays& out) {
+  constexpr const char* kNeeded = "gene_ids, gene_values and pert_flags";
+  const Tensor& ids = required_input(inputs, "gene_ids", kNeeded);
+  const Tensor& values = required_input(inputs, "gene_values", kNeeded);
+  const Tensor& flags = required_input(inputs, "pert_flags", kNeeded);
+  require<DataError>(flags.shape() == values.shape(), "pert_flags must be ", values.shape(),
+                     ", got ", flags.shape());
+  std::vector<int32_t> genes;
+  for (int64_t i = 0; i < ids.numel(); ++i) genes.push_back(static_cast<int32_t>(element(ids, i)));
+  Tensor expression(values.shape(), DType::f32), marks(values.shape(), DType::i32);
+  for (int64_t i = 0; i < values.numel(); ++i) {
+    expression.as<float>()[i] = static_cast<float>(element(values, i));
+    marks.as<int32_t>()[i] = static_cast<int32_t>(element(flags, i));
+  }
+  out["pred_gene_values"] =
+      predict_perturbation(ctx, net,
+                           {.genes = genes,
+                            .values = std::as_const(expression).view(),
+                            .flags = std::as_const(marks).view()},
+                           all_genes ? PredictedGenes::all : PredictedGenes::expressed);
+}
+
 }  // namespace
 
 TraceArrays trace_scgpt(Context& ctx, const std::string& folder, const TraceArrays& inputs,
@@ -81,6 +106,14 @@ TraceArrays trace_scgpt(Context& ctx, const std::string& folder, const TraceArra
       read_scpeft_adapter(fs::exists(peft) ? read_json(peft, FileKind::model) : nlohmann::json(),
                           open_checkpoint(folder), *model.network);
   if (scpeft.adapter) scpeft.adapter->attach(*model.network);
+  TraceArrays out;
+  if (optional_input(inputs, "gene_values") != nullptr) {
+    predict_cells(ctx, *model.network, inputs, options.all_genes, out);
+    if (optional_input(inputs, "src") == nullptr) {
+      require<DataError>(!options.gradient, "a gradient needs src, values and targets of tokens");
+      return out;
+    }
+  }
   // What the original computes for padding shows in the rows that join it.
   const bool prefix =
       scpeft.adapter && scpeft.adapter->kind().find("prefix") != std::string_view::npos;
@@ -107,7 +140,6 @@ TraceArrays trace_scgpt(Context& ctx, const std::string& folder, const TraceArra
     make_trainable(trained);
   }
 
-  TraceArrays out;
   // Domains have batch norms that compute something else in training: both are told.
   if (domains) ScgptPass(ctx, *model.network, c, {.prefix = "eval_", .losses = false}, out).run();
   ScgptPass(ctx, *model.network, c,

@@ -31,9 +31,13 @@ void trace(Session& session, const Options& options) {
       settings.branch = setting.substr(kBranch.size());
       continue;
     }
+    if (setting == "genes=all" || setting == "genes=expressed") {
+      settings.all_genes = setting == "genes=all";
+      continue;
+    }
     if (setting != "compat=upstream" && setting != "compat=scgraft")
-      throw ConfigError(
-          cat("--set takes compat=upstream, compat=scgraft or branch=NAME, got \"", setting, "\""));
+      throw ConfigError(cat("--set takes compat=upstream, compat=scgraft, genes=expressed, ",
+                            "genes=all or branch=NAME, got \"", setting, "\""));
     settings.upstream = setting == "compat=upstream";
   }
   if (options.wants_gradient)
@@ -82,9 +86,12 @@ void add_trace(CLI::App& root, Session& session) {
               "Also gradients: of the adapter's loss, or of the one named (cls, multi, total)")
           ->expected(0, 1)
           ->type_name("[NAME]");
-  verb.add_option("-s,--set", options->settings,
-                  "compat=upstream: compute as the published code where scgraft does not; "
-                  "branch=NAME: which network of a scFoundation checkpoint (cell, rde, gene)")
+  verb.add_option(
+          "-s,--set", options->settings,
+          "compat=upstream: compute as the published code where scgraft does not; "
+          "branch=NAME: which network of a scFoundation checkpoint (cell, rde, gene); "
+          "genes=all: a perturbation network reads all genes of gene_values, not only those "
+          "that one of the cells expresses")
       ->type_name("KEY=VALUE");
   add_common_flags(verb, session.flags(),
                    {.output_required = true, .compute = true, .precision = true});

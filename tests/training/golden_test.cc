@@ -250,6 +250,35 @@ TEST_P(Golden, ScgptPerturbation) {
   expect_gradients_together(mode(), "scgpt_generator_perturb", 46);
 }
 
+// The same cells by genes, as the original predicts them; all of the genes are expressed in one.
+TEST_P(Golden, ScgptPerturbationOfWholeCells) {
+  const std::string name = "scgpt_generator_perturb";
+  SCGRAFT_NEEDS_SHARED("golden/" + name);
+  const Arrays recorded = arrays_of(name, "arrays.npz");
+  Arrays inputs;
+  const std::vector<double> src = values_of(recorded.at("src").view());
+  inputs["gene_ids"] = Tensor({20}, DType::i64);
+  for (size_t g = 0; g < 20; ++g)
+    inputs["gene_ids"].as<int64_t>()[g] = static_cast<int64_t>(src[g]);
+  inputs["gene_values"] = recorded.at("values").clone();
+  inputs["pert_flags"] = recorded.at("input_pert_flags").clone();
+  Context ctx(mode().device());
+  for (const bool all : {false, true}) {
+    const Arrays got =
+        trace_checkpoint(ctx, folder_of(name), inputs,
+                         {.gradient = {}, .product = mode().product, .all_genes = all});
+    ASSERT_EQ(got.size(), 1u);
+    const Tensor& want = recorded.at("out_mlm_output");
+    EXPECT_LE(difference(got.at("pred_gene_values"), want, padding_of(recorded)),
+              mode().activation * scale_of(mode(), want));
+  }
+  inputs["pert_flags"] = Tensor({4, 19}, DType::i64);
+  expect_error("pert_flags must be [4, 20]",
+               [&] { trace_checkpoint(ctx, folder_of(name), inputs, {}); });
+  inputs.erase("pert_flags");
+  expect_error("pert_flags", [&] { trace_checkpoint(ctx, folder_of(name), inputs, {}); });
+}
+
 // Evaluation by what the domain's batch norm collected, and training by the batch, with all losses.
 TEST_P(Golden, ScgptIntegration) {
   SCGRAFT_NEEDS_SHARED("golden/scgpt_integration_dsbn");
