@@ -91,6 +91,15 @@ class Backbone {
   // Products with frozen weights use this type: f32 or bf16, on a CUDA device also f16. There
   // activations and their gradients have it too.
   virtual void set_precision(DType product) = 0;
+  // In training the random features of attention are drawn again every so many steps; 0: never,
+  // which is where a network begins (model/performer_stack.h). Throws ConfigError (E-REDRAW) where
+  // there are none.
+  virtual void redraw_features(int64_t interval) {
+    if (interval > 0)
+      throw ConfigError(cat("train.redraw_interval is ", interval, ", but ", kind(),
+                            " has no random features; leave it at 0"),
+                        "E-REDRAW");
+  }
 };
 
 }  // namespace scgraft

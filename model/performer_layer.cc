@@ -35,10 +35,10 @@ void PerformerLayer::forward(Context& ctx, ConstTensorView x, const Packing& pac
   q.forward(ctx, n1, packing, training, queries);
   k.forward(ctx, n1, packing, training, keys);
   v.forward(ctx, n1, packing, training, values);
-  const ConstTensorView features = std::as_const(projection->value).view();
+  const ConstTensorView omega = features(training);
   const FavorContext context =
-      FavorContext::take(keep, packing.cells(), heads, features.dim(0), features.dim(1), type);
-  favor_attention(ctx, queries, keys, values, packing, heads, features, favor, attended, context);
+      FavorContext::take(keep, packing.cells(), heads, omega.dim(0), omega.dim(1), type);
+  favor_attention(ctx, queries, keys, values, packing, heads, omega, favor, attended, context);
   tell(queries, &Taps::q);
   tell(keys, &Taps::k);
   tell(values, &Taps::v);
@@ -162,8 +162,7 @@ void PerformerLayer::backward(Context& ctx, const Saved& saved, const Packing& p
   };
   const TensorView dq = of(q), dk = of(k), dv = of(v);
   favor_attention_backward(ctx, saved.q, saved.k, saved.v, saved.favor, dfavor, packing, heads,
-                           std::as_const(projection->value).view(), favor, saved.context, dq, dk,
-                           dv);
+                           features(training), favor, saved.context, dq, dk, dv);
   const TensorView dn1 = want_n1 ? dn : TensorView();
   if (!dq.empty()) q.backward(ctx, saved.n1, dq, packing, training, false, dn1);
   if (!dk.empty()) k.backward(ctx, saved.n1, dk, packing, training, true, dn1);

@@ -25,6 +25,7 @@ struct PerformerLayer {
   Linear q, k, v, out, ffn_in, ffn_out;
   LayerNorm norm1, norm2;
   Parameter* projection = nullptr;  // [features, head_dim] random features; never trained
+  Tensor drawn;                     // as projection, in its place while training; may be empty
   int64_t heads = 1;
   FavorOptions favor;
   HiddenSite* after_attention = nullptr;  // a; not owned, as the next three
@@ -58,6 +59,9 @@ struct PerformerLayer {
   std::array<Linear*, 6> linears() { return {&q, &k, &v, &out, &ffn_in, &ffn_out}; }
   std::array<LayerNorm*, 2> norms() { return {&norm1, &norm2}; }
   bool trainable() const;
+  ConstTensorView features(bool training) const {
+    return (training && !drawn.empty() ? drawn : std::as_const(projection->value)).view();
+  }
 
   // x, y [tokens, dim]; y overwritten. saved null: inference, nothing is kept.
   void forward(Context& ctx, ConstTensorView x, const Packing& packing, bool training, TensorView y,

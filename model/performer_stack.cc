@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "kernels/require_tensor.h"
+#include "model/random_features.h"
 #include "model/tables.h"
 
 namespace scgraft {
@@ -19,10 +20,33 @@ int64_t PerformerStack::more_rows() const {
 
 Packing PerformerStack::packing() const { return more_rows() > 0 ? inserted_.packing() : tokens_; }
 
+void PerformerStack::draw(Context& ctx) {
+  const RandomState& random = ctx.random();
+  const int64_t draw = random.step / redraw_interval_;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const Tensor& stored = layers[i].projection->value;
+    Tensor& used = layers[i].drawn;
+    const bool here = !used.empty() && used.device() == stored.device();
+    if (here && draw == drawn_ && random.seed == drawn_seed_) continue;
+    // The rehearsal of a training comes here first: its steps allocate nothing on a device.
+    if (!here) used = Tensor(stored.shape(), stored.dtype(), stored.device());
+    if (draw == 0) {
+      copy(ctx, stored.view(), used.view());
+      continue;
+    }
+    Tensor drawn(stored.shape(), stored.dtype());
+    draw_features(random.seed, static_cast<uint32_t>(draw), static_cast<uint32_t>(i), drawn.view());
+    copy(ctx, drawn.view(), used.view());
+  }
+  drawn_ = draw;
+  drawn_seed_ = random.seed;
+}
+
 ConstTensorView PerformerStack::forward(Context& ctx, TensorView x, const Packing& packing,
                                         const EncodeOptions& options, int first_saved) {
   const int64_t d = x.dim(1);
   const DType type = x.dtype();
+  if (options.training && redraw_interval_ > 0) draw(ctx);
   tokens_ = packing;
   first_saved_ = first_saved;
   saved_.assign(layers.size(), {});

@@ -15,6 +15,10 @@ class PerformerStack : public LayerStack<PerformerLayer> {
   using LayerStack::LayerStack;
 
   void set_stabiliser(FavorStabiliser stabiliser);
+  // Passes in training use random features drawn by (ctx.random(), layer) once `interval` steps
+  // have been done, and others after every further `interval`; 0: those of the parameters always.
+  // All other passes use those of the parameters.
+  void redraw_features(int64_t interval) { redraw_interval_ = interval; }
   // Whether the rows of a prefix stay where they are after the last layer. By default they go.
   void keep_prefix(bool keep) { keep_prefix_ = keep; }
   // Rows that a cell of the result has beyond its tokens.
@@ -33,10 +37,16 @@ class PerformerStack : public LayerStack<PerformerLayer> {
   TensorView backward(Context& ctx, const EncodeOptions& options, TensorView dout);
 
  private:
+  void draw(Context& ctx);
+
   std::vector<PerformerLayer::Saved> saved_;
   InsertedRows inserted_;
   Packing tokens_;
   bool keep_prefix_ = false;
+  int64_t redraw_interval_ = 0;
+  // Of `drawn` in the layers: the seed and how many draws there were; 0: the parameters.
+  uint64_t drawn_seed_ = 0;
+  int64_t drawn_ = -1;
   int first_saved_ = 0;
 };
 

@@ -48,6 +48,7 @@ enum class RandomUse : uint32_t {
   simulate = 7,
   weighted_sampling = 8,
   baseline = 9,
+  features = 10,
   dropout = 1024,
 };
 

@@ -123,6 +123,7 @@ void FineTune::open_model() {
                                                 .dictionaries = config_.data.dictionaries});
   product_ = product_dtype(config_.train.precision, ctx_.device());
   model_->backbone().set_precision(product_);
+  model_->backbone().redraw_features(config_.train.redraw_interval);
   model_->backbone().move_to(ctx_.device());
 }
 

@@ -48,6 +48,7 @@ PretrainResult pretrain(Context& ctx, const RunConfig& config, const PretrainOpt
   model.network->move_to(ctx.device());
   const DType product = product_dtype(t.precision, ctx.device());
   model.network->set_precision(product);
+  model.network->redraw_features(t.redraw_interval);
   for (Parameter* p : model.network->parameters().all())
     if (p->value.is_shared()) p->value = p->value.clone();  // a mapped file is read-only
 

@@ -53,6 +53,7 @@ class ScbertNetwork : public LayeredBackbone<PerformerStack> {
               TensorView out) override;
   void encode_backward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,
                        TensorView dout) override;
+  void redraw_features(int64_t interval) override { encoder_.redraw_features(interval); }
 
  private:
   void front_forward(Context& ctx, const TokenBatch& batch, const EncodeOptions& options,

@@ -42,10 +42,12 @@ struct Run {
   const char* model;
   const char* trainable;
   const char* adapter;
+  int64_t redraw_interval = 0;
 };
 
 std::string name_of_run(const ::testing::TestParamInfo<Run>& info) {
-  std::string name = cat(info.param.model, "_", info.param.trainable, "_", info.param.adapter);
+  std::string name = cat(info.param.model, "_", info.param.trainable, "_", info.param.adapter,
+                         info.param.redraw_interval > 0 ? "_redrawn" : "");
   std::replace(name.begin(), name.end(), '+', '_');
   return name;
 }
@@ -59,6 +61,7 @@ class CellModelRunTest : public ::testing::TestWithParam<Run> {
     config_.adapter.start = "identity";
     config_.train.trainable = GetParam().trainable;
     config_.train.max_steps = 30;
+    config_.train.redraw_interval = GetParam().redraw_interval;
     config_.data.test_fraction = 0.3;
   }
 
@@ -72,10 +75,10 @@ INSTANTIATE_TEST_SUITE_P(
                       Run{"geneformer", "adapter", "prefix"}, Run{"geneformer", "adapter", "token"},
                       Run{"geneformer_v2", "adapter", "token+lora"},
                       Run{"geneformer", "head", "none"}, Run{"geneformer", "all", "none"},
-                      Run{"scbert", "adapter", "lora"}, Run{"scbert", "adapter", "token"},
-                      Run{"scbert", "adapter", "encoder"}, Run{"scbert", "adapter", "prefix"},
-                      Run{"scbert", "head", "none"}, Run{"scbert", "all", "none"},
-                      Run{"scfoundation", "adapter", "lora"},
+                      Run{"scbert", "adapter", "lora"}, Run{"scbert", "adapter", "lora", 7},
+                      Run{"scbert", "adapter", "token"}, Run{"scbert", "adapter", "encoder"},
+                      Run{"scbert", "adapter", "prefix"}, Run{"scbert", "head", "none"},
+                      Run{"scbert", "all", "none"}, Run{"scfoundation", "adapter", "lora"},
                       Run{"scfoundation", "adapter", "encoder"},
                       Run{"scfoundation", "adapter", "prefix"},
                       Run{"scfoundation", "adapter", "token"}, Run{"scfoundation", "head", "none"},
