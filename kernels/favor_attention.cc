@@ -256,6 +256,23 @@ struct Definition {
     }
     return total;
   }
+  // weights [features]: the sum over queries of psi(q) / (psi(q) . mass).
+  void received(const T* q, const T* k, T largest, const T* mass, T* weights, T* to) const {
+    std::fill_n(weights, problem.features, T(0));
+    for (int64_t i = 0; i < tokens(); ++i) {
+      project(q + at(i));
+      exponentials(q + at(i), u[first_largest()]);
+      for (int64_t j = 0; j < problem.features; ++j) u[j] += floor();
+      const T normaliser = product(u, mass, problem.features);
+      for (int64_t j = 0; j < problem.features; ++j) weights[j] += u[j] / normaliser;
+    }
+    for (int64_t m = 0; m < tokens(); ++m) {
+      project(k + at(m));
+      exponentials(k + at(m), largest);
+      for (int64_t j = 0; j < problem.features; ++j) u[j] += floor();
+      to[m] = product(u, weights, problem.features);
+    }
+  }
 };
 
 // Tensors of one call as plain pointers; gradients that are null are not wanted.
@@ -340,6 +357,15 @@ void defined_backward(Context& ctx, const Problem& problem, const Operands<T>& x
     add_peak_gradient(
         problem, totals, [&](int64_t cell) { return cell * problem.heads; }, x.peak, x.projection,
         x.dk);
+}
+
+// to [heads, tokens]
+template <class T>
+void defined_received(Context& ctx, const Problem& problem, const Operands<T>& x, T* to) {
+  for_each_head(ctx, problem, x.projection, [&](const Definition<T>& head, int64_t unit) {
+    head.received(x.q, x.k, x.largest[head.cell], x.mass + unit * problem.features, head.g,
+                  to + head.head * problem.packing.tokens() + problem.packing.begin(head.cell));
+  });
 }
 
 // The fast path.
@@ -556,6 +582,41 @@ void fast_backward(Context& ctx, const Problem& problem, const Operands<float>& 
         x.dk);
 }
 
+void fast_received(Context& ctx, const Problem& problem, const Operands<float>& x, float* to) {
+  FastCall call(ctx, problem, x.projection);
+  const int64_t units = call.spans.units();
+  float* parts = call.take(units * call.wide);
+  float* weights = call.take(problem.units() * problem.features);
+  parallel_for(ctx, units, [&](int64_t index) {
+    const Spans::Unit unit = call.spans.unit(index);
+    simd().query_weights({.head = call.head(unit),
+                          .q = x.q + call.at(unit),
+                          .mass = x.mass + call.owner(unit) * problem.features,
+                          .weights = parts + index * call.wide},
+                         call.mine());
+  });
+  parallel_for(ctx, problem.units(), [&](int64_t owner) {
+    const int64_t cell = owner / problem.heads, head = owner % problem.heads;
+    float* own = weights + owner * problem.features;
+    std::fill_n(own, problem.features, 0.0f);
+    for (int64_t span = 0; span < call.spans.count(cell); ++span) {
+      const float* from =
+          parts + (call.spans.first(cell) + span * problem.heads + head) * call.wide;
+      for (int64_t j = 0; j < problem.features; ++j) own[j] += from[j];
+    }
+  });
+  parallel_for(ctx, units, [&](int64_t index) {
+    const Spans::Unit unit = call.spans.unit(index);
+    const int64_t token = problem.packing.begin(unit.cell) + unit.begin;
+    simd().received({.head = call.head(unit),
+                     .k = x.k + call.at(unit),
+                     .largest = x.largest[unit.cell],
+                     .weights = weights + call.owner(unit) * problem.features,
+                     .received = to + unit.head * problem.packing.tokens() + token},
+                    call.mine());
+  });
+}
+
 }  // namespace
 
 FavorContext FavorContext::take(Arena& arena, int64_t cells, int64_t heads, int64_t features,
@@ -616,6 +677,24 @@ void favor_attention_backward(Context& ctx, ConstTensorView q, ConstTensorView k
     if constexpr (std::is_same_v<T, float>)
       if (!ctx.reference()) return fast_backward(ctx, problem, x);
     defined_backward(ctx, problem, x);
+  });
+}
+
+void favor_attention_received(Context& ctx, ConstTensorView q, ConstTensorView k,
+                              const Packing& packing, int64_t heads, ConstTensorView projection,
+                              FavorOptions options, const FavorContext& context,
+                              TensorView received) {
+  const char* op = "favor_attention_received";
+  // k once more where the values would be, which play no part.
+  const Problem problem = check(op, ctx, q, k, k, packing, heads, projection, options, context);
+  ctx.require_here(op, received);
+  ctx.require_cpu();
+  require_tensor(op, "received", received, {heads, q.dim(0)}, q.dtype());
+  visit_real(q.dtype(), [&]<class T>(Type<T>) {
+    const Operands<T> x = operands<T>(q, k, k, projection, context);
+    if constexpr (std::is_same_v<T, float>)
+      if (!ctx.reference()) return fast_received(ctx, problem, x, received.as<T>());
+    defined_received(ctx, problem, x, received.as<T>());
   });
 }
 

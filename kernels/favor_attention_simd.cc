@@ -287,9 +287,44 @@ void key_gradient(const FavorKeyGradient& span, float* scratch) {
   if (span.dk) *span.total = all;
 }
 
+void query_weights(const FavorQueryWeights& span, float* scratch) {
+  const FavorHead& head = span.head;
+  const Scratch s(scratch, head.features, head.head_dim);
+  const int64_t wide = padded(head.features);
+  s.set_mass(span.mass, head.features);
+  clear(span.weights, wide);
+  for (int64_t begin = 0; begin < head.rows; begin += kRows) {
+    const int64_t rows = smaller(kRows, head.rows - begin);
+    project(head, s, span.q + begin * head.stride, rows);
+    for (int64_t r = 0; r < rows; ++r) {
+      float* psi = s.e + r * wide;
+      exponentials(psi, wide, s.half[r], largest_of(psi, wide));
+      add_floor(psi, wide, psi);
+      add_scaled(psi, wide, 1.0f / dot(psi, s.mass, wide), span.weights);
+    }
+  }
+}
+
+void received(const FavorReceived& span, float* scratch) {
+  const FavorHead& head = span.head;
+  const Scratch s(scratch, head.features, head.head_dim);
+  const int64_t wide = padded(head.features);
+  s.set_mass(span.weights, head.features);
+  for (int64_t begin = 0; begin < head.rows; begin += kRows) {
+    const int64_t rows = smaller(kRows, head.rows - begin);
+    project(head, s, span.k + begin * head.stride, rows);
+    for (int64_t r = 0; r < rows; ++r) {
+      float* psi = s.e + r * wide;
+      exponentials(psi, wide, s.half[r], span.largest);
+      add_floor(psi, wide, psi);
+      span.received[begin + r] = dot(psi, s.mass, wide);
+    }
+  }
+}
+
 }  // namespace
 
-const FavorSimd favor_simd = {padded, packed,  pack,           scratch_floats,
-                              keys,   queries, query_gradient, key_gradient};
+const FavorSimd favor_simd = {padded,  packed,         pack,         scratch_floats, keys,
+                              queries, query_gradient, key_gradient, query_weights,  received};
 
 }  // namespace scgraft::SCGRAFT_SIMD_LEVEL

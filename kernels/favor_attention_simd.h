@@ -62,6 +62,21 @@ struct FavorKeyGradient {
   float* total;        // [1], with dk: the sum of g
 };
 
+struct FavorQueryWeights {
+  FavorHead head;
+  const float* q;
+  const float* mass;  // [features]
+  float* weights;     // [width(features)], the sum of psi(q) / (psi(q) . mass)
+};
+
+struct FavorReceived {
+  FavorHead head;
+  const float* k;
+  float largest;
+  const float* weights;  // [features]
+  float* received;       // [rows], psi(k) . weights
+};
+
 // The functions of one CPU level. `scratch` is 64-byte aligned and holds scratch() floats.
 struct FavorSimd {
   int64_t (*width)(int64_t columns);  // floats of a padded row
@@ -73,6 +88,8 @@ struct FavorSimd {
   void (*queries)(const FavorQueries& span, float* scratch);
   void (*query_gradient)(const FavorQueryGradient& span, float* scratch);
   void (*key_gradient)(const FavorKeyGradient& span, float* scratch);
+  void (*query_weights)(const FavorQueryWeights& span, float* scratch);
+  void (*received)(const FavorReceived& span, float* scratch);
 };
 
 namespace v3 {

@@ -428,6 +428,75 @@ TEST_P(FavorAttentionTest, ErrorsSayWhatWasWanted) {
   expect_error("mass of the context must be [2, 2, 3]", [&] { c.backward(ctx()); });
 }
 
+// Of a call that has run forward.
+Tensor received(Context& ctx, Call& c) {
+  Tensor to = Call::nans({c.heads, c.q.dim(0)}, c.q, c.q.dtype());
+  favor_attention_received(ctx, c.q.view(), c.k.view(), Packing::over(c.cells().offsets), c.heads,
+                           c.projection.view(), c.options, c.context(), to.view());
+  return to;
+}
+
+// With a 1 at one token and 0 elsewhere as values, attention gives a column of its matrix.
+TEST_P(FavorAttentionTest, ReceivedIsTheSumOfAColumn) {
+  if (on_cuda()) {
+    Call c = call({3}, 1, 2, 3);
+    c.forward(ctx());
+    Tensor to = poisoned({1, 3});
+    expect_error("favor_attention_received has no CUDA kernel", [&] {
+      favor_attention_received(ctx(), c.q.view(), c.k.view(), packing_over(c.cells().offsets), 1,
+                               c.projection.view(), c.options, c.context(), to.view());
+    });
+    return;
+  }
+  for (FavorStabiliser stabiliser : kBoth) {
+    const int64_t heads = 2, dim = 3;
+    Call c = call({5, 0, 4}, heads, dim, 7, stabiliser, 2.0);
+    std::vector<double> want;
+    for (int64_t head = 0; head < heads; ++head)
+      for (int64_t m = 0; m < 9; ++m) {
+        std::vector<double> v(static_cast<size_t>(9 * heads * dim), 0.0);
+        v[static_cast<size_t>((m * heads + head) * dim)] = 1;
+        c.v = tensor({9, heads * dim}, v);
+        c.forward(ctx());
+        const std::vector<double> out = values_of(c.out.view());
+        double sum = 0;
+        for (int64_t n = 0; n < 9; ++n) sum += out[static_cast<size_t>((n * heads + head) * dim)];
+        want.push_back(sum);
+      }
+    expect_close(received(ctx(), c).view(), want, 64);
+  }
+}
+
+TEST_P(FavorAttentionTest, ReceivedOfLongCellsAgreesWithTheDefinition) {
+  if (on_cuda()) GTEST_SKIP() << "has no CUDA kernel";
+  if (is_f64()) GTEST_SKIP() << "the definition in double precision is the other side";
+  for (const int64_t features : {3, 44, 70}) {
+    Call c = call({1, 1030, 70}, 2, 16, features);
+    Call want = c.as_f64();
+    c.forward(ctx());
+    Context reference = definition();
+    want.forward(reference);
+    const Tensor got = received(ctx(), c);
+    const std::vector<double> sums = values_of(received(reference, want).view());
+    expect_close(got.view(), sums, 2048);
+    // The queries of a cell give 1 each.
+    for (int head = 0; head < 2; ++head) {
+      double all = 0;
+      for (size_t m = 1; m < 1031; ++m) all += sums[static_cast<size_t>(head) * 1101 + m];
+      EXPECT_NEAR(all, 1030, 1e-9);
+    }
+    Context single(test_device(), {.threads = 1, .reference = GetParam().reference});
+    expect_same_bits(received(single, c).view(), got.view());
+    Call alone = c.only(1);
+    alone.forward(ctx());
+    const std::vector<double> of_cell = values_of(received(ctx(), alone).view());
+    const std::vector<double> of_all = values_of(got.view());
+    for (size_t head = 0; head < 2; ++head)
+      for (size_t m = 0; m < 1030; ++m)
+        ASSERT_EQ(of_cell[head * 1030 + m], of_all[head * 1101 + 1 + m]);
+  }
+}
+
 // What lies behind the end of a cell is another cell: nothing of it may be touched.
 TEST_P(FavorAttentionTest, NanStaysInItsCell) {
   for (const DType type : storage_types()) {
