@@ -5,10 +5,13 @@
 #include <cctype>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <set>
+#include <string_view>
 
 #include "io/file_error.h"
 #include "io/text.h"
 #include "runtime/cat.h"
+#include "runtime/log.h"
 
 namespace scgraft {
 namespace {
@@ -84,10 +87,22 @@ class Reader {
   void refuse_flag(const char* key) const {
     if (flag(key)) fail(cat("asks for ", key, ", which this version does not compute"), key);
   }
-  void refuse_entries(const char* key) const {
+  // Whether there is something: a value that is neither false nor an empty list, object or text.
+  bool has_entries(const char* key) const {
     const json* value = find(key);
-    if (value != nullptr && !value->empty())
-      fail(cat("has ", key, ", which this version does not compute"), key);
+    if (value == nullptr || *value == false) return false;
+    return value->is_string() ? !value->get_ref<const std::string&>().empty() : !value->empty();
+  }
+  std::map<std::string, double> numbers(const char* key) const {
+    const json* value = find(key);
+    std::map<std::string, double> out;
+    if (value == nullptr) return out;
+    if (!value->is_object()) fail(cat(key, " is not an object of numbers"), key);
+    for (const auto& [name, number] : value->items()) {
+      if (!number.is_number()) fail(cat(key, " is not an object of numbers"), key);
+      out[name] = number.get<double>();
+    }
+    return out;
   }
 
  private:
@@ -137,7 +152,67 @@ std::string known_types() {
   return text + "several of them joined by +, " + kModulesOnly;
 }
 
+// What the configurations of LoRA and HRA of PEFT 0.21 hold.
+void warn_of_unknown_keys(const json& object, const std::string& file) {
+  static const std::set<std::string_view> kKnown = {
+      "alora_invocation_tokens",
+      "alpha_pattern",
+      "apply_GS",
+      "arrow_config",
+      "auto_mapping",
+      "base_model_name_or_path",
+      "bias",
+      "corda_config",
+      "ensure_weight_tying",
+      "eva_config",
+      "exclude_modules",
+      "fan_in_fan_out",
+      "inference_mode",
+      "init_lora_weights",
+      "init_weights",
+      "kasa_config",
+      "layer_replication",
+      "layers_pattern",
+      "layers_to_transform",
+      "loftq_config",
+      "lora_alpha",
+      "lora_bias",
+      "lora_dropout",
+      "lora_ga_config",
+      "megatron_config",
+      "megatron_core",
+      "modules_to_save",
+      "monteclora_config",
+      "peft_type",
+      "peft_version",
+      "qalora_group_size",
+      "r",
+      "rank_pattern",
+      "revision",
+      "target_modules",
+      "target_parameters",
+      "task_type",
+      "trainable_token_indices",
+      "use_bdlora",
+      "use_dora",
+      "use_qalora",
+      "use_rslora",
+      "velora_config",
+  };
+  std::string unknown;
+  for (const auto& [key, value] : object.items())
+    if (!kKnown.contains(key)) unknown += cat(unknown.empty() ? "" : ", ", escaped(key, 60));
+  if (!unknown.empty())
+    log_warning("W-ADAPTER-CONFIG", escaped(file),
+                ": left out what this version does not know: ", unknown);
+}
+
 }  // namespace
+
+double PeftConfig::scale(int64_t module_rank, double module_alpha) const {
+  const auto r = static_cast<double>(module_rank);
+  return module_alpha / (rank_stabilised ? std::sqrt(r) : r);
+}
 
 json to_json(const PeftConfig& config) {
   json out = {
@@ -177,8 +252,8 @@ json to_json(const PeftConfig& config) {
     out["lora_alpha"] = static_cast<int64_t>(config.alpha);  // as PEFT declares it
   out["lora_dropout"] = config.dropout;
   out["fan_in_fan_out"] = false;
-  out["rank_pattern"] = json::object();
-  out["alpha_pattern"] = json::object();
+  out["rank_pattern"] = config.ranks;
+  out["alpha_pattern"] = config.alphas;
   out["use_rslora"] = false;
   out["use_dora"] = false;
   return out;
@@ -210,12 +285,36 @@ PeftConfig peft_config_from_json(const json& object, const std::string& file) {
   config.rank = static_cast<int64_t>(rank);
   config.alpha = reader.number("lora_alpha", 8);
   config.dropout = reader.number("lora_dropout", 0);
-  if (reader.flag("use_rslora")) config.alpha *= std::sqrt(rank);  // alpha / sqrt(r)
-  for (const char* key : {"use_dora", "fan_in_fan_out", "lora_bias", "apply_GS"})
+  config.rank_stabilised = reader.flag("use_rslora");
+  for (const auto& [module, value] : reader.numbers("rank_pattern")) {
+    if (!(value >= 1 && value <= 65536) || value != std::floor(value))
+      reader.fail(cat("rank_pattern has ", value, ", a number of rows from 1 to 65536 is needed"),
+                  "rank_pattern");
+    config.ranks[module] = static_cast<int64_t>(value);
+  }
+  config.alphas = reader.numbers("alpha_pattern");
+  const json* targets = reader.find("target_modules");
+  config.plain_targets = targets != nullptr && targets->is_array();
+  for (const char* key : {"exclude_modules", "layers_to_transform", "layers_pattern"})
+    if (reader.has_entries(key)) config.plain_targets = false;
+  for (const char* key : {"use_dora", "fan_in_fan_out", "lora_bias", "apply_GS", "use_qalora"})
     reader.refuse_flag(key);
-  for (const char* key : {"rank_pattern", "alpha_pattern", "layer_replication",
-                          "trainable_token_indices", "target_parameters"})
-    reader.refuse_entries(key);
+  for (const char* key :
+       {"layer_replication", "trainable_token_indices", "target_parameters", "use_bdlora",
+        "kasa_config", "monteclora_config", "arrow_config", "alora_invocation_tokens"})
+    if (reader.has_entries(key))
+      reader.fail(cat("has ", key, ", which this version does not compute"), key);
+  const json* start = reader.find("init_lora_weights");
+  if (start != nullptr && start->is_string()) {
+    const std::string name = start->get<std::string>();
+    for (const char* other : {"pissa", "olora", "corda", "loftq", "lora_ga"})
+      if (name.starts_with(other))
+        reader.fail(cat("init_lora_weights is \"", escaped(name),
+                        "\", whose base has other weights; save it with "
+                        "path_initial_model_for_weight_conversion"),
+                    "init_lora_weights");
+  }
+  warn_of_unknown_keys(object, file);
   require_no_bias(reader);
   return config;
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "adapters/adapter.h"
+#include "adapters/peft_config.h"
 #include "io/manifest.h"
 #include "io/output.h"
 #include "io/safetensors.h"
@@ -60,9 +61,10 @@ struct LoadedBundle {
   AdapterBundle bundle;  // baselines are views of baseline_tensors
   Safetensors tensors;
   std::vector<std::string> saved;  // names of the backbone's parameters among them
-  // False for a directory that PEFT wrote: there is no manifest, the base is not known, and which
-  // layers and projections have the adapter follows from the tensors.
+  // False for a directory that PEFT wrote: there is no provenance.json, the base is not known, and
+  // where the adapter goes follows from its configuration and tensors (adapters/peft_tensors.h).
   bool recorded = true;
+  PeftConfig config;
   std::vector<Tensor> baseline_tensors;
 };
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <cmath>
 #include <map>
 #include <set>
 
+#include "adapters/peft_tensors.h"
 #include "adapters/store.h"
 #include "adapters/store_files.h"
 #include "io/file_error.h"
@@ -43,40 +43,19 @@ void check_base(const LoadedBundle& loaded, const Backbone& backbone,
   log_warning("W-ADAPTER-BASE", escaped(loaded.folder), ": ", message);
 }
 
-// The layers and projections for which a PEFT file has tensors. make_adapter() wants the same
-// projections in a run of layers; the comparison of keys afterwards finds what is not so.
-AdapterOptions inferred(const LoadedBundle& loaded, Backbone& backbone) {
-  AdapterOptions options = loaded.bundle.options;
-  const std::map<std::string, std::string> names = {{"attn.q", "q"},      {"attn.k", "k"},
-                                                    {"attn.v", "v"},      {"attn.out", "out"},
-                                                    {"ffn.in", "ffn_in"}, {"ffn.out", "ffn_out"}};
-  const char* const first_tensor = options.type == "hra"   ? ".hra_u"
-                                   : options.type == "oft" ? ".oft_R.weight"
-                                                           : ".lora_A.weight";
-  int first = backbone.layer_count(), last = -1;
-  for (const std::string& site : backbone.linear_sites()) {
-    if (!loaded.tensors.contains(cat(kWrapped, backbone.module_path(site), first_tensor))) continue;
-    const size_t layer_at = site.find('.') + 1;
-    const size_t dot = site.find('.', layer_at);
-    const int layer = std::stoi(site.substr(layer_at, dot - layer_at));
-    first = std::min(first, layer);
-    last = std::max(last, layer);
-    const auto name = names.find(site.substr(dot + 1));
-    if (name != names.end() && std::find(options.targets.begin(), options.targets.end(),
-                                         name->second) == options.targets.end())
-      options.targets.push_back(name->second);
-  }
-  if (last < 0)
-    fail(loaded, cat("has no tensor for any place of this ", backbone.kind(), " backbone"),
-         "load the backbone it was made for", "E-ADAPTER-TENSOR");
-  options.first_layer = first;
-  options.last_layer = last;
-  return options;
-}
-
 bool is_real(const TensorInfo& info) {
   return info.dtype == DType::f32 || info.dtype == DType::f64 || info.dtype == DType::bf16 ||
          info.dtype == DType::f16;
+}
+
+void refuse(const LoadedBundle& loaded, const std::vector<std::string>& faults) {
+  if (faults.empty()) return;
+  std::string text;
+  for (size_t i = 0; i < faults.size() && i < 5; ++i) text += (i ? "; " : "") + faults[i];
+  if (faults.size() > 5) text += cat("; and ", faults.size() - 5, " more");
+  fail(loaded, cat(faults.size(), " tensors do not fit this backbone: ", text),
+       "load the backbone it was made for, with a head of as many classes as labels.json has",
+       "E-ADAPTER-TENSOR");
 }
 
 // Where each tensor of the file goes.
@@ -101,13 +80,7 @@ void check_tensors(const LoadedBundle& loaded, const Places& places) {
   }
   for (const auto& [key, parameter] : places)
     if (!present.contains(key)) faults.push_back(cat(escaped(key), " is missing"));
-  if (faults.empty()) return;
-  std::string text;
-  for (size_t i = 0; i < faults.size() && i < 5; ++i) text += (i ? "; " : "") + faults[i];
-  if (faults.size() > 5) text += cat("; and ", faults.size() - 5, " more");
-  fail(loaded, cat(faults.size(), " tensors do not fit this backbone: ", text),
-       "load the backbone it was made for, with a head of as many classes as labels.json has",
-       "E-ADAPTER-TENSOR");
+  refuse(loaded, faults);
 }
 
 // A parameter of a mapped checkpoint cannot be written: it gets memory of its own.
@@ -136,29 +109,42 @@ std::unique_ptr<Adapter> attach_adapter(const LoadedBundle& loaded, Backbone& ba
                                         const std::string& backbone_fingerprint,
                                         bool allow_base_mismatch) {
   check_base(loaded, backbone, backbone_fingerprint, allow_base_mismatch);
+  PeftTensors theirs;
+  if (!loaded.recorded) {
+    theirs = place_peft_tensors(loaded, backbone);
+    refuse(loaded, theirs.faults);
+  }
   std::unique_ptr<Adapter> adapter;
   Places places;
   if (loaded.bundle.has_adapter) {
     try {
-      adapter = make_adapter(loaded.recorded ? loaded.bundle.options : inferred(loaded, backbone),
-                             backbone, 0);
+      adapter = make_adapter(loaded.recorded ? loaded.bundle.options : theirs.options, backbone, 0);
     } catch (const ConfigError& error) {  // of a file, not of the user
       fail(loaded, error.what(), "load the backbone it was made for");
     }
     for (Parameter* p : adapter->parameters()) places[p->name] = p;
   }
   std::vector<Parameter*> trained;
-  for (const std::string& name : loaded.saved) {
-    Parameter* parameter = backbone.parameters().find(name);
-    if (parameter == nullptr)
-      fail(loaded, cat("holds the trained tensor ", escaped(name), ", which this backbone has not"),
-           "load the backbone with the heads that were trained, and the classes of labels.json",
-           "E-ADAPTER-TENSOR");
-    trained.push_back(parameter);
-    places[cat(kWrapped, name)] = parameter;
+  if (loaded.recorded) {
+    for (const std::string& name : loaded.saved) {
+      Parameter* parameter = backbone.parameters().find(name);
+      if (parameter == nullptr)
+        fail(loaded,
+             cat("holds the trained tensor ", escaped(name), ", which this backbone has not"),
+             "load the backbone with the heads that were trained, and the classes of labels.json",
+             "E-ADAPTER-TENSOR");
+      trained.push_back(parameter);
+      places[cat(kWrapped, name)] = parameter;
+    }
+    check_tensors(loaded, places);
+    for (const auto& [key, parameter] : places) fill(*parameter, loaded.tensors.tensor(key));
+  } else {
+    for (const auto& [name, tensor] : theirs.adapter) fill(*places.at(name), tensor);
+    for (const auto& [name, key] : theirs.trained) {
+      trained.push_back(backbone.parameters().find(name));
+      fill(*trained.back(), loaded.tensors.tensor(key));
+    }
   }
-  check_tensors(loaded, places);
-  for (const auto& [key, parameter] : places) fill(*parameter, loaded.tensors.tensor(key));
   repack(backbone, trained);
   if (adapter) adapter->attach(backbone);
   return adapter;

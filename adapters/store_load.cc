@@ -132,7 +132,8 @@ void read_record(const std::string& folder, const PeftConfig& config, LoadedBund
 
   // PEFT reads the one, we read the other: they must not tell two stories.
   const AdapterOptions& o = bundle.options;
-  bool same = config.kind == (bundle.has_adapter ? o.type : "");
+  bool same = config.kind == (bundle.has_adapter ? o.type : "") && config.ranks.empty() &&
+              config.alphas.empty() && !config.rank_stabilised;
   if (config.kind == "lora" || config.kind == "hra") same = same && config.rank == o.rank;
   if (config.kind == "lora") same = same && config.alpha == o.alpha;
   if (config.kind == "oft")
@@ -150,12 +151,12 @@ void infer_record(const PeftConfig& config, LoadedBundle& out) {
   bundle.has_adapter = !config.kind.empty();
   bundle.options.type = config.kind;
   bundle.options.rank = config.rank;
-  bundle.options.alpha = config.alpha;
+  bundle.options.alpha = config.scale(config.rank, config.alpha) * static_cast<double>(config.rank);
   bundle.options.dropout = config.dropout;
   bundle.options.blocks = config.blocks;
   bundle.options.block_size = config.block_size;
   bundle.options.constraint = config.constraint;
-  bundle.options.targets.clear();  // see attach_adapter()
+  bundle.options.targets.clear();  // see place_peft_tensors()
   for (const TensorInfo& info : out.tensors.tensors())
     if (info.name.starts_with(kWrapped) && info.name.find(".lora_") == std::string::npos &&
         !info.name.ends_with(".hra_u") && !info.name.ends_with(".oft_R.weight"))
@@ -194,11 +195,12 @@ AdapterOptions adapter_files::options_from_json(const json& object, const std::s
 
 LoadedBundle load_adapter(const std::string& folder) {
   require_adapter_folder(folder);
-  const bool ours = has(folder, kManifestFile) || has(folder, kProvenance);
-  if (ours && !has(folder, kManifestFile))
+  // A folder that was exported for PEFT has a manifest and no record.
+  const bool ours = has(folder, kProvenance), sealed = has(folder, kManifestFile);
+  if (ours && !sealed)
     fail(folder, cat("is damaged: ", kManifestFile, " is missing"), "fetch the folder again",
          "E-ADAPTER-DAMAGED");
-  if (ours) require_undamaged(folder);
+  if (sealed) require_undamaged(folder);
 
   const PeftConfig config =
       peft_config_from_json(read_json(in(folder, kConfig), FileKind::model), in(folder, kConfig));
@@ -210,6 +212,7 @@ LoadedBundle load_adapter(const std::string& folder) {
                    .tensors = Safetensors::open(in(folder, kTensors)),
                    .saved = {},
                    .recorded = true,
+                   .config = config,
                    .baseline_tensors = {}};
   if (ours)
     read_record(folder, config, out);

@@ -18,12 +18,6 @@
 namespace scgraft {
 namespace {
 
-struct Options {
-  std::string adapter;
-  std::string model;
-  bool allow_base_mismatch = false;
-};
-
 void verify(Session& session, const std::string& folder) {
   Table table({"file", "state"});
   nlohmann::json files = nlohmann::json::array();
@@ -45,7 +39,16 @@ void verify(Session& session, const std::string& folder) {
   throw error;
 }
 
-void merge(Session& session, const Options& options) {
+}  // namespace
+
+void add_merge_flags(CLI::App& verb, MergeOptions& options) {
+  verb.add_option("--model", options.model, "Base model, when it is not where it was")
+      ->type_name("DIR");
+  verb.add_flag("--allow-base-mismatch", options.allow_base_mismatch,
+                "Merge into another base than the adapter was made for");
+}
+
+void merge_adapter(Session& session, const MergeOptions& options) {
   const LoadedBundle loaded = load_adapter(options.adapter);
   const std::string& base = options.model.empty() ? loaded.bundle.base_path : options.model;
   if (base.empty()) {
@@ -78,15 +81,13 @@ void merge(Session& session, const Options& options) {
   session.print(fmt::format("{}: {} with {} merged in\n", output, base, options.adapter));
 }
 
-}  // namespace
-
 void add_adapter(CLI::App& root, Session& session) {
   CLI::App& parent = add_verb(
       root, session,
       {"adapter",
-       "List, show, compare, import, verify and merge adapters",
+       "List, show, compare, import, export, verify and merge adapters",
        {"scgraft adapter show runs/pbmc/adapter", "scgraft adapter verify runs/pbmc/adapter"}});
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<MergeOptions>();
 
   CLI::App& show = add_verb(
       parent, session,
@@ -106,18 +107,16 @@ void add_adapter(CLI::App& root, Session& session) {
                 "Write the base model with the adapter inside its weights",
                 {"scgraft adapter merge runs/pbmc/adapter -o models/pbmc",
                  "scgraft adapter merge runs/pbmc/adapter --model models/scgpt -o models/pbmc"}},
-               [&session, options] { merge(session, *options); });
+               [&session, options] { merge_adapter(session, *options); });
   for (CLI::App* verb : {&show, &check, &merged})
     verb->add_option("DIR", options->adapter, "Adapter directory")->required();
-  merged.add_option("--model", options->model, "Base model, when it is not where it was")
-      ->type_name("DIR");
-  merged.add_flag("--allow-base-mismatch", options->allow_base_mismatch,
-                  "Merge into another base than the adapter was made for");
+  add_merge_flags(merged, *options);
   add_common_flags(show, session.flags(), {});
   add_common_flags(check, session.flags(), {});
   add_common_flags(merged, session.flags(), {.output_required = true});
   add_adapter_list(parent, session);
   add_adapter_diff(parent, session);
+  add_adapter_export(parent, session);
   add_adapter_import(parent, session);
 }
 

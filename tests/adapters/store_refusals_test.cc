@@ -81,7 +81,7 @@ TEST_F(StoreTest, ConfigurationThatCannotBeComputedIsRefused) {
       {"peft_type is not a string", [](json& c) { c["peft_type"] = 3; }},
       {"use_dora", [](json& c) { c["use_dora"] = true; }},
       {"fan_in_fan_out", [](json& c) { c["fan_in_fan_out"] = true; }},
-      {"rank_pattern",
+      {"different adapters",
        [](json& c) {
          c["rank_pattern"] = {{"q_proj", 4}};
        }},
