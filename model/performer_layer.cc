@@ -95,6 +95,24 @@ void PerformerLayer::forward(Context& ctx, ConstTensorView x, const Packing& pac
   saved->context = context;
 }
 
+void PerformerLayer::received(Context& ctx, ConstTensorView x, const Packing& packing,
+                              TensorView received) {
+  Arena::Scope scratch(ctx.scratch());
+  const Shape wide{packing.tokens(), q.out()};
+  const TensorView n1 = scratch.take(x.shape(), x.dtype());
+  norm1.forward(ctx, x, {}, {}, nullptr, n1, nullptr);
+  const TensorView queries = scratch.take(wide, x.dtype()), keys = scratch.take(wide, x.dtype()),
+                   attended = scratch.take(wide, x.dtype());
+  q.forward(ctx, n1, packing, false, queries);
+  k.forward(ctx, n1, packing, false, keys);
+  const ConstTensorView omega = features(false);
+  const FavorContext context = FavorContext::take(ctx.scratch(), packing.cells(), heads,
+                                                  omega.dim(0), omega.dim(1), x.dtype());
+  // The keys stand for the values, which play no part in what is received.
+  favor_attention(ctx, queries, keys, keys, packing, heads, omega, favor, attended, context);
+  favor_attention_received(ctx, queries, keys, packing, heads, omega, favor, context, received);
+}
+
 void PerformerLayer::backward(Context& ctx, const Saved& saved, const Packing& packing,
                               bool training, TensorView dy, bool want_dx) {
   const bool want_qkv =

@@ -106,6 +106,34 @@ void ScbertNetwork::encode(Context& ctx, const TokenBatch& batch, const EncodeOp
   if (!here) cast(ctx, normed, out);
 }
 
+void ScbertNetwork::attention_received(Context& ctx, const TokenBatch& batch, AttentionOf rows,
+                                       TensorView received) {
+  ctx.require_here("scbert attention_received", received);
+  ctx.require_cpu();
+  const int64_t tokens = batch.tokens();
+  require(received.shape() == Shape{tokens} && received.dtype() == DType::f32,
+          "scbert: what tokens receive must be ", Shape{tokens}, " of f32, got ", received.shape(),
+          " of ", received.dtype());
+  const Packing packing = batch.packing();
+  float* sum = received.as<float>();
+  std::fill_n(sum, tokens, 0.0f);
+  const float share = 1.0f / static_cast<float>(config_.heads * encoder_.size());
+  size_t layer = 0;
+  const Tap tap = [&](const std::string& name, ConstTensorView view) {
+    if (name != cat("layer", layer, rows == AttentionOf::updated ? "_mid" : "_in")) return;
+    require(view.dim(0) == tokens, "scbert: a prefix is attached, whose rows are no genes");
+    Arena::Scope scratch(ctx.scratch());
+    const TensorView by_head = scratch.take({config_.heads, tokens}, view.dtype());
+    encoder_.layers[layer++].received(ctx, view, packing, by_head);
+    const float* from = by_head.as<float>();
+    for (int64_t head = 0; head < config_.heads; ++head)
+      for (int64_t i = 0; i < tokens; ++i) sum[i] += share * from[head * tokens + i];
+  };
+  Arena::Scope activations(ctx.activations());
+  const TensorView out = activations.take({encoded_rows(batch), config_.dim}, DType::f32);
+  encode(ctx, batch, {.tap = &tap}, out);
+}
+
 void ScbertNetwork::encode_backward(Context& ctx, const TokenBatch& batch,
                                     const EncodeOptions& options, TensorView dout) {
   if (first_saved_ >= encoder_.size() && !norm_.trainable()) return;

@@ -46,6 +46,17 @@ class ScbertNetwork : public LayeredBackbone<PerformerStack> {
   // Of the rows that the last encode() gave.
   Packing encoded_packing() const { return encoder_.packing(); }
 
+  // How much attention each token receives from the tokens of its cell, the mean over layers and
+  // heads: what scores the genes of a cell. A cell's scores sum to the number of its tokens. No map
+  // of tokens squared is formed.
+  //   rows      of which the attention of a layer is taken: what it reads (attended), or what its
+  //             attention part has given already, as the published code (updated)
+  //   received  [tokens]  f32 in host memory, overwritten
+  // On the CPU alone: throws DeviceError on a CUDA device; ShapeError with a prefix attached.
+  enum class AttentionOf { attended, updated };
+  void attention_received(Context& ctx, const TokenBatch& batch, AttentionOf rows,
+                          TensorView received);
+
   std::string_view kind() const override { return "scbert"; }
   int64_t dim() const override { return config_.dim; }
   std::vector<Parameter*> encoder_parameters() override;
