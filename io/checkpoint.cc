@@ -22,6 +22,13 @@ namespace fs = std::filesystem;
   throw_file_error(FileKind::model, file, message, "E-CHECKPOINT", hint);
 }
 
+// Whether a file is one of several that hold a model together: NAME-00001-of-00002.EXTENSION.
+bool is_shard(const std::string& name) {
+  const size_t of = name.find("-of-");
+  return of != std::string::npos && of >= 6 && name[of - 6] == '-' &&
+         name.find_first_not_of("0123456789", of - 5) == of;
+}
+
 std::string list(const std::set<std::string>& names) {
   std::string text;
   for (const std::string& name : names) text += cat(text.empty() ? "" : ", ", escaped(name));
@@ -165,6 +172,10 @@ std::string find_checkpoint(const std::string& folder) {
   }
   if (error) throw_storage_error("read the folder", folder, error.value());
   const std::set<std::string>& found = known.empty() ? other : known;
+  if (std::any_of(found.begin(), found.end(), is_shard))
+    fail(folder,
+         cat("has its weights in several files (", list(found), "), this version reads one"),
+         "load the model in Python and save it with a max_shard_size beyond its size");
   if (found.size() == 1) return (fs::path(folder) / *found.begin()).string();
   if (found.empty())
     fail(folder,

@@ -28,8 +28,9 @@ ScbertConfig ScbertConfig::from_json(const nlohmann::json& config, const std::st
   int64_t local = 0;
   sizes.read("local_attn_heads", local);
   if (local != 0) sizes.fail(cat("local_attn_heads is ", local, "; this version runs 0"));
-  if (config.contains("generalized_attention") && config["generalized_attention"] == true)
-    sizes.fail("generalized_attention is true; this version runs the softmax features");
+  for (const char* other : {"generalized_attention", "no_projection"})
+    if (config.contains(other) && config[other] == true)
+      sizes.fail(cat(other, " is true; this version runs random features of softmax"));
   return c;
 }
 

@@ -128,6 +128,9 @@ TEST_F(ScpeftImportTest, AnUnknownTensorAndAFileWithoutAnAdapterAreRefused) {
   const nlohmann::json other = {{"peft_type", "TOKEN"}};
   expect_model_error("E-SCPEFT", "arrays of encoder",
                      [&] { import(golden("scpeft_scgpt_encoder/model.pt"), into, other); });
+  const nlohmann::json unknown = {{"peft_type", "IA3"}};
+  expect_model_error("E-SCPEFT", "asks for \"IA3\"; this version reads LORA",
+                     [&] { import(golden("scpeft_scgpt_encoder/model.pt"), into, unknown); });
 }
 
 TEST_F(ScpeftImportTest, AnArrayOfAnotherWidthIsRefused) {

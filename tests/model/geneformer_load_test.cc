@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/geneformer/load.h"
+#include "tests/model/loaded_folder.h"
+
+namespace scgraft {
+namespace {
+
+const std::string kWords = "bert.embeddings.word_embeddings.weight";
+const std::string kPlaces = "bert.embeddings.position_embeddings.weight";
+
+LoadedFolder tiny_folder() {
+  GeneformerConfig config;
+  config.vocab = 20;
+  config.dim = 8;
+  config.heads = 2;
+  config.layers = 2;
+  config.ffn = 12;
+  config.positions = 6;
+  config.dropout = config.attention_dropout = 0;
+  GeneformerNetwork network(config, {.words = true}, geneformer_initialiser(3));
+  LoadedFolder folder{config.to_json(), {}};
+  folder.take(network);
+  return folder;
+}
+
+class GeneformerLoad : public ::testing::Test {
+ protected:
+  GeneformerModel load(const LoadedFolder& from) {
+    from.write(folder_.path());
+    return load_geneformer(folder_.path());
+  }
+  void expect_refused(const LoadedFolder& from, const char* code, const std::string& part) {
+    expect_model_error(code, part, [&] { load(from); });
+  }
+
+  TemporaryFolder folder_;
+};
+
+TEST_F(GeneformerLoad, HalfPrecisionIsWidened) {
+  LoadedFolder half = tiny_folder();
+  const std::string weight = "bert.encoder.layer.1.attention.self.query.weight";
+  half.retype(kWords, DType::bf16);
+  half.retype(weight, DType::f16);
+  const GeneformerModel model = load(half);
+  for (const std::string& name : {kWords, weight}) {
+    const Parameter* p = model.network->parameters().find(name);
+    ASSERT_NE(p, nullptr) << name;
+    EXPECT_EQ(p->value.dtype(), DType::f32) << name;
+    EXPECT_EQ(values_of(p->value.view()), values_of(half.tensors.at(name).view())) << name;
+  }
+}
+
+TEST_F(GeneformerLoad, TensorsMustBeThoseOfTheNetwork) {
+  LoadedFolder missing = tiny_folder();
+  missing.tensors.erase("bert.encoder.layer.0.output.dense.bias");
+  expect_refused(missing, "E-TENSOR-MISSING", "bert.encoder.layer.0.output.dense.bias");
+  LoadedFolder misshaped = tiny_folder();
+  misshaped.config["max_position_embeddings"] = 7;
+  expect_refused(misshaped, "E-TENSOR-SHAPE", kPlaces + " is [6, 8], [7, 8] was wanted");
+  LoadedFolder of_rank_one = tiny_folder();
+  of_rank_one.tensors[kWords] = Tensor({160}, DType::f32);
+  expect_refused(of_rank_one, "E-TENSOR-SHAPE", kWords + " is [160], [20, 8] was wanted");
+  LoadedFolder more = tiny_folder();
+  more.tensors["bert.encoder.layer.0.gate.weight"] = Tensor({2}, DType::f32);
+  expect_refused(more, "E-TENSOR-EXTRA", "bert.encoder.layer.0.gate.weight");
+}
+
+TEST_F(GeneformerLoad, WeightsOfAnotherBackboneAreRefused) {
+  LoadedFolder other = tiny_folder();
+  other.tensors.clear();
+  other.tensors["performer.net.layers.0.0.fn.to_q.weight"] = Tensor({8, 8}, DType::f32);
+  expect_refused(other, "E-TENSOR-MISSING", kWords);
+}
+
+TEST_F(GeneformerLoad, OneShardIsNoModel) {
+  tiny_folder().write(folder_.path());
+  std::filesystem::rename(folder_ / "model.safetensors",
+                          folder_ / "model-00001-of-00002.safetensors");
+  expect_model_error("E-CHECKPOINT", "in several files", [&] { load_geneformer(folder_.path()); });
+}
+
+TEST_F(GeneformerLoad, WhatItDoesNotRunIsNamed) {
+  for (const auto& [key, value] :
+       std::map<std::string, std::string>{{"hidden_act", "gelu"},
+                                          {"model_type", "roberta"},
+                                          {"position_embedding_type", "relative_key"}}) {
+    LoadedFolder other = tiny_folder();
+    other.config[key] = value;
+    expect_refused(other, "E-MODEL-CONFIG", key);
+  }
+  LoadedFolder odd = tiny_folder();
+  odd.config["num_attention_heads"] = 3;
+  expect_refused(odd, "E-MODEL-CONFIG", "not a multiple of num_attention_heads 3");
+}
+
+TEST_F(GeneformerLoad, ACellIsAtMostAsLongAsThereArePositions) {
+  const GeneformerModel model = load(tiny_folder());
+  encode_length(*model.network, 6);
+  expect_file_error(ExitCode::data, "E-DATA", "this model has 6 positions",
+                    [&] { encode_length(*model.network, 7); });
+}
+
+}  // namespace
+}  // namespace scgraft

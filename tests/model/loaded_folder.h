@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "io/json.h"
+#include "io/safetensors.h"
+#include "model/backbone.h"
+#include "tests/io/expect_file_error.h"
+#include "tests/io/files.h"
+#include "tests/testing/op_test.h"
+
+namespace scgraft {
+
+// A checkpoint folder of config.json and model.safetensors, to be spoilt before it is written.
+struct LoadedFolder {
+  nlohmann::json config;
+  std::map<std::string, Tensor> tensors;
+
+  void take(Backbone& network) {
+    for (const Parameter* p : network.parameters().all()) tensors[p->name] = p->value.clone();
+  }
+  void retype(const std::string& name, DType type) {
+    const Tensor& t = tensors.at(name);
+    tensors[name] = tensor_of(t.shape(), type, values_of(t.view()));
+  }
+  void write(const std::string& folder) const {
+    std::vector<NamedTensor> all;
+    for (const auto& [name, tensor] : tensors) all.push_back({name, tensor.view()});
+    write_safetensors(folder + "/model.safetensors", std::move(all), {}, Overwrite::replace);
+    write_json(folder + "/config.json", config, Overwrite::replace);
+  }
+};
+
+// Encodes a cell of so many tokens with the value 0, 1, 2 ...
+inline void encode_length(Backbone& network, int64_t length) {
+  std::vector<int32_t> ids(static_cast<size_t>(length), 1);
+  std::vector<float> places;
+  for (int64_t i = 0; i < length; ++i) places.push_back(static_cast<float>(i));
+  Context ctx;
+  TokenBatch batch;
+  batch.assign(ctx, std::vector<CellView>{{.cell = 0, .genes = ids, .values = places}});
+  Tensor out({length, network.dim()}, DType::f32);
+  network.encode(ctx, batch, {}, out.view());
+}
+
+}  // namespace scgraft
