@@ -23,7 +23,7 @@ struct AdapterOptions {
   double width = 0.25;                       // encoder, token: of the bottleneck, times dim
   std::string layout = "norm";               // encoder: where in a layer; adapters/encoder.h
   std::string start = "identity";            // encoder, token: or "uniform", as scPEFT
-  int64_t tokens = 8;                        // prefix: rows in each layer
+  int64_t tokens = 8;                        // prefix, prefix_tuning: rows in each layer
   std::string sharing = "none";              // prefix: "layers" have the same rows, or none
   int first_layer = 0;                       // layers first_layer ... last_layer get the adapter
   int last_layer = -1;                       // -1: the last layer of the backbone

@@ -10,6 +10,7 @@
 
 #include "io/file_error.h"
 #include "io/text.h"
+#include "kernels/attention_mask.h"
 #include "runtime/cat.h"
 #include "runtime/log.h"
 
@@ -22,7 +23,8 @@ constexpr const char* kModulesOnly = "SCGRAFT_MODULES";
 // The release whose files these are; its loader reads newer and older ones alike.
 constexpr const char* kPeftVersion = "0.20.0";
 
-std::string peft_type(const std::string& kind) {
+std::string peft_type(const std::string& kind, bool every_layer = true) {
+  if (kind == "prefix_tuning" && every_layer) return "PREFIX_TUNING";
   if (kind.empty()) return kModulesOnly;
   if (kind == "lora") return "LORA";
   if (kind == "hra") return "HRA";
@@ -37,6 +39,7 @@ std::string kind_of(const std::string& type) {
   if (type == "LORA") return "lora";
   if (type == "HRA") return "hra";
   if (type == "OFT") return "oft";
+  if (type == "PREFIX_TUNING") return "prefix_tuning";
   constexpr std::string_view kOurs = "SCGRAFT_";
   if (!type.starts_with(kOurs)) return "";
   std::string name = type.substr(kOurs.size());
@@ -216,7 +219,7 @@ double PeftConfig::scale(int64_t module_rank, double module_alpha) const {
 
 json to_json(const PeftConfig& config) {
   json out = {
-      {"peft_type", peft_type(config.kind)},
+      {"peft_type", peft_type(config.kind, config.every_layer)},
       {"base_model_name_or_path", config.base_path},
       {"revision", nullptr},
       {"task_type", nullptr},
@@ -225,6 +228,15 @@ json to_json(const PeftConfig& config) {
       {"peft_version", kPeftVersion},
   };
   if (!config.modules_to_save.empty()) out["modules_to_save"] = config.modules_to_save;
+  if (config.kind == "prefix_tuning" && config.every_layer) {
+    out["num_virtual_tokens"] = config.tokens;
+    out["token_dim"] = config.dim;
+    out["num_transformer_submodules"] = 1;
+    out["num_attention_heads"] = config.heads;
+    out["num_layers"] = config.layers;
+    out["encoder_hidden_size"] = config.dim;
+    out["prefix_projection"] = false;
+  }
   if (!is_beside_projections(config.kind)) return out;
   out["target_modules"] = config.target_modules;
   if (config.kind == "oft") {
@@ -271,6 +283,18 @@ PeftConfig peft_config_from_json(const json& object, const std::string& file) {
                 "peft_type");
   config.base_path = reader.text("base_model_name_or_path");
   config.modules_to_save = reader.texts("modules_to_save");
+  config.every_layer = type == "PREFIX_TUNING";
+  if (config.every_layer) {
+    config.tokens =
+        static_cast<int64_t>(whole_number(reader, "num_virtual_tokens", 0, 1, kPrefixRows));
+    config.dim = static_cast<int64_t>(whole_number(reader, "token_dim", 0, 0, 1 << 20));
+    config.layers = static_cast<int64_t>(whole_number(reader, "num_layers", 0, 0, 1 << 20));
+    config.heads = static_cast<int64_t>(whole_number(reader, "num_attention_heads", 0, 0, 1 << 20));
+    if (reader.number("num_transformer_submodules", 1) != 1)
+      reader.fail("num_transformer_submodules is not 1: it is of an encoder with a decoder",
+                  "num_transformer_submodules");
+    return config;
+  }
   if (!is_beside_projections(config.kind)) return config;
 
   config.target_modules = reader.texts("target_modules");

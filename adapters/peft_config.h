@@ -21,6 +21,9 @@ struct PeftConfig {
   int64_t blocks = 0;                        // oft: r; 0 with a block_size
   int64_t block_size = 0;                    // oft_block_size; 0: by blocks
   double constraint = 0;                     // oft: eps; 0 without coft
+  bool every_layer = true;                   // prefix_tuning: else it is a kind of ours
+  int64_t tokens = 8;                        // prefix_tuning: num_virtual_tokens
+  int64_t layers = 0, dim = 0, heads = 0;    // the same: of the backbone
   std::vector<std::string> target_modules;   // module paths, or endings of them
   std::vector<std::string> modules_to_save;  // as above
   // Whether target_modules alone says which modules are meant: it is a list, and nothing else

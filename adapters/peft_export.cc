@@ -8,6 +8,7 @@
 #include <set>
 
 #include "adapters/peft_tensors.h"
+#include "adapters/prefix_tuning.h"
 #include "adapters/store_files.h"
 #include "io/file_error.h"
 #include "io/json.h"
@@ -81,10 +82,12 @@ bool is_in(const std::vector<std::string>& modules, const std::string& parameter
 void export_peft(const LoadedBundle& loaded, const std::string& folder, Overwrite overwrite) {
   PeftConfig config = loaded.config;
   if (!loaded.recorded) fail(loaded, "PEFT wrote it, and opens it as it is");
-  if (config.kind != "lora" && config.kind != "hra" && config.kind != "oft")
+  const bool prompt = config.kind == "prefix_tuning" && config.every_layer;  // as PEFT has it
+  if (!prompt && config.kind != "lora" && config.kind != "hra" && config.kind != "oft")
     fail(loaded, config.kind.empty()
                      ? "it holds trained modules and no adapter, for which PEFT has no type"
-                     : cat("PEFT has no type for adapters of kind ", config.kind));
+                     : cat("PEFT has no type for adapters of kind ", config.kind,
+                           config.kind == "prefix_tuning" ? " in some of the layers" : ""));
   std::vector<Tensor> owned;
   std::map<std::string, Packed> packed;
   std::vector<NamedTensor> tensors;
@@ -94,8 +97,13 @@ void export_peft(const LoadedBundle& loaded, const std::string& folder, Overwrit
   bool others = false;
   for (const TensorInfo& info : loaded.tensors.tensors()) {
     const Tensor& tensor = owned.emplace_back(loaded.tensors.tensor(info.name));
-    const std::string name = info.name.substr(std::min(kWrapped.size(), info.name.size()));
+    const std::string wrapped = trained_key(config.kind, "");
+    const std::string name = info.name.substr(std::min(wrapped.size(), info.name.size()));
     const std::string_view end = ending(name);
+    if (info.name == kPromptEmbeddings) {
+      tensors.push_back({info.name, tensor.view()});
+      continue;
+    }
     if (end.empty()) {
       if (!is_in(config.modules_to_save, name))
         fail(loaded, cat(escaped(name), " was trained by itself; PEFT saves whole modules"));

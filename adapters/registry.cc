@@ -8,6 +8,7 @@
 #include "adapters/lora.h"
 #include "adapters/oft.h"
 #include "adapters/prefix.h"
+#include "adapters/prefix_tuning.h"
 #include "adapters/token.h"
 #include "adapters/union.h"
 #include "runtime/error.h"
@@ -27,6 +28,7 @@ constexpr Kind kKinds[] = {
     {"lora", make_lora},
     {"oft", make_oft},
     {"prefix", make_prefix},
+    {"prefix_tuning", make_prefix_tuning},
     {"token", make_token_adapter},
 };
 

@@ -7,6 +7,7 @@
 
 #include "adapters/model_card.h"
 #include "adapters/peft_config.h"
+#include "adapters/prefix_tuning.h"
 #include "adapters/store_files.h"
 #include "io/file_error.h"
 #include "io/json.h"
@@ -134,12 +135,25 @@ void save_adapter(const std::string& folder, const AdapterBundle& given, Adapter
   config.modules_to_save = whole_modules(backbone, saved_modules);
   std::vector<NamedTensor> tensors;
   HostCopies host;
+  Tensor prompt;
   for (const Parameter* p : saved_modules)
-    tensors.push_back({cat(kWrapped, p->name), host.view(p->value)});
+    tensors.push_back(
+        {trained_key(adapter ? bundle.options.type : "", p->name), host.view(p->value)});
   if (adapter) {
     const std::vector<Parameter*> parameters = adapter->parameters();
-    for (const Parameter* p : parameters) tensors.push_back({p->name, host.view(p->value)});
     config.kind = adapter->kind();
+    config.every_layer =
+        bundle.options.first_layer == 0 && bundle.options.last_layer + 1 == backbone.layer_count();
+    config.tokens = bundle.options.tokens;
+    config.layers = backbone.layer_count();
+    config.dim = backbone.dim();
+    config.heads = backbone.heads();
+    if (config.kind == "prefix_tuning" && config.every_layer) {
+      prompt = prompt_embeddings(parameters);
+      tensors.push_back({std::string(kPromptEmbeddings), std::as_const(prompt).view()});
+    } else {
+      for (const Parameter* p : parameters) tensors.push_back({p->name, host.view(p->value)});
+    }
     config.rank = bundle.options.rank;
     config.alpha = bundle.options.alpha;
     config.dropout = bundle.options.dropout;

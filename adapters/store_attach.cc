@@ -4,6 +4,7 @@
 #include <set>
 
 #include "adapters/peft_tensors.h"
+#include "adapters/prefix_tuning.h"
 #include "adapters/store.h"
 #include "adapters/store_files.h"
 #include "io/file_error.h"
@@ -109,23 +110,32 @@ std::unique_ptr<Adapter> attach_adapter(const LoadedBundle& loaded, Backbone& ba
                                         const std::string& backbone_fingerprint,
                                         bool allow_base_mismatch) {
   check_base(loaded, backbone, backbone_fingerprint, allow_base_mismatch);
+  // PEFT's prefix-tuning has one tensor, for all layers, whatever modules are called.
+  const bool by_name = loaded.recorded || loaded.config.kind == "prefix_tuning";
   PeftTensors theirs;
-  if (!loaded.recorded) {
+  if (!by_name) {
     theirs = place_peft_tensors(loaded, backbone);
     refuse(loaded, theirs.faults);
   }
   std::unique_ptr<Adapter> adapter;
   Places places;
+  Parameter prompt{std::string(kPromptEmbeddings), {}, {}};
   if (loaded.bundle.has_adapter) {
     try {
-      adapter = make_adapter(loaded.recorded ? loaded.bundle.options : theirs.options, backbone, 0);
+      adapter = make_adapter(by_name ? loaded.bundle.options : theirs.options, backbone, 0);
     } catch (const ConfigError& error) {  // of a file, not of the user
       fail(loaded, error.what(), "load the backbone it was made for");
     }
-    for (Parameter* p : adapter->parameters()) places[p->name] = p;
+    const std::vector<Parameter*> parameters = adapter->parameters();
+    for (Parameter* p : parameters) places[p->name] = p;
+    if (loaded.bundle.options.type == "prefix_tuning" &&
+        loaded.tensors.contains(std::string(kPromptEmbeddings))) {
+      prompt.value = prompt_embeddings(parameters);
+      places = {{prompt.name, &prompt}};
+    }
   }
   std::vector<Parameter*> trained;
-  if (loaded.recorded) {
+  if (by_name) {
     for (const std::string& name : loaded.saved) {
       Parameter* parameter = backbone.parameters().find(name);
       if (parameter == nullptr)
@@ -134,10 +144,12 @@ std::unique_ptr<Adapter> attach_adapter(const LoadedBundle& loaded, Backbone& ba
              "load the backbone with the heads that were trained, and the classes of labels.json",
              "E-ADAPTER-TENSOR");
       trained.push_back(parameter);
-      places[cat(kWrapped, name)] = parameter;
+      places[trained_key(loaded.bundle.has_adapter ? loaded.bundle.options.type : "", name)] =
+          parameter;
     }
     check_tensors(loaded, places);
     for (const auto& [key, parameter] : places) fill(*parameter, loaded.tensors.tensor(key));
+    if (!prompt.value.empty()) set_prompt_embeddings(prompt.value, adapter->parameters());
   } else {
     for (const auto& [name, tensor] : theirs.adapter) fill(*places.at(name), tensor);
     for (const auto& [name, key] : theirs.trained) {

@@ -20,8 +20,12 @@ inline constexpr const char* kProvenance = "provenance.json";
 inline constexpr const char* kCard = "README.md";
 
 inline constexpr std::string_view kGenesHeader = "gene";
-// In front of every key but those of prefixes: the module that PEFT wraps.
+// In front of the keys of what sits beside a projection: the module that PEFT wraps.
 inline constexpr std::string_view kWrapped = "base_model.model.";
+// In front of the keys of fully trained tensors: prompt learning of PEFT wraps the model once less.
+inline std::string trained_key(const std::string& adapter_type, const std::string& name) {
+  return (adapter_type == "prefix_tuning" ? "base_model." : std::string(kWrapped)) + name;
+}
 // The section of provenance.json that is ours, and the version of its content.
 inline constexpr const char* kSection = "scgraft";
 inline constexpr int kFormat = 1;

@@ -139,6 +139,8 @@ void read_record(const std::string& folder, const PeftConfig& config, LoadedBund
   if (config.kind == "oft")
     same = same && config.block_size == o.block_size && config.constraint == o.constraint &&
            (o.block_size > 0 || config.blocks == o.blocks);
+  if (config.kind == "prefix_tuning")
+    same = same && (!config.every_layer || config.tokens == o.tokens);
   if (!same)
     fail(folder, cat(kConfig, " and ", kProvenance, " describe different adapters"),
          "save the adapter again");
@@ -156,7 +158,14 @@ void infer_record(const PeftConfig& config, LoadedBundle& out) {
   bundle.options.blocks = config.blocks;
   bundle.options.block_size = config.block_size;
   bundle.options.constraint = config.constraint;
+  bundle.options.tokens = config.tokens;
   bundle.options.targets.clear();  // see place_peft_tensors()
+  if (config.kind == "prefix_tuning") {
+    const std::string wrapped = trained_key(config.kind, "");
+    for (const TensorInfo& info : out.tensors.tensors())
+      if (info.name.starts_with(wrapped)) out.saved.push_back(info.name.substr(wrapped.size()));
+    return;
+  }
   for (const TensorInfo& info : out.tensors.tensors())
     if (info.name.starts_with(kWrapped) && info.name.find(".lora_") == std::string::npos &&
         !info.name.ends_with(".hra_u") && !info.name.ends_with(".oft_R.weight"))

@@ -7,6 +7,7 @@
 #include "kernels/relu_dropout.h"
 #include "kernels/require_tensor.h"
 #include "kernels/row_dropout.h"
+#include "model/tables.h"
 
 namespace scgraft {
 
@@ -18,6 +19,7 @@ uint32_t dropout_site(int layer, DropoutSlot slot, uint32_t offset) {
 bool EncoderLayer::trainable() const {
   for (const HiddenSite* site : {after_attention, beside_ffn, in_branch})
     if (is_trainable(site)) return true;
+  if (keys_values != nullptr && keys_values->trainable()) return true;
   return q.trainable() || k.trainable() || v.trainable() || out.trainable() || ffn_in.trainable() ||
          ffn_out.trainable() || norm1.trainable() || norm2.trainable();
 }
@@ -60,10 +62,17 @@ void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packi
   k.forward(ctx, x, packing, training, keys);
   v.forward(ctx, x, packing, training, values);
 
+  AttentionPrefix front;
+  if (keys_values != nullptr) {
+    front = keys_values->rows();
+    front = {.k = in_type(ctx, front.k, type), .v = in_type(ctx, front.v, type)};
+  }
+
   const TensorView o = keep.take({n, dim}, type);
   const TensorView lse = keep.take({n, heads}, sum_type(type));
   attention(ctx, queries, keys, values, rows, packing, heads,
-            active(attention_dropout, training, index, DropoutSlot::attention), o, lse, mask);
+            active(attention_dropout, training, index, DropoutSlot::attention), o, lse, mask,
+            front);
 
   const TensorView branch = scratch.take({n, dim}, type);
   out.forward(ctx, o, rows, training, branch);
@@ -124,6 +133,7 @@ void EncoderLayer::forward(Context& ctx, ConstTensorView x, const Packing& packi
     saved->q = queries;
     saved->k = keys;
     saved->v = values;
+    saved->front = front;
     saved->o = o;
     saved->lse = lse;
     saved->h = h;
@@ -140,7 +150,8 @@ void EncoderLayer::backward(Context& ctx, const Saved& saved, const Packing& pac
   const bool want_q = want_in || q.trainable();
   const bool want_k = want_in || k.trainable();
   const bool want_v = want_in || v.trainable();
-  const bool want_attention = want_q || want_k || want_v;
+  const bool want_front = keys_values != nullptr && keys_values->trainable();
+  const bool want_attention = want_q || want_k || want_v || want_front;
   const bool want_out = want_attention || out.trainable();
   const bool want_branch = want_out || is_trainable(in_branch);
   const bool want_middle = want_branch || middle_norm().trainable();
@@ -205,7 +216,8 @@ void EncoderLayer::backward(Context& ctx, const Saved& saved, const Packing& pac
   if (want_v) dv = scratch.take({tokens, dim}, type);
   attention_backward(ctx, saved.q, saved.k, saved.v, saved.o, saved.lse, dout, rows, packing, heads,
                      active(attention_dropout, training, index, DropoutSlot::attention), dq, dk, dv,
-                     mask);
+                     mask, saved.front,
+                     want_front ? keys_values->gradient() : AttentionPrefixGradient());
 
   // The residual's gradient (dy) starts that of the input; with CLS rows it is scattered to the
   // first tokens.

@@ -48,6 +48,7 @@ struct EncoderLayer {
   HiddenSite* after_attention = nullptr;  // a; not owned, as the next two
   HiddenSite* beside_ffn = nullptr;       // b
   HiddenSite* in_branch = nullptr;        // c
+  KeyValueSite* keys_values = nullptr;    // in front of k(x) and v(x)
   PrefixSite* prefix = nullptr;           // for whoever calls the layers; not owned
   int64_t heads = 1;
   int index = 0;
@@ -60,6 +61,7 @@ struct EncoderLayer {
     ConstTensorView x;        // [tokens, dim] x, or n
     ConstTensorView x_rows;   // the same, or its CLS rows
     ConstTensorView q, k, v;  // [rows or tokens, dim]
+    AttentionPrefix front;    // of keys_values, in the type of q
     ConstTensorView o, lse;   // [rows, dim], [rows, heads]
     ConstTensorView h;        // [rows, dim]
     ConstTensorView hidden;   // [rows, ffn]: only when ffn_out has something to train

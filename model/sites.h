@@ -2,6 +2,7 @@
 #pragma once
 #include <span>
 
+#include "kernels/attention_mask.h"
 #include "kernels/linear.h"
 
 namespace scgraft {
@@ -62,6 +63,16 @@ class PrefixSite {
   virtual ConstTensorView rows() const = 0;  // [count, dim]; count is that of all layers
   virtual bool trainable() const = 0;
   virtual TensorView gradient() = 0;  // of rows(), to be added to; when trainable
+};
+
+// Keys and values that every query of a layer sees beside those of its cell, and nothing else of a
+// token: no query, no row of the result.
+class KeyValueSite {
+ public:
+  virtual ~KeyValueSite() = default;
+  virtual AttentionPrefix rows() const = 0;  // of the type of the parameters
+  virtual bool trainable() const = 0;
+  virtual AttentionPrefixGradient gradient() = 0;  // of rows(), to be added to; when trainable
 };
 
 }  // namespace scgraft

@@ -138,7 +138,7 @@ std::vector<ConfigKey> table() {
        "tokens",
        Type::integer,
        [](C& c) -> F { return &c.adapter.tokens; },
-       "rows of prefix adapters in each layer",
+       "rows of prefix adapters in each layer, keys and values of prefix_tuning ones",
        {1, 1024},
        {},
        {"token_nums", "num_virtual_tokens"}},

@@ -55,6 +55,7 @@ std::string settings_of(const AdapterOptions& o) {
   }
   if (o.type == "encoder") text += fmt::format(": width {:g}, layout {}", o.width, o.layout);
   if (o.type == "token") return text + fmt::format(": width {:g}", o.width);
+  if (o.type == "prefix_tuning") text += fmt::format(": {} keys and values", o.tokens);
   if (o.type == "prefix")
     text += fmt::format(": {} rows{}", o.tokens, o.sharing == "layers" ? ", the same in all" : "");
   return text + fmt::format(", layers {} to {}", o.first_layer, o.last_layer);

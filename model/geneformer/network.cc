@@ -85,12 +85,15 @@ void GeneformerNetwork::front_forward(Context& ctx, const TokenBatch& batch,
     require(id >= 0 && id < config_.vocab, "geneformer: token id ", id,
             " is outside the vocabulary of ", config_.vocab);
   ranks_.host.clear();
+  const KeyValueSite* first = encoder_.layers.front().keys_values;
+  const int64_t past = first != nullptr ? first->rows().rows() : 0;
   for (const float rank : batch.host_unique_values()) {
     require<DataError>(
-        rank >= 0 && rank < static_cast<float>(config_.positions) && rank == std::floor(rank),
+        rank >= 0 && rank < static_cast<float>(config_.positions - past) &&
+            rank == std::floor(rank),
         "geneformer: a cell has a token of rank ", rank, ", this model has ", config_.positions,
-        " positions");
-    ranks_.host.push_back(static_cast<int32_t>(rank));
+        " positions", past > 0 ? cat(", the first ", past, " of them for the adapter's keys") : "");
+    ranks_.host.push_back(static_cast<int32_t>(rank + static_cast<float>(past)));
   }
   types_.host.assign(ranks_.host.size(), 0);
   rank_memory_.send(ctx, ranks_, types_);

@@ -16,9 +16,10 @@ namespace scgraft {
 //   layers = post-norm encoder layers (model/encoder_layer.h), no final norm
 //
 // A token's value in the batch is its rank, 0 for the first token. What is attached at the site
-// "tokens" is in the way of x.
-// Source: Geneformer (Theodoris et al. 2023); names are those of BertForMaskedLM,
-// BertForSequenceClassification and BertForTokenClassification.
+// "tokens" is in the way of x. Where the first layer has keys and values of an adapter
+// (KeyValueSite), ranks count from their number on, as positions do behind past keys in
+// transformers' BertModel. Source: Geneformer (Theodoris et al. 2023); names are those of
+// BertForMaskedLM, BertForSequenceClassification and BertForTokenClassification.
 class GeneformerNetwork : public LayeredBackbone<EncoderStack> {
  public:
   // Which heads exist: word prediction, the pooler, and a classifier of so many classes (0: none),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <deque>
+#include <map>
 
 #include "adapters/store.h"
 #include "kernels/add.h"
@@ -62,6 +63,8 @@ std::vector<AdapterOptions> adapters() {
   add("prefix", "shared").sharing = "layers";
   add("oft", "bounded").constraint = 0.5;
   add("oft+encoder", "norm");
+  add("prefix_tuning+lora", "norm");
+  add("prefix_tuning+prefix", "norm");
   add("token+encoder", "norm");
   add("token+encoder+lora", "parallel");
   add("prefix+lora", "norm");
@@ -71,9 +74,12 @@ std::vector<AdapterOptions> adapters() {
 
 using Pair = std::tuple<Backbones, AdapterOptions>;
 
-// Only layers with FAVOR+ attention have a residual that goes past a whole part.
+// Only layers with FAVOR+ attention have a residual that goes past a whole part, and only softmax
+// has a place for more keys.
 bool has_place(const Backbones& backbone, const AdapterOptions& o) {
-  return o.layout != "residual" || std::string(backbone.name) == "scbert";
+  const bool performer = std::string(backbone.name) == "scbert";
+  if (o.type.find("prefix_tuning") != std::string::npos && performer) return false;
+  return o.layout != "residual" || performer;
 }
 
 std::vector<Pair> pairs() {
@@ -633,6 +639,119 @@ TEST(Oft, TurnsTheInputBlockByBlock) {
     }
     adapter->detach(*network);
   }
+}
+
+TEST(PrefixTuning, FavorAttentionHasNoPlaceForIt) {
+  const auto network = tiny_scbert();
+  AdapterOptions options;
+  options.type = "prefix_tuning";
+  expect_file_error(ExitCode::usage, "E-SITE", "no softmax",
+                    [&] { make_adapter(options, *network, 1); });
+  const auto other = tiny_network();
+  for (const int64_t tokens : {0, 65}) {
+    options.tokens = tokens;
+    expect_file_error(ExitCode::usage, "E-CONFIG", "must be 1 to 64",
+                      [&] { make_adapter(options, *other, 1); });
+  }
+}
+
+// softmax over the keys of the adapter and of the cell, by hand, in one layer.
+TEST(PrefixTuning, EveryQuerySeesItsKeysAndValues) {
+  const auto network = tiny_network(1, 3, 16, DType::f64);
+  AdapterOptions options;
+  options.type = "prefix_tuning";
+  options.tokens = 3;
+  options.first_layer = options.last_layer = 0;
+  const auto adapter = make_adapter(options, *network, 1);
+  ASSERT_EQ(adapter->parameters().size(), 2u);
+  for (Parameter* p : adapter->parameters())
+    for (int64_t i = 0; i < p->value.numel(); ++i)
+      p->value.as<double>()[i] = std::sin(static_cast<double>(i * i) + p->name.size());
+  adapter->attach(*network);
+  const TinyBatch cells;
+  const Packing packing = cells.batch().packing();
+  std::map<std::string, Tensor> taps;
+  const Tap tap = [&](const std::string& name, ConstTensorView view) {
+    taps[name] = Tensor(view.shape(), view.dtype());
+    copy(view, taps[name].view());
+  };
+  Context ctx;
+  Tensor out({packing.tokens(), 16}, DType::f64);
+  network->encode(ctx, cells.batch(), {.tap = &tap}, out.view());
+  const Tensor& x = taps.at("layer0_in");
+  Tensor q(x.shape(), x.dtype()), k(q.shape(), x.dtype()), v(q.shape(), x.dtype());
+  for (const auto& [name, to] : {std::pair<std::string, Tensor*>{"q", &q}, {"k", &k}, {"v", &v}})
+    network->linear_site("layers.0.attn." + name)
+        .forward(ctx, std::as_const(x).view(), packing, false, to->view());
+  const int64_t heads = network->heads(), wide = 16 / heads;
+  std::vector<double> want;
+  for (int64_t cell = 0; cell < packing.cells(); ++cell)
+    for (int64_t i = packing.begin(cell); i < packing.end(cell); ++i)
+      for (int64_t h = 0; h < heads; ++h) {
+        std::vector<double> sum(static_cast<size_t>(wide), 0.0);
+        double weights = 0;
+        const auto see = [&](const double* key, const double* value) {
+          double score = 0;
+          for (int64_t c = 0; c < wide; ++c)
+            score += q.as<double>()[i * 16 + h * wide + c] * key[h * wide + c];
+          const double weight = std::exp(score / std::sqrt(static_cast<double>(wide)));
+          weights += weight;
+          for (int64_t c = 0; c < wide; ++c)
+            sum[static_cast<size_t>(c)] += weight * value[h * wide + c];
+        };
+        for (int64_t t = 0; t < 3; ++t)
+          see(adapter->parameters()[0]->value.as<double>() + t * 16,
+              adapter->parameters()[1]->value.as<double>() + t * 16);
+        for (int64_t j = packing.begin(cell); j < packing.end(cell); ++j)
+          see(k.as<double>() + j * 16, v.as<double>() + j * 16);
+        for (const double s : sum) want.push_back(s / weights);
+      }
+  expect_close(taps.at("layer0_attn_context").view(), want, 16);
+  adapter->detach(*network);
+}
+
+// Behind past keys the tokens of a BERT are that much further on, if layer 0 has them.
+TEST(PrefixTuning, TokensOfGeneformerMoveOn) {
+  const auto network = tiny_geneformer(), moved = tiny_geneformer();
+  constexpr int64_t kTokens = 3;
+  Parameter* table = moved->parameters().find("bert.embeddings.position_embeddings.weight");
+  ASSERT_NE(table, nullptr);
+  const auto rows = table->value.as<float, 2>();
+  for (int64_t r = 0; r + kTokens < rows.dim(0); ++r)
+    std::copy_n(rows.row(r + kTokens), rows.dim(1), rows.row(r));
+  const TinyBatch cells;
+  const auto embeddings = [&](GeneformerNetwork& net) {
+    Tensor got;
+    const Tap tap = [&](const std::string& name, ConstTensorView view) {
+      if (name != "embeddings") return;
+      got = Tensor(view.shape(), view.dtype());
+      copy(view, got.view());
+    };
+    Context ctx;
+    Tensor out({cells.batch().tokens(), net.dim()}, DType::f32);
+    net.encode(ctx, cells.batch(), {.tap = &tap}, out.view());
+    return got;
+  };
+  AdapterOptions options;
+  options.type = "prefix_tuning";
+  options.tokens = kTokens;
+  const Tensor before = embeddings(*network);
+  const auto all = make_adapter(options, *network, 1);
+  all->attach(*network);
+  expect_same_bits(embeddings(*network).view(), embeddings(*moved).view());
+  all->detach(*network);
+  options.first_layer = 1;
+  const auto second = make_adapter(options, *network, 1);
+  second->attach(*network);
+  expect_same_bits(embeddings(*network).view(), before.view());
+  second->detach(*network);
+
+  options.first_layer = 0;
+  options.tokens = 14;  // of 16 positions, and the cells have ranks up to 4
+  const auto many = make_adapter(options, *network, 1);
+  many->attach(*network);
+  expect_error("this model has 16 positions, the first 14 of them for the adapter's keys",
+               [&] { embeddings(*network); });
 }
 
 TEST(Oft, BlocksMustFitTheInput) {

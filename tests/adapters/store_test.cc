@@ -366,6 +366,78 @@ TEST_F(StoreTest, OftIsWrittenAndReadAsPeftDoes) {
   }
 }
 
+// Columns of one tensor: keys and values of the first layer, keys and values of the second.
+TEST_F(StoreTest, PrefixTuningIsWrittenAndReadAsPeftDoes) {
+  AdapterOptions options;
+  options.type = "prefix_tuning";
+  options.tokens = 3;
+  adapter_ = make_adapter(options, *network_, 3);
+  set_values(adapter_->parameters(), 2);
+  save(path());
+  const json config = read_json(path() + "/adapter_config.json", FileKind::model);
+  EXPECT_EQ(config["peft_type"], "PREFIX_TUNING");
+  EXPECT_EQ(config["num_virtual_tokens"], 3);
+  EXPECT_EQ(config["token_dim"], 16);
+  EXPECT_EQ(config["num_layers"], 2);
+  EXPECT_EQ(config["num_attention_heads"], network_->heads());
+  EXPECT_EQ(config["num_transformer_submodules"], 1);
+  EXPECT_EQ(config["prefix_projection"], false);
+  const Safetensors file = Safetensors::open(path() + "/adapter_model.safetensors");
+  const Tensor& flat = file.tensor("prompt_embeddings");
+  ASSERT_EQ(flat.shape(), (Shape{3, 2 * 2 * 16}));
+  for (const TensorInfo& info : file.tensors())
+    EXPECT_TRUE(info.name == "prompt_embeddings" || info.name.starts_with("base_model.cls_decoder"))
+        << info.name;
+  const std::vector<Parameter*> parameters = adapter_->parameters();
+  for (size_t p = 0; p < 4; ++p) {
+    EXPECT_TRUE(parameters[p]->name.ends_with(p % 2 == 0 ? ".prefix_keys" : ".prefix_values"));
+    for (int64_t t = 0; t < 3; ++t)
+      for (int64_t c = 0; c < 16; ++c)
+        EXPECT_EQ(flat.as<float>()[t * 64 + static_cast<int64_t>(p) * 16 + c],
+                  parameters[p]->value.as<float>()[t * 16 + c]);
+  }
+
+  const std::string theirs = folder_ / "peft";
+  fs::create_directory(theirs);
+  write_safetensors(theirs + "/adapter_model.safetensors",
+                    {{"prompt_embeddings", std::as_const(flat).view()}}, {}, Overwrite::refuse);
+  const json good = {{"peft_type", "PREFIX_TUNING"},
+                     {"num_virtual_tokens", 3},
+                     {"token_dim", 16},
+                     {"num_layers", 2},
+                     {"prefix_projection", false},
+                     {"num_transformer_submodules", 1}};
+  put(theirs + "/adapter_config.json", good.dump());
+  const auto other = tiny_network();
+  const auto again = attach_adapter(load_adapter(theirs), *other, "abc", true);
+  EXPECT_EQ(again->kind(), "prefix_tuning");
+  adapter_->attach(*network_);
+  const TinyBatch cells;
+  expect_same_bits(encoded(*other, cells.batch()).view(), encoded(*network_, cells.batch()).view());
+  adapter_->detach(*network_);
+  for (const auto& [key, value] : std::vector<std::pair<const char*, int>>{
+           {"num_virtual_tokens", 65}, {"num_transformer_submodules", 2}}) {
+    json wrong = good;
+    wrong[key] = value;
+    put(theirs + "/adapter_config.json", wrong.dump());
+    expect_model_error("E-ADAPTER", key, [&] { load_adapter(theirs); });
+  }
+  json fewer = good;
+  fewer["num_virtual_tokens"] = 2;
+  put(theirs + "/adapter_config.json", fewer.dump());
+  expect_model_error("E-ADAPTER-TENSOR", "prompt_embeddings is [3, 64], the backbone needs [2, 64]",
+                     [&] { attach_adapter(load_adapter(theirs), *tiny_network(), "abc", true); });
+
+  // In one layer it is a kind that PEFT does not have.
+  options.first_layer = 1;
+  adapter_ = make_adapter(options, *network_, 3);
+  save(folder_ / "one");
+  EXPECT_EQ(read_json(folder_ / "one/adapter_config.json", FileKind::model)["peft_type"],
+            "SCGRAFT_PREFIX_TUNING");
+  EXPECT_EQ(attach_adapter(load_adapter(folder_ / "one"), *tiny_network(), "abc", true)->kind(),
+            "prefix_tuning");
+}
+
 TEST_F(StoreTest, ModelCardTellsWhatItIs) {
   save(path());
   const std::string card = read_text(path() + "/README.md");

@@ -42,7 +42,7 @@ inline std::unique_ptr<GeneformerNetwork> tiny_geneformer(uint64_t seed = 1,
   config.heads = 4;
   config.layers = 2;
   config.ffn = 24;
-  config.positions = 8;
+  config.positions = 16;
   config.dropout = config.attention_dropout = 0;
   return std::make_unique<GeneformerNetwork>(config, GeneformerNetwork::Heads{.words = false},
                                              geneformer_initialiser(seed, dtype));

@@ -102,8 +102,8 @@ TEST_F(ConfigTest, EveryFaultIsNamedWithItsPlace) {
       {"adapter: {target_modules: []}", "got an empty list"},
       {"adapter: {target_modules: [qkv]}", "got \"qkv\""},
       {"adapter: {type: prefixx}",
-       "adapter.type must be one of encoder, hra, lora, oft, prefix, token, none, or several "
-       "joined by +"},
+       "adapter.type must be one of encoder, hra, lora, oft, prefix, prefix_tuning, token, none, "
+       "or several joined by +"},
       {"adapter: {type: lora+tokn}", "got \"tokn\"; did you mean token?"},
       {"adapter: {type: lora+}", "got \"\""},
       {"adapter: {type: token+token}", "adapter.type names \"token\" twice"},

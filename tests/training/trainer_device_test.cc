@@ -126,8 +126,14 @@ TEST_F(TrainerOnDevice, OftHasTheLossesOfTheCpu) {
   EXPECT_EQ(got.losses, train_adapter("oft", Device::cuda()).losses);
 }
 
+TEST_F(TrainerOnDevice, PrefixTuningHasTheLossesOfTheCpu) {
+  const TrainedRun got = train_adapter("prefix_tuning", Device::cuda());
+  expect_losses(got, train_adapter("prefix_tuning", Device::cpu()));
+  EXPECT_EQ(got.losses, train_adapter("prefix_tuning", Device::cuda()).losses);
+}
+
 TEST_F(TrainerOnDevice, SixteenBitsStayNearTheLossesOfTheCpu) {
-  for (const char* kind : {"lora", "hra", "oft"}) {
+  for (const char* kind : {"lora", "hra", "oft", "prefix_tuning"}) {
     const TrainedRun cpu = train_adapter(kind, Device::cpu());
     for (const DType type : {DType::bf16, DType::f16}) {
       SCOPED_TRACE(cat(kind, ", ", type));
@@ -282,7 +288,7 @@ constexpr size_t kStepsPerEpoch = 6;
 
 // Between the reports of two steps of an epoch the host has enqueued one more step.
 TEST_F(TrainerOnDevice, TheHostDoesNotWaitForAStreamInAStep) {
-  for (const char* kind : {"lora", "hra", "oft"}) {
+  for (const char* kind : {"lora", "hra", "oft", "prefix_tuning"}) {
     SCOPED_TRACE(kind);
     LongRun run(Device::cuda(), kind);
     run.go();
