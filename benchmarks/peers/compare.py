@@ -255,18 +255,18 @@ def compare_scbert(c):
 
 def compare_scfoundation(c):
     """Embeddings of cells with 1,500 expressed genes. Published: one cell at a time."""
-    cells = 4 if c.args.quick else 16
+    cells = 4 if c.args.quick else 8
     folder = make_model(c, "scfoundation", model="scfoundation", cells=cells,
                         genes=60 if c.args.quick else 1501)
     reference = f"{c.folder}/embedding.safetensors"
     mine = run(ours("embed", folder=folder, threads=c.args.threads, out=reference), c.args.threads)
     expect(mine["same_bits"], "embeddings are the same bits for any batch, order and threads")
     commands = {f"scgraft {product}": ours("embed", folder=folder, threads=c.args.threads,
-                                           repeats=2, product=product)
+                                           repeats=1, product=product)
                 for product in ("f32", "bf16")}
-    for variant, batch in [("stock", 1), ("stock", 8), ("eager", 8), ("sdpa", 8)]:
+    for variant, batch in [("stock", 1), ("eager", 8), ("sdpa", 8)]:
         commands[f"torch {variant} {batch}"] = python("embed.py", folder, variant, "--batch", batch,
-                                                      "--repeats", 2, "--reference", reference)
+                                                      "--repeats", 1, "--reference", reference)
     runs = c.session.interleave(commands)
     for name in (n for n in runs if n.startswith("torch")):
         worst = max(r["difference"] for r in runs[name])
