@@ -22,6 +22,8 @@ namespace scgraft {
 //            Space_Adapter.D_fc1, .D_fc2, with MLP_Adapter.D_fc1, .D_fc2: layout "parallel"
 //   TOKEN    value_encoder.adapter.fc1, .fc2, in no layer
 //            value_encoder.Space_Adapter.D_fc1, .D_fc2
+//   HRA      self_attn.Wqkv.hra_u [dim, r]: the same reflections of q, k and v, in the code of the
+//            published results only
 //   PREFIX   adapter_embeddings [1, tokens, dim]
 //            prompt_embeddings  [1, tokens, dim]
 //
@@ -37,14 +39,16 @@ namespace scgraft {
 struct ScpeftAdapter {
   std::unique_ptr<Adapter> adapter;  // null when peft_config.json says that there is none
 
-  // The arrays of scPEFT from ours: its name -> the parameters whose rows follow each other in it.
+  // The arrays of scPEFT from ours: its name -> the parameters whose rows follow each other in it,
+  // or, shared, which all have its values.
   struct Array {
     Shape shape;
     std::vector<Parameter*> parts;
+    bool shared = false;
   };
   std::map<std::string, Array> arrays;
   // Parameters of the backbone that scPEFT trains with this adapter (the packed biases of layers
-  // with LoRA), by canonical name.
+  // with LoRA or HRA), by canonical name.
   std::vector<std::string> trained_with_it;
 };
 

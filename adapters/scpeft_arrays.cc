@@ -17,6 +17,7 @@ void fill_array(const Checkpoint& file, const std::string& name, ScpeftAdapter::
   array.shape = from.shape();
   int64_t rows = 0;
   for (const Parameter* p : array.parts) rows += p->value.dim(0);
+  if (array.shared) rows = array.parts.front()->value.dim(0);
   const Shape part = array.parts.front()->value.shape();
   const Shape whole = part.rank() == 1 ? Shape{rows} : Shape{rows, part[1]};
   const bool fits =
@@ -27,7 +28,7 @@ void fill_array(const Checkpoint& file, const std::string& name, ScpeftAdapter::
   int64_t row = 0;
   for (Parameter* p : array.parts) {
     copy(view.rows(row, row + p->value.dim(0)), p->value.view());
-    row += p->value.dim(0);
+    if (!array.shared) row += p->value.dim(0);
   }
 }
 
@@ -39,6 +40,11 @@ Arrays::Arrays(ScpeftAdapter& out) : out_(out) {
 
 void Arrays::add(const std::string& theirs, const std::string& ours) {
   out_.arrays[theirs].parts.push_back(ours_.at(ours));
+}
+
+void Arrays::add_shared(const std::string& theirs, const std::string& ours) {
+  add(theirs, ours);
+  out_.arrays[theirs].shared = true;
 }
 
 void Arrays::add_bottleneck(const std::string& theirs, const std::string& ours) {
@@ -63,9 +69,9 @@ double width_of(const Checkpoint& file, const std::string& theirs, const Backbon
 }  // namespace scpeft
 
 bool is_scpeft_tensor(const std::string& name) {
-  for (const char* part :
-       {".lora_A", ".lora_B", ".space_adapter.", "value_encoder.adapter.", ".adapter_embeddings",
-        "Space_Adapter.D_fc", ".MLP_Adapter.D_fc", ".Encoder_", ".prompt_embeddings"})
+  for (const char* part : {".lora_A", ".lora_B", ".hra_u", ".space_adapter.",
+                           "value_encoder.adapter.", ".adapter_embeddings", "Space_Adapter.D_fc",
+                           ".MLP_Adapter.D_fc", ".Encoder_", ".prompt_embeddings"})
     if (name.find(part) != std::string::npos) return true;
   return false;
 }

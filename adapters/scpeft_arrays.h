@@ -17,6 +17,8 @@ class Arrays {
   // out.adapter is there already.
   explicit Arrays(ScpeftAdapter& out);
   void add(const std::string& theirs, const std::string& ours);
+  // One more parameter that has the array's values.
+  void add_shared(const std::string& theirs, const std::string& ours);
   // theirs: what is in front of "1.weight", "1.bias", "2.weight" and "2.bias".
   void add_bottleneck(const std::string& theirs, const std::string& ours);
   // Fills the parameters from the file, and takes down the shapes that the arrays have there: those

@@ -14,7 +14,7 @@ namespace scgraft {
 struct ScpeftImport {
   std::unique_ptr<Adapter> adapter;  // not attached
   // Parameters of the backbone that were trained with it and have the file's values now: the head,
-  // and the packed biases of layers with LoRA where they moved.
+  // and the packed biases of layers with LoRA or HRA where they moved.
   std::vector<Parameter*> trained;
   // Weights of the file that hold the LoRA product already, as files saved in evaluation mode do,
   // with how often: W + n s B A. The adapter is meant once, beside the weights of the base.

@@ -20,6 +20,7 @@ constexpr Names kMain = {"value_encoder.adapter.fc", ".space_adapter.fc", nullpt
 constexpr Names kReproduction = {"value_encoder.Space_Adapter.D_fc", ".Space_Adapter.D_fc",
                                  ".MLP_Adapter.D_fc", ".prompt_embeddings"};
 constexpr const char* kLora = ".self_attn.Wqkv.lora_";
+constexpr const char* kHra = ".self_attn.Wqkv.hra_u";
 
 class Reader {
  public:
@@ -106,6 +107,14 @@ AdapterOptions Reader::options() {
       part.alpha = config_["lora_alpha"].get<double>();
     part.targets = {"q", "v"};
   }
+  if (const auto layers = layers_with(kHra)) {
+    AdapterOptions& part = add("hra", layers);
+    const Shape shape = file_.tensor(path(layers->first) + kHra).shape();
+    if (shape.rank() != 2 || shape[1] < 2 || shape[1] % 2 != 0)
+      fail(file_, cat("hra_u is ", shape, "; an even number of columns is needed"));
+    part.rank = shape[1];
+    part.targets = {"q", "k", "v"};
+  }
   if (const auto layers = layers_with(n.prefix))
     add("prefix", layers).tokens = prefix_rows(file_, path(layers->first) + n.prefix);
 
@@ -123,17 +132,15 @@ void Reader::check_kind(const std::string& type) const {
   if (!config_.is_object()) return;
   if (!config_.contains("peft_type")) fail(file_, "peft_config.json has no peft_type");
   const auto& wanted = config_["peft_type"];
-  const std::map<std::string, std::string> types = {{"LORA", "lora"},
-                                                    {"ENCODER", "encoder"},
-                                                    {"PREFIX", "prefix"},
-                                                    {"TOKEN", "token"},
-                                                    {"HYBRID", "token+encoder"}};
+  const std::map<std::string, std::string> types = {
+      {"LORA", "lora"},     {"HRA", "hra"},     {"ENCODER", "encoder"},
+      {"PREFIX", "prefix"}, {"TOKEN", "token"}, {"HYBRID", "token+encoder"}};
   std::string known;
   if (wanted != false && !wanted.is_null()) {
     const auto at = types.find(wanted.is_string() ? wanted.get<std::string>() : "");
     if (at == types.end())
       fail(file_, cat("peft_config.json asks for ", wanted.dump(),
-                      "; this version reads LORA, ENCODER, PREFIX, TOKEN and HYBRID"));
+                      "; this version reads LORA, HRA, ENCODER, PREFIX, TOKEN and HYBRID"));
     known = at->second;
   }
   if (known != type)
@@ -161,6 +168,14 @@ ScpeftAdapter Reader::read() {
         arrays.add_bottleneck(path(layer) + n.space, path(layer) + ".space_adapter");
       if (part.type == "encoder" && part.layout == "parallel")
         arrays.add_bottleneck(path(layer) + n.mlp, path(layer) + ".mlp_adapter");
+      if (part.type == "hra")
+        for (const char* projection : {"q", "k", "v"})
+          arrays.add_shared(
+              path(layer) + kHra,
+              cat("base_model.model.",
+                  backbone_.module_path(cat("layers.", layer, ".attn.", projection)), ".hra_u"));
+      if (part.type == "hra")
+        out.trained_with_it.push_back(path(layer) + ".self_attn.in_proj_bias");
       if (part.type != "lora") continue;
       for (const char* side : {"A", "B"})
         for (const char* projection : {"q", "v"})

@@ -123,10 +123,16 @@ void add_gradients(const ScpeftAdapter& adapter, const std::vector<Parameter*>& 
     Tensor all(array.shape, DType::f32);
     float* to = all.as<float>();
     for (const Parameter* p : array.parts) {
+      in_arrays.insert(p);
+      if (array.shared) {  // the array's gradient is that of all of them together
+        const Tensor grad = p->grad.to(Device::cpu());
+        for (int64_t i = 0; i < grad.numel(); ++i)
+          to[i] = (p == array.parts.front() ? 0 : to[i]) + grad.as<float>()[i];
+        continue;
+      }
       const ConstTensorView grad = std::as_const(p->grad).view();
       copy(grad, TensorView(to, grad.shape(), DType::f32));
       to += grad.numel();
-      in_arrays.insert(p);
     }
     out["grad." + name] = std::move(all);
   }

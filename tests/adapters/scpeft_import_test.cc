@@ -167,6 +167,67 @@ TEST_F(ScpeftImportTest, WhatWasTrainedWithItComesAlong) {
                      [&] { import(file(moved), into); });
 }
 
+// W' = W H_1 ... H_r of the packed projection, by the formula of the code that made the published
+// results, whose file has the frozen W beside u.
+TEST_F(ScpeftImportTest, ReflectionsTurnThePackedProjection) {
+  SCGRAFT_NEEDS_SHARED("golden/scpeft_scgpt_none");
+  constexpr int64_t kRank = 4;
+  Tensors all;
+  for (const auto& [theirs, tensor] : tensors_of(golden("scpeft_scgpt_none/model.pt"))) {
+    std::string name = theirs;
+    replace(name, "self_attn.in_proj_", "self_attn.Wqkv.");
+    if (!is_scpeft_tensor(name)) all[name] = tensor.clone();
+  }
+  ScgptModel into = base("scpeft_scgpt_none");
+  const int64_t dim = into.config.dim;
+  const auto key = [](int layer, const char* what) {
+    return cat("transformer_encoder.layers.", layer, ".self_attn.Wqkv.", what);
+  };
+  for (int layer : {1, 2}) {
+    Tensor u({dim, kRank}, DType::f32);
+    for (int64_t i = 0; i < u.numel(); ++i)
+      u.as<float>()[i] = std::sin(static_cast<float>(i * (layer + 1)));
+    all[key(layer, "hra_u")] = std::move(u);
+  }
+  const ScpeftImport got = import(file(all), into);
+  EXPECT_EQ(got.adapter->kind(), "hra");
+  EXPECT_EQ(got.adapter->options().first_layer, 1);
+  EXPECT_EQ(got.adapter->options().last_layer, 2);
+  EXPECT_TRUE(got.trained.empty());
+  EXPECT_TRUE(got.adapter->merge_into(*into.network));
+  for (int layer : {1, 2}) {
+    const Tensor& u = all.at(key(layer, "hra_u"));
+    const auto us = u.as<float, 2>();
+    std::vector<double> want = values_of(std::as_const(all.at(key(layer, "weight"))).view());
+    for (int64_t r = 0; r < kRank; ++r) {
+      double square = 0;
+      for (int64_t j = 0; j < dim; ++j) square += static_cast<double>(us(j, r)) * us(j, r);
+      for (int64_t i = 0; i < 3 * dim; ++i) {
+        double along = 0;
+        for (int64_t j = 0; j < dim; ++j)
+          along += want[static_cast<size_t>(i * dim + j)] * us(j, r);
+        for (int64_t j = 0; j < dim; ++j)
+          want[static_cast<size_t>(i * dim + j)] -= 2 * along * us(j, r) / square;
+      }
+    }
+    const Parameter* weight = into.network->parameters().find(
+        cat("transformer_encoder.layers.", layer, ".self_attn.in_proj_weight"));
+    const std::vector<double> turned = values_of(weight->value.view());
+    ASSERT_EQ(turned.size(), want.size());
+    for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(turned[i], want[i], 1e-5) << i;
+  }
+
+  // Biases of these layers may have been trained; an odd number of reflections is none of HRA's.
+  all.at(key(1, "bias")).as<float>()[3] += 0.5f;
+  ScgptModel again = base("scpeft_scgpt_none");
+  const ScpeftImport moved = import(file(all), again);
+  ASSERT_EQ(moved.trained.size(), 1U);
+  EXPECT_EQ(moved.trained[0]->name, "transformer_encoder.layers.1.self_attn.in_proj_bias");
+  all[key(1, "hra_u")] = Tensor({dim, 3}, DType::f32);
+  ScgptModel odd = base("scpeft_scgpt_none");
+  expect_model_error("E-SCPEFT", "even number", [&] { import(file(all), odd); });
+}
+
 // The names of the code line that made the published results.
 TEST_F(ScpeftImportTest, TheReproductionsNamesAreTheSameAdapter) {
   for (const char* name : {"scpeft_scgpt_hybrid", "scpeft_scgpt_prefix", "scpeft_scgpt_token"}) {

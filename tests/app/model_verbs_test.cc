@@ -265,5 +265,46 @@ TEST(TraceVerb, WritesWhatTheLibraryComputes) {
   EXPECT_EQ(run_here(unnamed).code, 0);
 }
 
+// The reflections of scPEFT's packed projection are three adapters' here: their gradients together
+// are the array's, as a step along it shows.
+TEST(TraceVerb, SharedReflectionsHaveOneGradient) {
+  SCGRAFT_NEEDS_SHARED("golden/scpeft_scgpt_none");
+  const std::string theirs = shared_path("golden/scpeft_scgpt_none");
+  const TemporaryFolder folder;
+  for (const char* name : {"args.json", "vocab.json"})
+    std::filesystem::copy(theirs + "/" + name, folder / name);
+  const Checkpoint frozen = open_checkpoint(theirs);
+  const std::string key = "transformer_encoder.layers.1.self_attn.Wqkv.hra_u";
+  const int64_t dim = frozen.info("encoder.embedding.weight").dims[1];
+  Tensor u({dim, 4}, DType::f32);
+  for (int64_t i = 0; i < u.numel(); ++i) u.as<float>()[i] = std::sin(static_cast<float>(3 * i));
+  const auto inputs = read_npz(theirs + "/arrays.npz");
+  Context ctx;
+  const auto traced = [&] {
+    std::vector<NamedTensor> tensors = {{key, std::as_const(u).view()}};
+    for (const TensorInfo& info : frozen.tensors())
+      tensors.push_back({info.name, frozen.tensor(info.name).view()});
+    write_safetensors(folder / "model.safetensors", tensors, {}, Overwrite::replace);
+    TraceOptions options;
+    options.gradient = "";
+    return trace_checkpoint(ctx, folder.path(), inputs, options);
+  };
+  const Tensor gradient = traced().at("grad." + key).clone();
+  ASSERT_EQ(gradient.shape(), u.shape());
+  double norm = 0;
+  for (int64_t i = 0; i < u.numel(); ++i)
+    norm += std::pow(static_cast<double>(gradient.as<float>()[i]), 2);
+  norm = std::sqrt(norm);
+  const auto loss_after = [&](double step) {
+    const Tensor kept = u.clone();
+    for (int64_t i = 0; i < u.numel(); ++i)
+      u.as<float>()[i] += static_cast<float>(step / norm) * gradient.as<float>()[i];
+    const double loss = traced().at("loss").converted(DType::f64).as<double>()[0];
+    copy(kept.view(), u.view());
+    return loss;
+  };
+  EXPECT_NEAR((loss_after(0.05) - loss_after(-0.05)) / 0.1, norm, 0.02 * norm);
+}
+
 }  // namespace
 }  // namespace scgraft
