@@ -29,8 +29,8 @@ struct Preparation {
   std::string dictionaries = {};
   std::string dictionary_fingerprint = {};
 
-  // Sets target_depth; empty: it stays. Throws ConfigError (E-PREPARE) for a model whose cells do not
-  // ask for one, (E-CONFIG) for a text that is none.
+  // Sets target_depth; empty: it stays. Throws ConfigError (E-PREPARE) for a model whose cells do
+  // not ask for one, (E-CONFIG) for a text that is none.
   void ask_for_depth(const std::string& depth);
   // Throws ConfigError (E-PREPARE) naming the first field that makes no sense.
   void validate() const;
