@@ -5,8 +5,8 @@
 namespace scgraft {
 namespace {
 
-const std::string kWords = "bert.embeddings.word_embeddings.weight";
-const std::string kPlaces = "bert.embeddings.position_embeddings.weight";
+constexpr const char* kWords = "bert.embeddings.word_embeddings.weight";
+constexpr const char* kPlaces = "bert.embeddings.position_embeddings.weight";
 
 LoadedFolder tiny_folder() {
   GeneformerConfig config;
@@ -42,7 +42,7 @@ TEST_F(GeneformerLoad, HalfPrecisionIsWidened) {
   half.retype(kWords, DType::bf16);
   half.retype(weight, DType::f16);
   const GeneformerModel model = load(half);
-  for (const std::string& name : {kWords, weight}) {
+  for (const std::string& name : {std::string(kWords), weight}) {
     const Parameter* p = model.network->parameters().find(name);
     ASSERT_NE(p, nullptr) << name;
     EXPECT_EQ(p->value.dtype(), DType::f32) << name;
@@ -56,10 +56,10 @@ TEST_F(GeneformerLoad, TensorsMustBeThoseOfTheNetwork) {
   expect_refused(missing, "E-TENSOR-MISSING", "bert.encoder.layer.0.output.dense.bias");
   LoadedFolder misshaped = tiny_folder();
   misshaped.config["max_position_embeddings"] = 7;
-  expect_refused(misshaped, "E-TENSOR-SHAPE", kPlaces + " is [6, 8], [7, 8] was wanted");
+  expect_refused(misshaped, "E-TENSOR-SHAPE", cat(kPlaces, " is [6, 8], [7, 8] was wanted"));
   LoadedFolder of_rank_one = tiny_folder();
   of_rank_one.tensors[kWords] = Tensor({160}, DType::f32);
-  expect_refused(of_rank_one, "E-TENSOR-SHAPE", kWords + " is [160], [20, 8] was wanted");
+  expect_refused(of_rank_one, "E-TENSOR-SHAPE", cat(kWords, " is [160], [20, 8] was wanted"));
   LoadedFolder more = tiny_folder();
   more.tensors["bert.encoder.layer.0.gate.weight"] = Tensor({2}, DType::f32);
   expect_refused(more, "E-TENSOR-EXTRA", "bert.encoder.layer.0.gate.weight");

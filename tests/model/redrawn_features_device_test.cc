@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Random features that a training draws again, on every device there is.
 #include <cmath>
+#include <memory>
 #include <vector>
 
 #include "model/geneformer/network.h"
@@ -61,8 +62,8 @@ class RedrawnFeatures : public ::testing::TestWithParam<const char*> {
   static Pass pass(Context& ctx, ScbertNetwork& net, uint32_t step, bool training) {
     const std::vector<int32_t> bins[] = {{0, 3, 7, 9}, {0, 5}};
     const std::vector<float> places[] = {{0, 1, 2, 3}, {4, 7}};
-    std::vector<CellView> cells;
-    for (int i = 0; i < 2; ++i) cells.push_back({.cell = i, .genes = bins[i], .values = places[i]});
+    const std::vector<CellView> cells = {{.cell = 0, .genes = bins[0], .values = places[0]},
+                                         {.cell = 1, .genes = bins[1], .values = places[1]}};
     TokenBatch batch;
     batch.assign(ctx, cells);
     ctx.random() = {9, step};

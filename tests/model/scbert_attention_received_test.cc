@@ -3,7 +3,6 @@
 #include <cmath>
 #include <numeric>
 
-#include "io/json.h"
 #include "model/scbert/load.h"
 #include "tests/model/npz.h"
 #include "tests/testing/op_test.h"
@@ -12,13 +11,13 @@ namespace scgraft {
 namespace {
 
 using AttentionOf = ScbertNetwork::AttentionOf;
-const std::string kFolder = "golden/scbert_pretrain";
+constexpr const char* kFolder = "golden/scbert_pretrain";
 
 class ScbertAttentionReceived : public ::testing::Test {
  protected:
   void SetUp() override {
-    SCGRAFT_NEEDS_SHARED(kFolder + "/arrays.npz");
-    arrays_ = std::make_unique<Npz>(shared_path(kFolder + "/arrays.npz"));
+    SCGRAFT_NEEDS_SHARED(cat(kFolder, "/arrays.npz"));
+    arrays_ = std::make_unique<Npz>(shared_path(cat(kFolder, "/arrays.npz")));
     model_ = load_scbert(shared_path(kFolder));
   }
   // Of the first cells of the recording.
@@ -27,8 +26,10 @@ class ScbertAttentionReceived : public ::testing::Test {
     std::vector<float> places(static_cast<size_t>(tokens.shape[1]));
     std::iota(places.begin(), places.end(), 0.0f);
     std::vector<std::vector<int32_t>> bins;
+    bins.reserve(static_cast<size_t>(cells));
     for (int i = 0; i < cells; ++i) bins.push_back(tokens.row<int32_t>(i));
     std::vector<CellView> views;
+    views.reserve(static_cast<size_t>(cells));
     for (int i = 0; i < cells; ++i)
       views.push_back({.cell = i, .genes = bins[static_cast<size_t>(i)], .values = places});
     Context ctx(Device::cpu(), {.threads = threads});

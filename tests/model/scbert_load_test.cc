@@ -5,8 +5,8 @@
 namespace scgraft {
 namespace {
 
-const std::string kBins = "token_emb.weight";
-const std::string kPlaces = "pos_emb.emb.weight";
+constexpr const char* kBins = "token_emb.weight";
+constexpr const char* kPlaces = "pos_emb.emb.weight";
 
 LoadedFolder tiny_folder() {
   ScbertConfig c;
@@ -57,7 +57,7 @@ TEST_F(ScbertLoad, HalfPrecisionIsWidenedAndPositionsInDoubleAreRounded) {
   exact[0] = 0.1;  // no f32
   mixed.tensors[kPlaces] = tensor_of(places.shape(), DType::f64, exact);
   const ScbertModel model = load(mixed);
-  for (const std::string& name : {kBins, weight, kPlaces}) {
+  for (const std::string& name : {std::string(kBins), weight, std::string(kPlaces)}) {
     const Parameter* p = model.network->parameters().find(name);
     ASSERT_NE(p, nullptr) << name;
     EXPECT_EQ(p->value.dtype(), DType::f32) << name;
@@ -73,10 +73,10 @@ TEST_F(ScbertLoad, TensorsMustBeThoseOfTheNetwork) {
   expect_refused(missing, "E-TENSOR-MISSING", "performer.net.layers.0.1.fn.fn.w2.bias");
   LoadedFolder longer = tiny_folder();
   longer.config["max_seq_len"] = 7;
-  expect_refused(longer, "E-TENSOR-SHAPE", kPlaces + " is [6, 8], [7, 8] was wanted");
+  expect_refused(longer, "E-TENSOR-SHAPE", cat(kPlaces, " is [6, 8], [7, 8] was wanted"));
   LoadedFolder of_rank_one = tiny_folder();
   of_rank_one.tensors[kBins] = Tensor({56}, DType::f32);
-  expect_refused(of_rank_one, "E-TENSOR-SHAPE", kBins + " is [56], [7, 8] was wanted");
+  expect_refused(of_rank_one, "E-TENSOR-SHAPE", cat(kBins, " is [56], [7, 8] was wanted"));
   // Features of one layer are not those of another.
   LoadedFolder features = tiny_folder();
   const std::string projection = "performer.net.layers.1.0.fn.fast_attention.projection_matrix";
