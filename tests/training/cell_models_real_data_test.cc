@@ -245,7 +245,7 @@ TEST_P(LearnsRealCells, ThirtyStepsLowerTheLossAndEveryFrozenTensorKeepsItsHash)
   const double after = evaluate(ctx, objective, source, 0, micro_batch).mean();
   EXPECT_LT(after, 0.9 * before) << before << " -> " << after;
   ASSERT_GT(frozen.size(), 10U);
-  EXPECT_EQ(hashes_of(frozen), frozen_before);
+  for (const auto& [p, hash] : frozen_before) EXPECT_EQ(hash_of(*p), hash) << p->name;
   for (const auto& [p, hash] : trained_before) EXPECT_NE(hash_of(*p), hash) << p->name;
 }
 
