@@ -298,6 +298,10 @@ PeftConfig peft_config_from_json(const json& object, const std::string& file) {
   if (!is_beside_projections(config.kind)) return config;
 
   config.target_modules = reader.texts("target_modules");
+  const json* targets = reader.find("target_modules");
+  config.plain_targets = targets != nullptr && targets->is_array();
+  for (const char* key : {"exclude_modules", "layers_to_transform", "layers_pattern"})
+    if (reader.has_entries(key)) config.plain_targets = false;
   if (config.kind == "oft") {
     read_oft(reader, config);
     require_no_bias(reader);
@@ -317,10 +321,6 @@ PeftConfig peft_config_from_json(const json& object, const std::string& file) {
     config.ranks[module] = static_cast<int64_t>(value);
   }
   config.alphas = reader.numbers("alpha_pattern");
-  const json* targets = reader.find("target_modules");
-  config.plain_targets = targets != nullptr && targets->is_array();
-  for (const char* key : {"exclude_modules", "layers_to_transform", "layers_pattern"})
-    if (reader.has_entries(key)) config.plain_targets = false;
   for (const char* key : {"use_dora", "fan_in_fan_out", "lora_bias", "apply_GS", "use_qalora"})
     reader.refuse_flag(key);
   for (const char* key :

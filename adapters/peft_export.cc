@@ -147,7 +147,7 @@ void export_peft(const LoadedBundle& loaded, const std::string& folder, Overwrit
     tensors.push_back(
         {cat(kWrapped, module, kB), std::as_const(owned.emplace_back(std::move(b))).view()});
   }
-  if (!others)
+  if (!packed.empty() && !others)
     config.alpha *= static_cast<double>(config.rank) / static_cast<double>(loaded.config.rank);
   config.modules_to_save.assign(innermost.begin(), innermost.end());
   std::sort(config.target_modules.begin(), config.target_modules.end());

@@ -114,7 +114,8 @@ Annotator::Annotator(const std::string& adapter, const AnnotatorOptions& options
   adapter_ = attach_adapter(loaded_, backbone, model_->fingerprint(), options.allow_base_mismatch);
   backbone.parameters_updated();
   backbone.set_precision(options.product);
-  classification_ = std::make_unique<CellClassification>(model_->network(), std::vector<float>());
+  if (!labels().empty())
+    classification_ = std::make_unique<CellClassification>(model_->network(), std::vector<float>());
   if (bundle.baselines.empty()) return;
   std::map<std::string, Tensor> tensors;
   for (size_t i = 0; i < bundle.baselines.size(); ++i)
@@ -129,6 +130,13 @@ void Annotator::move_to(Device device) {
 
 Annotation Annotator::annotate(Context& ctx, const H5ad& file, const std::string& gene_key,
                                const std::string& layer, const RunEvents& events) {
+  if (classification_ == nullptr) {
+    ModelError error(cat(escaped(loaded_.folder), " has no head for classes, and no names of any"),
+                     "E-ADAPTER");
+    error.set_hint("embed works with it; adapter import --labels FILE, where a head came with it");
+    error.set_where(loaded_.folder);
+    throw error;
+  }
   Preparation preparation = preparation_;
   if (!gene_key.empty()) preparation.gene_key = gene_key;
   preparation.layer = layer.empty() ? "auto" : layer;

@@ -9,6 +9,7 @@
 #include "adapters/peft_tensors.h"
 #include "adapters/scpeft_import.h"
 #include "adapters/store.h"
+#include "adapters/store_files.h"
 #include "app/add_verb.h"
 #include "app/verbs/adapter_verbs.h"
 #include "io/json.h"
@@ -162,7 +163,8 @@ int64_t peft_classes(const Options& options, const LoadedBundle& loaded) {
   const std::unique_ptr<CellModel> model = open_cell_model(options.model, {.classes = 1});
   const std::vector<Parameter*> head = model->network().head_parameters();
   if (head.empty()) return 0;
-  const std::string key = "base_model.model." + head.back()->name;  // biases of the classes
+  const std::string key =
+      adapter_files::trained_key(loaded.config.kind, head.back()->name);  // biases of the classes
   for (const TensorInfo& info : loaded.tensors.tensors())
     if (info.name == key && info.dims.size() == 1) return info.dims[0];
   return 0;
@@ -199,7 +201,11 @@ void import_peft_folder(Session& session, const Options& options) {
   const std::unique_ptr<CellModel> model =
       open_cell_model(options.model, {.classes = std::max<int64_t>(classes, wants_head ? 1 : 0)});
   loaded.bundle.base_fingerprint = model->fingerprint();  // --model says what it was made for
-  const PeftTensors placed = place_peft_tensors(loaded, model->backbone());
+  PeftTensors placed;
+  if (loaded.config.kind == "prefix_tuning")
+    for (const std::string& name : loaded.saved) placed.trained[name] = name;
+  else
+    placed = place_peft_tensors(loaded, model->backbone());
   const std::unique_ptr<Adapter> adapter =
       attach_adapter(loaded, model->backbone(), model->fingerprint(), false);
   if (classes > 0) require_whole_head(options, *model, placed);

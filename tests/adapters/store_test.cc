@@ -334,7 +334,7 @@ TEST_F(StoreTest, OftIsWrittenAndReadAsPeftDoes) {
                        {"r", by_width ? 0 : 2}, {"oft_block_size", by_width ? 4 : 0},
                        {"coft", by_width},      {"eps", by_width ? 0.25 : 6e-5},
                        {"block_share", false},  {"use_cayley_neumann", false},
-                       {"bias", "none"}};
+                       {"bias", "none"},        {"layers_to_transform", {1}}};
     put(theirs + "/adapter_config.json", good.dump());
     const auto other = tiny_network();
     const auto again = attach_adapter(load_adapter(theirs), *other, "abc", true);

@@ -157,7 +157,7 @@ const Kind kKinds[] = {
     {"scgpt", write_scgpt},
     {"geneformer", [](const auto& folder, auto genes) { write_geneformer(folder, genes, true); }},
     {"scbert", write_scbert},
-    {"scfoundation", write_scfoundation}};
+    {"scfoundation", [](const auto& folder, auto genes) { write_scfoundation(folder, genes); }}};
 INSTANTIATE_TEST_SUITE_P(Backbones, EveryModelTest, ::testing::ValuesIn(kKinds),
                          [](const auto& one) { return std::string(one.param.name); });
 

@@ -26,7 +26,8 @@ try:
     import peft
     import torch
     import transformers
-    from peft import HRAConfig, LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+    from peft import (HRAConfig, LoraConfig, OFTConfig, PeftModel, get_peft_model,
+                      get_peft_model_state_dict)
     from safetensors.torch import load_file, save_file
     from transformers import BertConfig, BertForSequenceClassification, BertModel
 except ImportError as error:
@@ -66,7 +67,7 @@ def randomise(model, seed=1, scale=0.2):
     """Values that do something, where peft starts at zero."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
-        if "lora_" in name or "hra_u" in name or "modules_to_save" in name:
+        if "lora_" in name or "hra_u" in name or "oft_R" in name or "modules_to_save" in name:
             parameter.data = torch.randn(parameter.shape, generator=generator) * scale
 
 
@@ -128,6 +129,8 @@ def from_peft(geneformer, folder):
                                alpha_pattern={"key": 1}),
         "head": LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS"),
         "hra": HRAConfig(r=4, target_modules=["query", "intermediate.dense"]),
+        "oft": OFTConfig(r=0, oft_block_size=4, target_modules=["query", "intermediate.dense"],
+                         use_cayley_neumann=False),
     }
     (folder / "labels.txt").write_text("".join(f"type {i}\n" for i in range(CLASSES)))
     for name, config in cases.items():
@@ -138,7 +141,7 @@ def from_peft(geneformer, folder):
         imported = folder / f"imported-{name}"
         labels = ["--labels", folder / "labels.txt"] if name == "head" else []
         result = scgraft("adapter", "import", path, "--model", geneformer.path, "-o", imported, *labels)
-        assert result["type"] == ("hra" if name == "hra" else "lora"), result
+        assert result["type"] == (name if name in ("hra", "oft") else "lora"), result
         assert len(result["trained"]) == (2 if name == "head" else 0), result
         logits, weights = geneformer.merged(imported, folder)
         close(logits, geneformer.logits(model), name)
@@ -202,6 +205,7 @@ def to_peft(geneformer, folder):
         "lora8": ["--adapter", "lora", "-s", "adapter.r=8", "-s",
                   "adapter.target_modules=[q,k,v,out,ffn_in,ffn_out]"],
         "hra": ["--adapter", "hra", "-s", "adapter.r=4"],
+        "oft": ["--adapter", "oft", "-s", "adapter.block_size=4"],
     }.items():
         scgraft("train", "--model", geneformer.path, "--data", folder / "atlas.h5ad", "--label-key",
                 "cell_type", "-o", folder / f"run-{name}", "-s", "train.max_steps=20", "-s",
@@ -236,6 +240,58 @@ def to_peft(geneformer, folder):
     error = scgraft("adapter", "export", folder / "run-token/adapter", "-o", folder / "never", code=11,
                     said="token")
     assert "adapter merge" in error["hint"], error
+
+
+def prefix_tuning(geneformer, folder):
+    """Keys and values in front of each layer's: embeddings here and in peft, both ways."""
+    with h5py.File(folder / "atlas.h5ad") as file:
+        x = file["X"]
+        rows = np.zeros((x["indptr"].shape[0] - 1, len(genes_of(folder))))
+        for i, (begin, end) in enumerate(zip(x["indptr"][:-1], x["indptr"][1:])):
+            rows[i, x["indices"][begin:end]] = x["data"][begin:end]
+
+    def here(adapter):
+        out = folder / "embedded.h5ad"
+        scgraft("embed", folder / "atlas.h5ad", "--adapter", adapter, "--model", geneformer.path,
+                "--embedding", "cls", "-o", out, "--force", "--allow-base-mismatch", "--progress",
+                "none", "-t", "1")
+        with h5py.File(out) as file:
+            return file["obsm/X_geneformer"][()]
+
+    def there(path):
+        config = peft.PeftConfig.from_pretrained(path)
+        config.task_type = "FEATURE_EXTRACTION"  # without one peft leaves the prompt out
+        model = PeftModel.from_pretrained(geneformer.load(BertModel), path, config=config).eval()
+        first = []
+        for row in rows:  # all medians are the same: ranks are those of counts, ties by column
+            order = np.argsort(-row, kind="stable")[: np.count_nonzero(row)]
+            ids = torch.from_numpy(order + 2)[None]
+            with torch.no_grad():
+                out = model(input_ids=ids, attention_mask=torch.ones_like(ids))
+            first.append(out.last_hidden_state[0, 0].numpy())
+        return np.stack(first)
+
+    scgraft("train", "--model", geneformer.path, "--data", folder / "atlas.h5ad", "--label-key",
+            "cell_type", "-o", folder / "run-prefix", "-s", "train.max_steps=20", "-s",
+            "train.lr=0.05", "--progress", "none", "-t", "1", "--adapter", "prefix_tuning", "-s",
+            "adapter.tokens=5")
+    trained = folder / "run-prefix/adapter"
+    scgraft("adapter", "export", trained, "-o", folder / "to-prefix")
+    close(there(folder / "to-prefix"), here(trained), "prefix-tuning to peft")
+    config = peft.PrefixTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=3)
+    model = get_peft_model(geneformer.load(BertModel), config)
+    for name, parameter in model.named_parameters():
+        if "prompt_encoder" in name:
+            parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
+    model.save_pretrained(folder / "from-prefix")
+    scgraft("adapter", "import", folder / "from-prefix", "--model", geneformer.path, "-o",
+            folder / "imported-prefix")
+    got = here(folder / "imported-prefix")
+    scgraft("annotate", folder / "atlas.h5ad", "--adapter", folder / "imported-prefix", "-o",
+            folder / "never.h5ad", code=11, said="no head for classes")
+    close(got, there(folder / "from-prefix"), "prefix-tuning from peft")
+    assert np.abs(got - here(trained)).max() > 1e-2
+    print("prefix-tuning: both ways")
 
 
 def module_tree(weights):
@@ -321,6 +377,7 @@ def main():
         from_peft(geneformer, folder)
         refusals(geneformer, folder)
         to_peft(geneformer, folder)
+        prefix_tuning(geneformer, folder)
         scgpt(folder)
     print(f"largest relative difference {worst:.1e}")
 
