@@ -229,6 +229,8 @@ json to_json(const PeftConfig& config) {
   };
   if (!config.modules_to_save.empty()) out["modules_to_save"] = config.modules_to_save;
   if (config.kind == "prefix_tuning" && config.every_layer) {
+    // Without a task PEFT takes the keys and values in and leaves them unused.
+    out["task_type"] = config.modules_to_save.empty() ? "FEATURE_EXTRACTION" : "SEQ_CLS";
     out["num_virtual_tokens"] = config.tokens;
     out["token_dim"] = config.dim;
     out["num_transformer_submodules"] = 1;

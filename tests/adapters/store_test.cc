@@ -376,6 +376,7 @@ TEST_F(StoreTest, PrefixTuningIsWrittenAndReadAsPeftDoes) {
   save(path());
   const json config = read_json(path() + "/adapter_config.json", FileKind::model);
   EXPECT_EQ(config["peft_type"], "PREFIX_TUNING");
+  EXPECT_EQ(config["task_type"], "SEQ_CLS");
   EXPECT_EQ(config["num_virtual_tokens"], 3);
   EXPECT_EQ(config["token_dim"], 16);
   EXPECT_EQ(config["num_layers"], 2);

@@ -258,18 +258,26 @@ def prefix_tuning(geneformer, folder):
         with h5py.File(out) as file:
             return file["obsm/X_geneformer"][()]
 
-    def there(path):
-        config = peft.PeftConfig.from_pretrained(path)
-        config.task_type = "FEATURE_EXTRACTION"  # without one peft leaves the prompt out
-        model = PeftModel.from_pretrained(geneformer.load(BertModel), path, config=config).eval()
-        first = []
+    def probabilities(adapter):
+        out = folder / "annotated.h5ad"
+        scgraft("annotate", folder / "atlas.h5ad", "--adapter", adapter, "--model", geneformer.path,
+                "--key-added", "K", "-o", out, "--progress", "none", "-t", "1")
+        with h5py.File(out) as file:
+            table = file["obsm/K_probabilities"]
+            return np.stack([table[name][()] for name in table.attrs["column-order"]], 1)
+
+    def there(path, base, what):
+        model = PeftModel.from_pretrained(base, path).eval()
+        found = []
         for row in rows:  # all medians are the same: ranks are those of counts, ties by column
             order = np.argsort(-row, kind="stable")[: np.count_nonzero(row)]
             ids = torch.from_numpy(order + 2)[None]
             with torch.no_grad():
-                out = model(input_ids=ids, attention_mask=torch.ones_like(ids))
-            first.append(out.last_hidden_state[0, 0].numpy())
-        return np.stack(first)
+                found.append(what(model(input_ids=ids, attention_mask=torch.ones_like(ids))))
+        return np.stack(found)
+
+    def first_row(out):
+        return out.last_hidden_state[0, 0].numpy()
 
     scgraft("train", "--model", geneformer.path, "--data", folder / "atlas.h5ad", "--label-key",
             "cell_type", "-o", folder / "run-prefix", "-s", "train.max_steps=20", "-s",
@@ -277,7 +285,8 @@ def prefix_tuning(geneformer, folder):
             "adapter.tokens=5")
     trained = folder / "run-prefix/adapter"
     scgraft("adapter", "export", trained, "-o", folder / "to-prefix")
-    close(there(folder / "to-prefix"), here(trained), "prefix-tuning to peft")
+    close(there(folder / "to-prefix", geneformer.load(), lambda out: out.logits[0].softmax(0).numpy()),
+          probabilities(trained), "prefix-tuning to peft")
     config = peft.PrefixTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=3)
     model = get_peft_model(geneformer.load(BertModel), config)
     for name, parameter in model.named_parameters():
@@ -289,7 +298,12 @@ def prefix_tuning(geneformer, folder):
     got = here(folder / "imported-prefix")
     scgraft("annotate", folder / "atlas.h5ad", "--adapter", folder / "imported-prefix", "-o",
             folder / "never.h5ad", code=11, said="no head for classes")
-    close(got, there(folder / "from-prefix"), "prefix-tuning from peft")
+    close(got, there(folder / "from-prefix", geneformer.load(BertModel), first_row),
+          "prefix-tuning from peft")
+    # Back again.
+    scgraft("adapter", "export", folder / "imported-prefix", "-o", folder / "again-prefix")
+    close(got, there(folder / "again-prefix", geneformer.load(BertModel), first_row),
+          "prefix-tuning to peft, no head")
     assert np.abs(got - here(trained)).max() > 1e-2
     print("prefix-tuning: both ways")
 
