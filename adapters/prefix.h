@@ -10,9 +10,9 @@ namespace scgraft {
 // model/sites.h), of their own in each layer that has them, <layer>.prefix [tokens, dim], or with
 // sharing among layers the same in all: prefix [tokens, dim].
 //
-// They start at zero, and still take part in the attention from the first step on: alone among the
-// kinds, a fresh prefix changes what the backbone computes. Source: scPEFT, after Li and Liang
-// 2021.
+// They start at zero, and still take part in the attention from the first step on: as prefix-tuning
+// and no other kind, a fresh prefix changes what the backbone computes. Source: scPEFT, after Li
+// and Liang 2021.
 class Prefix : public Adapter {
  public:
   // Throws ConfigError when options do not fit.

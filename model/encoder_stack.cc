@@ -6,6 +6,37 @@
 #include "kernels/cast.h"
 
 namespace scgraft {
+namespace {
+
+// Puts keys and values in front of a layer's own for as long as this lives.
+class InFront {
+ public:
+  InFront(EncoderLayer& layer, KeyValueSite* site) : layer_(layer), before_(layer.keys_values) {
+    if (site != nullptr) layer.keys_values = site;
+  }
+  ~InFront() { layer_.keys_values = before_; }
+  InFront(const InFront&) = delete;
+  InFront& operator=(const InFront&) = delete;
+
+ private:
+  EncoderLayer& layer_;
+  KeyValueSite* before_;
+};
+
+}  // namespace
+
+int EncoderStack::first_joined(const EncodeOptions& options, int64_t count) const {
+  const int first = first_prefixed();
+  if (options.tap != nullptr || count > kPrefixRows) return first;
+  int layer = first;
+  const auto prefixed = [&](int i) { return layers[static_cast<size_t>(i)].prefix != nullptr; };
+  while (layer < size() && prefixed(layer) && (layer + 1 == size() || prefixed(layer + 1)) &&
+         layers[static_cast<size_t>(layer)].keys_values == nullptr)
+    ++layer;
+  // One with keys and values of its own has no place for more: all rows join from there on.
+  return layer;
+}
+
 AttentionMask EncoderStack::mask(bool longer) const {
   const PreparedArray<int64_t>& bits = longer ? longer_key_bits_ : key_bits_;
   if (bits.host.empty()) return {};
@@ -18,8 +49,10 @@ void EncoderStack::forward(Context& ctx, TensorView x, const Packing& packing, c
   type_ = x.dtype();
   first_saved_ = first_saved;
   saved_.assign(layers.size(), {});
-  const int prefixed = first_prefixed();
-  const int64_t count = prefix_rows(d);
+  const int64_t all = prefix_rows(d);
+  const int joined = joined_ = first_joined(options, all);
+  const int64_t count = joined < size() ? all : 0;
+  prefix_keys_.resize(layers.size());
   inserted_.assign(ctx, packing, count);
   key_bits_.host.clear();
   longer_key_bits_.host.clear();
@@ -41,7 +74,7 @@ void EncoderStack::forward(Context& ctx, TensorView x, const Packing& packing, c
     const int layer = static_cast<int>(i);
     const bool last = i + 1 == layers.size();
     const bool save = layer >= first_saved;
-    const bool longer = layer >= prefixed;
+    const bool longer = layer >= joined;
     const Packing through = longer ? inserted_.packing() : packing;
     const bool cls = last && options.rows == LayerRows::cls;
     const Packing produced = cls ? rows : through;
@@ -58,7 +91,7 @@ void EncoderStack::forward(Context& ctx, TensorView x, const Packing& packing, c
     if (options.tap != nullptr) tell("_in", x);
     if (last && !options.before_last.empty()) {
       TensorView before = x;
-      if (layer > prefixed) {
+      if (layer > joined) {
         before = ctx.activations().take(options.before_last.shape(), type_);
         inserted_.remove(ctx, x, before);
       }
@@ -68,9 +101,12 @@ void EncoderStack::forward(Context& ctx, TensorView x, const Packing& packing, c
         cast(ctx, before, options.before_last);
       if (out.empty()) return;
     }
-    if (layers[i].prefix != nullptr) {
+    const bool keys_alone = layers[i].prefix != nullptr && !longer;
+    if (keys_alone) {
+      prefix_keys_[i].forward(ctx, layers[i], options.training, type_);
+    } else if (layers[i].prefix != nullptr) {
       const TensorView with = ctx.activations().take({through.tokens(), d}, type_);
-      if (layer == prefixed)
+      if (layer == joined)
         inserted_.insert(ctx, x, layers[i].prefix->rows(), with);
       else
         inserted_.replace(ctx, x, layers[i].prefix->rows(), with);
@@ -91,6 +127,7 @@ void EncoderStack::forward(Context& ctx, TensorView x, const Packing& packing, c
               .norm1 = tap_memory.take({n, d}, type_),
               .hidden = tap_memory.take({n, layers[i].ffn_in.out()}, type_)};
     }
+    const InFront front(layers[i], keys_alone ? &prefix_keys_[i] : nullptr);
     layers[i].forward(ctx, x, through, cls ? LayerRows::cls : LayerRows::all, produced,
                       options.training, y, save ? &saved_[i] : nullptr,
                       options.tap != nullptr ? &taps : nullptr, mask(longer));
@@ -116,14 +153,13 @@ void EncoderStack::forward(Context& ctx, TensorView x, const Packing& packing, c
 TensorView EncoderStack::backward(Context& ctx, const Packing& packing, const Packing& rows,
                                   const EncodeOptions& options, TensorView dout) {
   const int64_t d = dout.dim(1);
-  const int prefixed = first_prefixed();
   const bool cls = options.rows == LayerRows::cls;
   TensorView dy = dout;
   if (type_ != dout.dtype() && first_saved_ < size()) {
     dy = ctx.activations().take(dout.shape(), type_);
     cast(ctx, dout, dy);
   }
-  if (prefixed < size() && first_saved_ < size() && !cls) {
+  if (joined_ < size() && first_saved_ < size() && !cls) {
     const TensorView longer = ctx.activations().take({inserted_.packing().tokens(), d}, type_);
     inserted_.remove_backward(ctx, dy, longer);
     dy = longer;
@@ -132,26 +168,34 @@ TensorView EncoderStack::backward(Context& ctx, const Packing& packing, const Pa
   for (int i = size() - 1; i >= std::max(first_saved_, 0); --i) {
     EncoderLayer& layer = layers[static_cast<size_t>(i)];
     const bool last_cls = i + 1 == size() && cls;
-    const Packing through = i >= prefixed ? inserted_.packing() : packing;
-    const bool to_rows = layer.prefix != nullptr && layer.prefix->trainable();
+    const bool longer = i >= joined_;
+    const Packing through = longer ? inserted_.packing() : packing;
+    const bool to_rows = longer && layer.prefix != nullptr && layer.prefix->trainable();
+    PrefixKeys* const keys =
+        layer.prefix != nullptr && !longer ? &prefix_keys_[static_cast<size_t>(i)] : nullptr;
+    if (keys != nullptr) keys->begin_backward(ctx);
     TensorView dx;
     if (i > first_saved_ || to_rows) {
       const Shape shape{through.tokens(), d};
       dx = spare.shape() == shape ? spare : ctx.activations().take(shape, type_);
     }
-    layer.backward(ctx, saved_[static_cast<size_t>(i)], through,
-                   last_cls ? LayerRows::cls : LayerRows::all, last_cls ? rows : through,
-                   options.training, dy, dx, mask(i >= prefixed));
+    {
+      const InFront front(layer, keys);
+      layer.backward(ctx, saved_[static_cast<size_t>(i)], through,
+                     last_cls ? LayerRows::cls : LayerRows::all, last_cls ? rows : through,
+                     options.training, dy, dx, mask(longer));
+    }
+    if (keys != nullptr) keys->backward(ctx, layer, options.training);
     spare = dy.shape() == dx.shape() ? dy : TensorView();
     dy = dx;
-    if (layer.prefix == nullptr) continue;
+    if (layer.prefix == nullptr || !longer) continue;
     const TensorView drows = to_rows ? layer.prefix->gradient() : TensorView();
     TensorView below;
     if (i > first_saved_)
       below =
-          ctx.activations().take({i == prefixed ? packing.tokens() : through.tokens(), d}, type_);
+          ctx.activations().take({i == joined_ ? packing.tokens() : through.tokens(), d}, type_);
     if (dy.empty()) continue;
-    if (i == prefixed)
+    if (i == joined_)
       inserted_.insert_backward(ctx, dy, below, drows);
     else
       inserted_.replace_backward(ctx, dy, below, drows);

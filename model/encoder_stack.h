@@ -6,10 +6,13 @@
 #include "model/encoder_layer.h"
 #include "model/inserted_rows.h"
 #include "model/layer_stack.h"
+#include "model/prefix_keys.h"
 
 namespace scgraft {
 
-// The layers of an encoder and a pass through all of them.
+// The layers of an encoder and a pass through all of them. Rows of a prefix (PrefixSite) join the
+// tokens where a layer above reads them or a tap asks for them; else they are keys and values alone
+// (PrefixKeys), which gives the same up to rounding.
 class EncoderStack : public LayerStack<EncoderLayer> {
  public:
   using LayerStack::LayerStack;
@@ -26,7 +29,12 @@ class EncoderStack : public LayerStack<EncoderLayer> {
                       const EncodeOptions& options, TensorView dout);
 
  private:
+  // Lowest layer whose prefix joins the tokens; size() when none does.
+  int first_joined(const EncodeOptions& options, int64_t count) const;
+
   std::vector<EncoderLayer::Saved> saved_;
+  std::vector<PrefixKeys> prefix_keys_;  // of each layer, used below joined_
+  int joined_ = 0;
   InsertedRows inserted_;
   // Which keys are seen, of the batch and with rows among them; empty: all.
   AttentionMask mask(bool longer) const;

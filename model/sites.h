@@ -56,7 +56,8 @@ inline bool is_trainable(const HiddenSite* site) { return site != nullptr && sit
 
 // Rows that join the tokens of every cell, behind the first one, from a layer on. They are queries,
 // keys and values there and in the layers above; where a layer above has rows of its own these take
-// their place, and after the last layer they are gone.
+// their place, and after the last layer they are gone. Where only the keys and values are read,
+// only these may be computed (model/prefix_keys.h).
 class PrefixSite {
  public:
   virtual ~PrefixSite() = default;
