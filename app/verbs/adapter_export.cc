@@ -54,7 +54,8 @@ void add_adapter_export(CLI::App& parent, Session& session) {
                               "scgraft adapter export runs/pbmc/adapter --merged -o models/pbmc"}},
                             [&session, options] { export_adapter(session, *options); });
   verb.add_option("DIR", options->merge.adapter, "Adapter directory")->required();
-  verb.add_option("--format", options->format, "peft: LoRA and HRA, with trained heads")
+  verb.add_option("--format", options->format,
+                  "peft: LoRA, HRA, OFT and prefix-tuning, with trained heads")
       ->type_name("NAME")
       ->capture_default_str();
   verb.add_flag("--merged", options->merged, "The base model with the adapter inside its weights");
