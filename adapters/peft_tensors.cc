@@ -41,14 +41,14 @@ struct Term {
 };
 
 std::vector<Place> places_of(Backbone& backbone) {
-  static const std::map<std::string, std::string> kTargets = {
+  static const std::map<std::string, std::string> targets = {
       {"attn.q", "q"},     {"attn.k", "k"},      {"attn.v", "v"},
       {"attn.out", "out"}, {"ffn.in", "ffn_in"}, {"ffn.out", "ffn_out"}};
   std::vector<Place> places;
   for (const std::string& site : backbone.linear_sites()) {
     const size_t number = site.find('.') + 1, dot = site.find('.', number);
-    const auto target = kTargets.find(site.substr(dot + 1));
-    if (target == kTargets.end()) continue;
+    const auto target = targets.find(site.substr(dot + 1));
+    if (target == targets.end()) continue;
     const Linear& linear = backbone.linear_site(site);
     places.push_back({.site = site,
                       .path = backbone.module_path(site),

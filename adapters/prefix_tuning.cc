@@ -2,14 +2,14 @@
 #include "adapters/prefix_tuning.h"
 
 #include <algorithm>
-#include <cmath>
+#include <numbers>
 
 #include "adapters/layer_range.h"
 
 namespace scgraft {
 namespace {
 
-const double kBound = 0.02 * std::sqrt(3.0);  // of a uniform distribution as wide as 0.02
+constexpr double kBound = 0.02 * std::numbers::sqrt3;  // of a uniform distribution as wide as 0.02
 
 }  // namespace
 

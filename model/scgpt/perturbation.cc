@@ -57,6 +57,7 @@ Tensor predict_perturbation(Context& ctx, ScgptNetwork& network, const Perturbed
   const auto width = static_cast<int64_t>(columns.size());
   if (width == 0) return out;
   std::vector<int32_t> tokens;
+  tokens.reserve(columns.size());
   for (const int64_t g : columns) tokens.push_back(cells.genes[static_cast<size_t>(g)]);
 
   TokenBatch batch;
