@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "adapters/projections.h"
 #include "kernels/reflections.h"
 #include "runtime/error.h"
 
@@ -57,7 +56,7 @@ void reflect(Array<T, 2> w, ConstTensorView u) {
 
 }  // namespace
 
-void Hra::Site::make_room(Context& ctx, const Linear& beside) {
+void Hra::HraSite::make_room(Context& ctx, const Linear& beside) {
   const DType dtype = u->value.dtype();
   const int64_t rank = u->value.dim(1);
   a_ = Tensor({rank, beside.in()}, dtype, ctx.device());
@@ -68,7 +67,7 @@ void Hra::Site::make_room(Context& ctx, const Linear& beside) {
   rows_packing_.assign(ctx, rows_->packing());
 }
 
-std::span<const LowRank> Hra::Site::terms(Context& ctx, const Linear& beside, bool) {
+std::span<const LowRank> Hra::HraSite::terms(Context& ctx, const Linear& beside, bool) {
   if (stale_) {
     if (a_.empty() || a_.device() != ctx.device()) make_room(ctx, beside);
     reflections(ctx, std::as_const(u->value).view(), a_.view(), p_.view());
@@ -81,9 +80,9 @@ std::span<const LowRank> Hra::Site::terms(Context& ctx, const Linear& beside, bo
   return {&term_, 1};
 }
 
-void Hra::Site::backward(Context& ctx, const Linear& beside, ConstTensorView x, ConstTensorView dy,
-                         const Packing& packing) {
-  require(!beside.weight()->trainable(), name, ": an hra adapter needs a frozen weight");
+void Hra::HraSite::backward(Context& ctx, const Linear& beside, ConstTensorView x,
+                            ConstTensorView dy, const Packing& packing) {
+  require(!beside.weight()->trainable(), name(), ": an hra adapter needs a frozen weight");
   const LowRank term = terms(ctx, beside, true).front();
   Arena::Scope scratch(ctx.scratch());
   const auto zeros = [&](const Tensor& like) {
@@ -98,60 +97,25 @@ void Hra::Site::backward(Context& ctx, const Linear& beside, ConstTensorView x, 
   reflections_backward(ctx, std::as_const(u->value).view(), da, dp, u->grad.view());
 }
 
-Hra::Hra(const AdapterOptions& options, Backbone& backbone, uint64_t seed) : options_(options) {
-  const std::vector<Projection> places = projections(options_, backbone);
+Tensor Hra::HraSite::merged(const Tensor& rows) const {
+  Tensor out = rows.clone();
+  HostCopies host;
+  const ConstTensorView columns = host.view(u->value);
+  visit_real(out.dtype(), [&]<class T>(Type<T>) { reflect(out.as<T, 2>(), columns); });
+  return out;
+}
+
+Hra::Hra(const AdapterOptions& options, Backbone& backbone, uint64_t seed)
+    : ProjectionAdapter(options) {
+  const std::vector<Place> wanted = places(backbone);
   require<ConfigError>(options_.rank >= 2 && options_.rank <= 512 && options_.rank % 2 == 0,
                        "adapter.r of an hra adapter must be even, 2 to 512, got ", options_.rank);
-  for (const Projection& place : places) {
-    Site& site = sites_.emplace_back();
-    site.name = place.site;
-    Linear& linear = backbone.linear_site(site.name);
-    const Tensor& beside = linear.weight()->value;
-    const DType dtype = beside.dtype() == DType::f64 ? DType::f64 : DType::f32;
-    const std::string name = cat("base_model.model.", backbone.module_path(site.name), ".hra_u");
-    const Shape shape{linear.in(), options_.rank};
-    site.u = &parameters_.add(name, Tensor(shape, dtype, beside.device()));
-    copy(paired_columns(name, shape, dtype, seed).view(), site.u->value.view());
+  for (const Place& place : wanted) {
+    HraSite& site = add<HraSite>(place);
+    site.u = &parameters_.add(place.path + ".hra_u", place.zeros({place.in, options_.rank}));
+    const Tensor& u = site.u->value;
+    copy(paired_columns(site.u->name, u.shape(), u.dtype(), seed).view(), site.u->value.view());
   }
-}
-
-void Hra::attach(Backbone& backbone) {
-  for (Site& site : sites_) {
-    Linear& linear = backbone.linear_site(site.name);
-    require(linear.site() == nullptr, "something is attached to ", site.name, " already");
-    linear.attach(&site);
-  }
-}
-
-void Hra::detach(Backbone& backbone) {
-  for (Site& site : sites_) {
-    Linear& linear = backbone.linear_site(site.name);
-    if (linear.site() == &site) linear.attach(nullptr);
-  }
-}
-
-bool Hra::merge_into(Backbone& backbone) {
-  for (Site& site : sites_) {
-    Linear& linear = backbone.linear_site(site.name);
-    site.original = take_rows(linear);
-    // Done once and in f64, on the host, one reflection after the other.
-    Tensor merged = site.original.clone();
-    HostCopies host;
-    const ConstTensorView columns = host.view(site.u->value);
-    visit_real(merged.dtype(), [&]<class T>(Type<T>) { reflect(merged.as<T, 2>(), columns); });
-    put_rows(linear, merged);
-  }
-  detach(backbone);
-  return true;
-}
-
-void Hra::unmerge_from(Backbone& backbone) {
-  for (Site& site : sites_) {
-    require(!site.original.empty(), "the adapter has not been merged");
-    put_rows(backbone.linear_site(site.name), site.original);
-    site.original = Tensor();
-  }
-  attach(backbone);
 }
 
 std::unique_ptr<Adapter> make_hra(const AdapterOptions& options, Backbone& backbone,

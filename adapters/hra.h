@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-#include <deque>
 #include <optional>
 
-#include "adapters/adapter.h"
+#include "adapters/projection_adapter.h"
 
 namespace scgraft {
 
@@ -19,26 +18,19 @@ namespace scgraft {
 // The gradient by u is formed in every call of backward: a step that is cut into other chunks of
 // cells gives the same sums, but not to the last bit.
 // Source: Yuan et al. 2024 (HRA); file names and start from Hugging Face PEFT.
-class Hra : public Adapter {
+class Hra : public ProjectionAdapter {
  public:
   Hra(const AdapterOptions& options, Backbone& backbone, uint64_t seed);
 
   std::string_view kind() const override { return "hra"; }
-  const AdapterOptions& options() const override { return options_; }
-  void attach(Backbone& backbone) override;
-  void detach(Backbone& backbone) override;
-  std::vector<Parameter*> parameters() override { return parameters_.all(); }
-  bool merge_into(Backbone& backbone) override;
-  void unmerge_from(Backbone& backbone) override;
 
  private:
-  class Site : public LinearSite {
+  class HraSite : public Site {
    public:
-    std::string name;  // of the backbone's site
     Parameter* u = nullptr;
-    Tensor original;  // weight rows before a merge
 
     std::span<const LowRank> terms(Context& ctx, const Linear& beside, bool training) override;
+    Tensor merged(const Tensor& rows) const override;
     bool trainable() const override { return u->trainable(); }
     // Throws Error when the weight of the projection is trained too.
     void backward(Context& ctx, const Linear& beside, ConstTensorView x, ConstTensorView dy,
@@ -56,10 +48,6 @@ class Hra : public Adapter {
     DevicePacking rows_packing_;
     LowRank term_;
   };
-
-  AdapterOptions options_;
-  ParameterSet parameters_;
-  std::deque<Site> sites_;
 };
 
 std::unique_ptr<Adapter> make_hra(const AdapterOptions& options, Backbone& backbone, uint64_t seed);

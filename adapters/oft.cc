@@ -3,13 +3,12 @@
 
 #include <cmath>
 
-#include "adapters/projections.h"
 #include "kernels/rotation.h"
 #include "runtime/error.h"
 
 namespace scgraft {
 
-ConstTensorView Oft::Site::weight(Context& ctx, const Linear& beside) {
+ConstTensorView Oft::OftSite::weight(Context& ctx, const Linear& beside) {
   if (stale_) {
     const ConstTensorView rows = beside.weight_rows();
     if (turned_.empty() || turned_.device() != ctx.device()) {
@@ -24,9 +23,9 @@ ConstTensorView Oft::Site::weight(Context& ctx, const Linear& beside) {
   return std::as_const(turned_).view();
 }
 
-void Oft::Site::backward(Context& ctx, const Linear& beside, ConstTensorView x, ConstTensorView dy,
-                         const Packing& packing) {
-  require(!beside.weight()->trainable(), name, ": an oft adapter needs a frozen weight");
+void Oft::OftSite::backward(Context& ctx, const Linear& beside, ConstTensorView x,
+                            ConstTensorView dy, const Packing& packing) {
+  require(!beside.weight()->trainable(), name(), ": an oft adapter needs a frozen weight");
   const ConstTensorView rows = beside.weight_rows();
   weight(ctx, beside);
   Arena::Scope scratch(ctx.scratch());
@@ -38,7 +37,7 @@ void Oft::Site::backward(Context& ctx, const Linear& beside, ConstTensorView x, 
   cayley_backward(ctx, std::as_const(q_).view(), dq, skew->grad.view());
 }
 
-Tensor Oft::Site::turned(const Tensor& rows) const {
+Tensor Oft::OftSite::merged(const Tensor& rows) const {
   Context host(Device::cpu());
   HostCopies copies;
   const ConstTensorView values = copies.view(skew->value);
@@ -52,75 +51,35 @@ Tensor Oft::Site::turned(const Tensor& rows) const {
   return out.converted(rows.dtype());
 }
 
-Oft::Oft(const AdapterOptions& options, Backbone& backbone) : options_(options) {
-  const std::vector<Projection> places = projections(options_, backbone);
+Oft::Oft(const AdapterOptions& options, Backbone& backbone) : ProjectionAdapter(options) {
+  const std::vector<Place> wanted = places(backbone);
   require<ConfigError>(options_.block_size >= 0 && options_.block_size <= kRotationSize,
                        "adapter.block_size must be 0 to ", kRotationSize, ", got ",
                        options_.block_size);
   require<ConfigError>(options_.constraint >= 0 && std::isfinite(options_.constraint),
                        "adapter.constraint must not be negative, got ", options_.constraint);
-  for (const Projection& place : places) {
-    Site& site = sites_.emplace_back();
-    site.name = place.site;
-    Linear& linear = backbone.linear_site(site.name);
-    const int64_t in = linear.in();
+  for (const Place& place : wanted) {
+    OftSite& site = add<OftSite>(place);
     if (options_.block_size > 0) {
       site.size = options_.block_size;
-      require<ConfigError>(in % site.size == 0, "adapter.block_size is ", site.size,
-                           ", which does not divide the ", in, " inputs of ", site.name);
-      site.blocks = in / site.size;
+      require<ConfigError>(place.in % site.size == 0, "adapter.block_size is ", site.size,
+                           ", which does not divide the ", place.in, " inputs of ", place.name);
+      site.blocks = place.in / site.size;
     } else {
       site.blocks = options_.blocks;
-      require<ConfigError>(site.blocks >= 1 && in % site.blocks == 0, "adapter.blocks is ",
-                           site.blocks, ", which does not divide the ", in, " inputs of ",
-                           site.name);
-      site.size = in / site.blocks;
+      require<ConfigError>(site.blocks >= 1 && place.in % site.blocks == 0, "adapter.blocks is ",
+                           site.blocks, ", which does not divide the ", place.in, " inputs of ",
+                           place.name);
+      site.size = place.in / site.blocks;
     }
     require<ConfigError>(site.size >= 2 && site.size <= kRotationSize,
                          "blocks of oft adapters are ", "2 to ", kRotationSize,
-                         " wide; adapter.blocks ", site.blocks, " of the ", in, " inputs of ",
-                         site.name, " are ", site.size);
+                         " wide; adapter.blocks ", site.blocks, " of the ", place.in, " inputs of ",
+                         place.name, " are ", site.size);
     site.radius = options_.constraint / std::sqrt(static_cast<double>(site.blocks));
-    const Tensor& beside = linear.weight()->value;
-    const DType dtype = beside.dtype() == DType::f64 ? DType::f64 : DType::f32;
-    site.skew = &parameters_.add(
-        cat("base_model.model.", backbone.module_path(site.name), ".oft_R.weight"),
-        Tensor({site.blocks, site.size * (site.size - 1) / 2}, dtype, beside.device()));
+    site.skew = &parameters_.add(place.path + ".oft_R.weight",
+                                 place.zeros({site.blocks, site.size * (site.size - 1) / 2}));
   }
-}
-
-void Oft::attach(Backbone& backbone) {
-  for (Site& site : sites_) {
-    Linear& linear = backbone.linear_site(site.name);
-    require(linear.site() == nullptr, "something is attached to ", site.name, " already");
-    linear.attach(&site);
-  }
-}
-
-void Oft::detach(Backbone& backbone) {
-  for (Site& site : sites_) {
-    Linear& linear = backbone.linear_site(site.name);
-    if (linear.site() == &site) linear.attach(nullptr);
-  }
-}
-
-bool Oft::merge_into(Backbone& backbone) {
-  for (Site& site : sites_) {
-    Linear& linear = backbone.linear_site(site.name);
-    site.original = take_rows(linear);
-    put_rows(linear, site.turned(site.original));
-  }
-  detach(backbone);
-  return true;
-}
-
-void Oft::unmerge_from(Backbone& backbone) {
-  for (Site& site : sites_) {
-    require(!site.original.empty(), "the adapter has not been merged");
-    put_rows(backbone.linear_site(site.name), site.original);
-    site.original = Tensor();
-  }
-  attach(backbone);
 }
 
 std::unique_ptr<Adapter> make_oft(const AdapterOptions& options, Backbone& backbone, uint64_t) {

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-#include <deque>
-
-#include "adapters/adapter.h"
+#include "adapters/projection_adapter.h"
 
 namespace scgraft {
 
@@ -26,46 +24,33 @@ namespace scgraft {
 // cells gives the same sums, but not to the last bit.
 // Source: Qiu et al. 2023 (OFT, COFT); file names and options from Hugging Face PEFT, of which this
 // is the exact transform (use_cayley_neumann false).
-class Oft : public Adapter {
+class Oft : public ProjectionAdapter {
  public:
   Oft(const AdapterOptions& options, Backbone& backbone);
 
   std::string_view kind() const override { return "oft"; }
-  const AdapterOptions& options() const override { return options_; }
-  void attach(Backbone& backbone) override;
-  void detach(Backbone& backbone) override;
-  std::vector<Parameter*> parameters() override { return parameters_.all(); }
-  bool merge_into(Backbone& backbone) override;
-  void unmerge_from(Backbone& backbone) override;
 
  private:
-  class Site : public LinearSite {
+  class OftSite : public Site {
    public:
-    std::string name;  // of the backbone's site
     Parameter* skew = nullptr;
     int64_t blocks = 1, size = 1;
     double radius = 0;  // of |S_b|; 0: none
-    Tensor original;    // weight rows before a merge
 
     std::span<const LowRank> terms(Context&, const Linear&, bool) override { return {}; }
     bool replaces_weight() const override { return true; }
     ConstTensorView weight(Context& ctx, const Linear& beside) override;
+    Tensor merged(const Tensor& rows) const override;
     bool trainable() const override { return skew->trainable(); }
     // Throws Error when the weight of the projection is trained too.
     void backward(Context& ctx, const Linear& beside, ConstTensorView x, ConstTensorView dy,
                   const Packing& packing) override;
     void parameters_updated() override { stale_ = true; }
-    // rows W -> W', in host memory and in f64.
-    Tensor turned(const Tensor& rows) const;
 
    private:
     bool stale_ = true;
     Tensor q_, turned_;  // [blocks, size, size], [out, in]
   };
-
-  AdapterOptions options_;
-  ParameterSet parameters_;
-  std::deque<Site> sites_;
 };
 
 std::unique_ptr<Adapter> make_oft(const AdapterOptions& options, Backbone& backbone, uint64_t seed);
