@@ -2,6 +2,7 @@
 #include "model/gene_files.h"
 
 #include <algorithm>
+#include <filesystem>
 
 #include "io/text.h"
 #include "runtime/error.h"
@@ -61,6 +62,10 @@ void finish_match(const H5ad& file, std::span<const std::string> names, GeneMatc
   log_warning("W-GENE-LOW-MATCH", "only ", match.matched, " of ", match.columns(), " genes of ",
               escaped(file.path()),
               " are known to the model; the rest is not used. First unknown: ", first);
+}
+
+std::string absolute_folder(const std::string& folder) {
+  return folder.empty() ? folder : std::filesystem::absolute(folder).lexically_normal().string();
 }
 
 void require_same_dictionaries(const Preparation& preparation, const std::string& fingerprint,

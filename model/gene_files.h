@@ -26,6 +26,9 @@ std::vector<std::string> gene_names_of(const H5ad& file, const MatrixSlot& slot,
 //   names  [columns]
 void finish_match(const H5ad& file, std::span<const std::string> names, GeneMatch& match);
 
+// The absolute name of a folder of dictionaries; empty stays empty.
+std::string absolute_folder(const std::string& folder);
+
 // Throws ModelError (E-PREPARE) when cells were prepared with other dictionaries than those of
 // `file`.
 //   fingerprint  of what is in `file`

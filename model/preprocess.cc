@@ -5,6 +5,7 @@
 #include <array>
 #include <bitset>
 #include <cmath>
+#include <utility>
 
 #include "io/text.h"
 #include "runtime/error.h"
@@ -65,6 +66,12 @@ void normalise_log1p(Context& ctx, SparseRows& rows, double target_sum) {
       normalise_log1p(values, total_of(values), target_sum);
     }
   });
+}
+
+void take_normalised(Context& ctx, SparseRows& rows, SparseRows& out) {
+  constexpr double kBaselineTotal = 1e4;
+  normalise_log1p(ctx, rows, kBaselineTotal);
+  std::swap(out, rows);
 }
 
 void require_expression(const SparseRows& rows, const std::string& file, const std::string& slot) {

@@ -21,6 +21,10 @@ double total_of(std::span<const float> values);
 // normalise_log1p() of every row by its own total.
 void normalise_log1p(Context& ctx, SparseRows& rows, double target_sum);
 
+// Leaves rows of counts log1p-normalised over all columns (totals of 1e4) in `out`: what
+// CellReader::next() gives baselines. `rows` then holds what `out` held.
+void take_normalised(Context& ctx, SparseRows& rows, SparseRows& out);
+
 // Throws DataError unless every value is finite (E-VALUES-NONFINITE) and not negative
 // (E-VALUES-NEGATIVE), naming the first cell and column that is.
 void require_expression(const SparseRows& rows, const std::string& file, const std::string& slot);

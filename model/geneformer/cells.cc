@@ -20,7 +20,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kIdColumn = "ensembl_id";
-constexpr double kBaselineTotal = 1e4;
 
 [[noreturn]] void refuse_dictionary(const std::string& message, const std::string& folder) {
   ModelError error(cat(escaped(folder), ": ", message), "E-DICTIONARY");
@@ -142,10 +141,7 @@ bool RankReader::next(TokenisedCells& out, SparseRows* normalised) {
   if (!reader_.next(rows_)) return false;
   tokenizer_->tokenise(ctx_, rows_, totals_, reader_.slot().dtype, out);
   fill_empty(out);
-  if (normalised != nullptr) {
-    normalise_log1p(ctx_, rows_, kBaselineTotal);
-    std::swap(*normalised, rows_);
-  }
+  if (normalised != nullptr) take_normalised(ctx_, rows_, *normalised);
   return true;
 }
 
@@ -177,9 +173,7 @@ void RankReader::fill_empty(TokenisedCells& cells) const {
 class GeneformerCellModel : public CellModel {
  public:
   GeneformerCellModel(const std::string& folder, const CellModelOptions& options)
-      : folder_(options.dictionaries.empty()
-                    ? std::string()
-                    : fs::absolute(options.dictionaries).lexically_normal().string()),
+      : folder_(absolute_folder(options.dictionaries)),
         model_(load_geneformer(
             folder, {.new_head_classes = options.classes, .seed = options.seed, .heads = false})),
         dictionaries_(open_dictionaries(folder_.empty() ? folder : folder_)),

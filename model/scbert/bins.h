@@ -56,6 +56,8 @@ class ScbertBins {
   int64_t columns() const { return alignment_.columns(); }
   int64_t length() const { return alignment_.genes() + 1; }  // tokens of every cell
   int64_t matched() const { return alignment_.matched(); }   // genes of the model in the file
+  // [columns] the position of each, -1: not used.
+  std::span<const int32_t> positions() const { return alignment_.positions(); }
 
   // One cell's expression in the model's order.
   //   aligned  [length() - 1], overwritten

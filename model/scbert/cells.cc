@@ -3,13 +3,11 @@
 
 #include <filesystem>
 #include <fstream>
-#include <unordered_map>
 
-#include "io/h5ad_rows.h"
 #include "io/text.h"
 #include "kernels/pool.h"
+#include "model/aligned_reader.h"
 #include "model/gene_files.h"
-#include "model/preprocess.h"
 #include "model/scbert/bins.h"
 #include "runtime/error.h"
 
@@ -19,7 +17,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kGenes = "genes.txt";
-constexpr double kBaselineTotal = 1e4;
 
 std::vector<std::string> read_gene_order(const std::string& path, const std::string& model) {
   std::ifstream file(path);
@@ -41,58 +38,10 @@ std::vector<std::string> read_gene_order(const std::string& path, const std::str
   return genes;
 }
 
-class BinReader : public CellReader {
- public:
-  BinReader(Context& ctx, const H5ad& file, const std::vector<std::string>& order, int64_t top,
-            const Preparation& preparation)
-      : ctx_(ctx),
-        preparation_(preparation),
-        slot_(choose_counts(file, preparation.layer, "bins of scBERT")),
-        reader_(file, slot_.slot) {
-    const std::vector<std::string> names =
-        gene_names_of(file, file.slot(slot_.slot), preparation.gene_key);
-    bins_.emplace(order, names, file.path(), ScbertBinOptions{.top = top});
-    match_.gene_key = preparation.gene_key;
-    std::unordered_map<std::string_view, int32_t> free;
-    for (size_t i = 0; i < order.size(); ++i) free.emplace(order[i], static_cast<int32_t>(i));
-    for (const std::string& name : names) {
-      const auto found = free.find(name);
-      match_.token.push_back(found == free.end() ? -1 : found->second);
-      if (found != free.end()) free.erase(found);
-    }
-    finish_match(file, names, match_);
-  }
-
-  const SlotChoice& slot() const override { return slot_; }
-  const GeneMatch& match() const override { return match_; }
-  int64_t cells() const override { return reader_.rows(); }
-  Preparation preparation() const override { return preparation_; }
-  bool next(TokenisedCells& out, SparseRows* normalised) override {
-    if (!reader_.next(rows_)) return false;
-    bins_->tokenise(ctx_, rows_, out);
-    if (normalised != nullptr) {
-      normalise_log1p(ctx_, rows_, kBaselineTotal);
-      std::swap(*normalised, rows_);
-    }
-    return true;
-  }
-
- private:
-  Context& ctx_;
-  Preparation preparation_;
-  SlotChoice slot_;
-  RowReader reader_;
-  GeneMatch match_;
-  std::optional<ScbertBins> bins_;
-  SparseRows rows_;
-};
-
 class ScbertCellModel : public CellModel {
  public:
   ScbertCellModel(const std::string& folder, const CellModelOptions& options)
-      : folder_(options.dictionaries.empty()
-                    ? std::string()
-                    : fs::absolute(options.dictionaries).lexically_normal().string()),
+      : folder_(absolute_folder(options.dictionaries)),
         model_(load_scbert(
             folder, {.new_head_classes = options.classes, .seed = options.seed, .heads = false})),
         genes_file_((fs::path(folder_.empty() ? folder : folder_) / kGenes).string()),
@@ -122,7 +71,9 @@ class ScbertCellModel : public CellModel {
     require_gene_order(genes_, model_.config.positions, genes_file_, model_.path,
                        preparation.dictionary_fingerprint);
     // Of the tokens one is the mask, the others are the bins 0 to top.
-    return std::make_unique<BinReader>(ctx, file, genes_, model_.config.tokens - 2, preparation);
+    const ScbertBinOptions options{.top = model_.config.tokens - 2};
+    return std::make_unique<AlignedReader<ScbertBins>>(ctx, file, preparation, genes_, options,
+                                                       "bins of scBERT");
   }
 
  private:

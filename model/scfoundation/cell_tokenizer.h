@@ -64,8 +64,8 @@ class ScfoundationTokenizer {
   int64_t columns() const { return alignment_.columns(); }
   int64_t entries() const { return alignment_.genes() + 2; }
   int64_t matched() const { return alignment_.matched(); }  // genes of the model in the file
-  // [columns] -1: not used.
-  std::span<const int32_t> entry_of_column() const { return alignment_.positions(); }
+  // [columns] the entry of each, -1: not used.
+  std::span<const int32_t> positions() const { return alignment_.positions(); }
 
   // All entries of one cell. A cell without expression has zeros, T and S among them.
   //   out  [entries()], overwritten

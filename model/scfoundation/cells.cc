@@ -2,13 +2,10 @@
 #include "model/scfoundation/cells.h"
 
 #include <filesystem>
-#include <optional>
-#include <span>
 
-#include "io/h5ad_rows.h"
 #include "io/text.h"
+#include "model/aligned_reader.h"
 #include "model/gene_files.h"
-#include "model/preprocess.h"
 #include "model/scfoundation/cell_tokenizer.h"
 #include "runtime/error.h"
 
@@ -19,7 +16,6 @@ namespace fs = std::filesystem;
 
 constexpr const char* kGenes = "OS_scRNA_gene_index.19264.tsv";
 constexpr const char* kBranch = "cell";
-constexpr double kBaselineTotal = 1e4;
 
 std::vector<std::string> read_gene_order(const std::string& path, const std::string& model,
                                          int64_t genes) {
@@ -36,53 +32,10 @@ std::vector<std::string> read_gene_order(const std::string& path, const std::str
   return read_scfoundation_genes(path, genes);
 }
 
-class EntryReader : public CellReader {
- public:
-  EntryReader(Context& ctx, const H5ad& file, const std::vector<std::string>& order,
-              const ScfoundationTokenOptions& options, const Preparation& preparation)
-      : ctx_(ctx),
-        preparation_(preparation),
-        slot_(choose_counts(file, preparation.layer, "entries of scFoundation")),
-        reader_(file, slot_.slot) {
-    const std::vector<std::string> names =
-        gene_names_of(file, file.slot(slot_.slot), preparation.gene_key);
-    tokenizer_.emplace(order, names, file.path(), options);
-    match_.gene_key = preparation.gene_key;
-    const std::span<const int32_t> entries = tokenizer_->entry_of_column();
-    match_.token.assign(entries.begin(), entries.end());
-    finish_match(file, names, match_);
-  }
-
-  const SlotChoice& slot() const override { return slot_; }
-  const GeneMatch& match() const override { return match_; }
-  int64_t cells() const override { return reader_.rows(); }
-  Preparation preparation() const override { return preparation_; }
-  bool next(TokenisedCells& out, SparseRows* normalised) override {
-    if (!reader_.next(rows_)) return false;
-    tokenizer_->tokenise(ctx_, rows_, out);
-    if (normalised != nullptr) {
-      normalise_log1p(ctx_, rows_, kBaselineTotal);
-      std::swap(*normalised, rows_);
-    }
-    return true;
-  }
-
- private:
-  Context& ctx_;
-  Preparation preparation_;
-  SlotChoice slot_;
-  RowReader reader_;
-  GeneMatch match_;
-  std::optional<ScfoundationTokenizer> tokenizer_;
-  SparseRows rows_;
-};
-
 class ScfoundationCellModel : public CellModel {
  public:
   ScfoundationCellModel(const std::string& folder, const CellModelOptions& options)
-      : folder_(options.dictionaries.empty()
-                    ? std::string()
-                    : fs::absolute(options.dictionaries).lexically_normal().string()),
+      : folder_(absolute_folder(options.dictionaries)),
         model_(load_scfoundation(folder, {.branch = kBranch,
                                           .new_head_classes = options.classes,
                                           .seed = options.seed,
@@ -116,7 +69,8 @@ class ScfoundationCellModel : public CellModel {
     const ScfoundationTokenOptions options{
         .target = TargetDepth::parse(preparation.target_depth),
         .pad_value = static_cast<float>(model_.config.pad_value)};
-    return std::make_unique<EntryReader>(ctx, file, genes_, options, preparation);
+    return std::make_unique<AlignedReader<ScfoundationTokenizer>>(
+        ctx, file, preparation, genes_, options, "entries of scFoundation");
   }
 
  private:
