@@ -8,9 +8,9 @@
 #include "adapters/adapter.h"
 #include "io/sha256.h"
 #include "model/geneformer/network.h"
-#include "model/scbert/network.h"
 #include "model/scfoundation/network.h"
 #include "model/scgpt/network.h"
+#include "tests/model/tiny_scbert.h"
 #include "tests/model/tiny_scfoundation.h"
 #include "tests/testing/op_test.h"
 
@@ -50,23 +50,10 @@ inline std::unique_ptr<GeneformerNetwork> tiny_geneformer(uint64_t seed = 1,
 
 // An scBERT network of the same size.
 inline std::unique_ptr<ScbertNetwork> tiny_scbert(uint64_t seed = 1, DType dtype = DType::f32) {
-  ScbertConfig config;
+  ScbertConfig config = tiny_scbert_config(8);
   config.tokens = 20;
-  config.dim = 16;
-  config.heads = 2;
-  config.head_dim = 8;
-  config.layers = 2;
-  config.positions = 8;
-  config.ffn_factor = 2;
-  const ParameterSource random = [=](const std::string& name, const Shape& shape) {
-    Parameter p{name, Tensor(shape, dtype), {}};
-    if (name.find("norm") != std::string::npos)
-      fill(p, name.ends_with(".weight") ? 1.0 : 0.0);
-    else
-      initialise_uniform(p, name.ends_with("projection_matrix") ? 2.0 : 0.3, seed);
-    return std::move(p.value);
-  };
-  return std::make_unique<ScbertNetwork>(config, 12, ScbertNetwork::Heads{.bins = false}, random);
+  return std::make_unique<ScbertNetwork>(config, 12, ScbertNetwork::Heads{.bins = false},
+                                         tiny_scbert_values(seed, dtype));
 }
 
 // A scFoundation network of the same size, without the decoder.

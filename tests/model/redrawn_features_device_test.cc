@@ -6,31 +6,17 @@
 
 #include "model/geneformer/network.h"
 #include "model/random_features.h"
-#include "model/scbert/network.h"
+#include "tests/model/tiny_scbert.h"
 #include "tests/testing/op_test.h"
 
 namespace scgraft {
 namespace {
 
 std::unique_ptr<ScbertNetwork> tiny_scbert(Device device) {
-  ScbertConfig config;
+  ScbertConfig config = tiny_scbert_config(8);
   config.tokens = 20;
-  config.dim = 16;
-  config.heads = 2;
-  config.head_dim = 8;
-  config.layers = 2;
-  config.positions = 8;
-  config.ffn_factor = 2;
-  const ParameterSource random = [](const std::string& name, const Shape& shape) {
-    Parameter p{name, Tensor(shape, DType::f32), {}};
-    if (name.find("norm") != std::string::npos)
-      fill(p, name.ends_with(".weight") ? 1.0 : 0.0);
-    else
-      initialise_uniform(p, name.ends_with("projection_matrix") ? 2.0 : 0.3, 1);
-    return std::move(p.value);
-  };
-  auto network =
-      std::make_unique<ScbertNetwork>(config, 12, ScbertNetwork::Heads{.bins = false}, random);
+  auto network = std::make_unique<ScbertNetwork>(config, 12, ScbertNetwork::Heads{.bins = false},
+                                                 tiny_scbert_values(1));
   make_trainable({network->linear_site("layers.0.attn.q").weight()});
   network->move_to(device);
   return network;

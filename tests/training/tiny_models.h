@@ -8,9 +8,9 @@
 #include "io/json.h"
 #include "io/safetensors.h"
 #include "model/geneformer/network.h"
-#include "model/scbert/network.h"
 #include "tests/io/archives.h"
 #include "tests/io/files.h"
+#include "tests/model/tiny_scbert.h"
 #include "tests/model/tiny_scfoundation.h"
 
 namespace scgraft {
@@ -71,28 +71,6 @@ inline void write_geneformer(const std::string& folder, std::span<const std::str
   save_parameters(network, folder);
   write_json(folder + "/config.json", config.to_json(), Overwrite::replace);
   write_dictionaries(folder, genes, v2);
-}
-
-inline ScbertConfig tiny_scbert_config(int64_t positions) {
-  ScbertConfig config;
-  config.dim = 16;
-  config.layers = 2;
-  config.heads = 2;
-  config.head_dim = 8;
-  config.positions = positions;
-  config.ffn_factor = 2;
-  return config;
-}
-
-inline ParameterSource tiny_scbert_values(uint64_t seed) {
-  return [seed](const std::string& name, const Shape& shape) {
-    Parameter p{name, Tensor(shape, DType::f32), {}};
-    if (name.find("norm") != std::string::npos)
-      fill(p, name.ends_with(".weight") ? 1.0 : 0.0);
-    else
-      initialise_uniform(p, name.ends_with("projection_matrix") ? 2.0 : 0.3, seed);
-    return std::move(p.value);
-  };
 }
 
 // A pre-trained scBERT folder of these genes.
