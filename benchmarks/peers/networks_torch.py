@@ -14,22 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from scgpt_torch import ALPHA, RANK, LoraLinear, as_tensors, frozen, linear, norm, read_safetensors
+from scgpt_torch import ALPHA, RANK, LoraLinear, PackedCells, as_tensors, frozen, linear, norm
 
 
-class Cells:
-    """cells.safetensors, whose cells have one length each comparison."""
-
-    def __init__(self, folder):
-        data = read_safetensors(f"{folder}/cells.safetensors")
-        self.genes, self.values, self.offsets = data["genes"], data["values"], data["offsets"]
-        self.labels = torch.from_numpy(data["labels"].astype(np.int64))
-
-    def __len__(self):
-        return len(self.offsets) - 1
-
-    def lengths(self):
-        return np.diff(self.offsets)
+class Cells(PackedCells):
+    """Cells that have one length each comparison."""
 
     def batch(self, cells):
         """genes, values [cells, length], no padding."""

@@ -171,16 +171,11 @@ def as_tensors(path):
     return {name: torch.from_numpy(array) for name, array in read_safetensors(path).items()}
 
 
-class Cells:
-    """cells.safetensors; batches are padded to their longest cell, as scGPT's collator does."""
+class PackedCells:
+    """cells.safetensors, cells one after the other."""
 
     def __init__(self, folder):
         data = read_safetensors(f"{folder}/cells.safetensors")
-        with open(f"{folder}/args.json") as file:
-            args = json.load(file)
-        with open(f"{folder}/vocab.json") as file:
-            self.pad_id = json.load(file)[args["pad_token"]]
-        self.pad_value = args["pad_value"]
         self.genes, self.values, self.offsets = data["genes"], data["values"], data["offsets"]
         self.labels = torch.from_numpy(data["labels"].astype(np.int64))
 
@@ -189,6 +184,18 @@ class Cells:
 
     def lengths(self):
         return np.diff(self.offsets)
+
+
+class Cells(PackedCells):
+    """Batches are padded to their longest cell, as scGPT's collator does."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        with open(f"{folder}/args.json") as file:
+            args = json.load(file)
+        with open(f"{folder}/vocab.json") as file:
+            self.pad_id = json.load(file)[args["pad_token"]]
+        self.pad_value = args["pad_value"]
 
     def batch(self, cells):
         lengths = self.lengths()[cells]
