@@ -341,17 +341,19 @@ void check_gradient_type(const char* op, Context& ctx, DType rows, ConstTensorVi
                      " rows are ", sum_type(rows), ", got ", gradient.dtype());
 }
 
-// c[j, k] += scale * sum over rows of g[r, j] x[r, k], cell by cell.
+// c[j, k] += scale * sum over rows of g[r, j] x[r, k], cell by cell, and within a cell by spans of
+// rows whose g stays in a cache while all columns of x pass it.
 template <class T>
 void outer_by_cell(Context& ctx, const T* g, const T* x, T scale, T* c, int64_t n, int64_t rank,
                    const Packing& packing) {
   if constexpr (std::is_same_v<T, float>) {
     if (!ctx.reference()) {
-      constexpr int64_t kBlock = 64;
+      constexpr int64_t kBlock = 64, kSpan = 256;
       const auto some_columns = [&](int64_t begin, int64_t end) {
         for (int64_t b = 0; b < packing.cells(); ++b)
-          tiles().outer(g + packing.begin(b) * rank, x + packing.begin(b) * n, scale, c,
-                        packing.length(b), n, rank, begin, end);
+          for (int64_t r = packing.begin(b); r < packing.end(b); r += kSpan)
+            tiles().outer(g + r * rank, x + r * n, scale, c, std::min(kSpan, packing.end(b) - r), n,
+                          rank, begin, end);
       };
       for_row_panels(ctx, n, some_columns, kBlock);
       return;

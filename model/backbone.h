@@ -96,6 +96,9 @@ class Backbone {
   // Products with frozen weights use this type: f32 or bf16, on a CUDA device also f16. There
   // activations and their gradients have it too.
   virtual void set_precision(DType product) = 0;
+  // Whether a saved pass keeps the inputs of its layers alone (model/layer_stack.h). An encoder's;
+  // a decoder behind it keeps what it reads.
+  virtual void set_recompute(bool recompute) = 0;
   // In training the random features of attention are drawn again every so many steps; 0: never,
   // which is where a network begins (model/performer_stack.h). Throws ConfigError (E-REDRAW) where
   // there are none.

@@ -49,6 +49,7 @@ void EncoderStack::forward(Context& ctx, TensorView x, const Packing& packing, c
   type_ = x.dtype();
   first_saved_ = first_saved;
   saved_.assign(layers.size(), {});
+  inputs_.assign(layers.size(), {});
   const int64_t all = prefix_rows(d);
   const int joined = joined_ = first_joined(options, all);
   const int64_t count = joined < size() ? all : 0;
@@ -127,9 +128,10 @@ void EncoderStack::forward(Context& ctx, TensorView x, const Packing& packing, c
               .norm1 = tap_memory.take({n, d}, type_),
               .hidden = tap_memory.take({n, layers[i].ffn_in.out()}, type_)};
     }
+    if (save && recompute_) inputs_[i] = x;
     const InFront front(layers[i], keys_alone ? &prefix_keys_[i] : nullptr);
     layers[i].forward(ctx, x, through, cls ? LayerRows::cls : LayerRows::all, produced,
-                      options.training, y, save ? &saved_[i] : nullptr,
+                      options.training, y, save && !recompute_ ? &saved_[i] : nullptr,
                       options.tap != nullptr ? &taps : nullptr, mask(longer));
     if (options.tap != nullptr) {
       tell("_attn_context", taps.attention);
@@ -181,9 +183,15 @@ TensorView EncoderStack::backward(Context& ctx, const Packing& packing, const Pa
     }
     {
       const InFront front(layer, keys);
-      layer.backward(ctx, saved_[static_cast<size_t>(i)], through,
-                     last_cls ? LayerRows::cls : LayerRows::all, last_cls ? rows : through,
-                     options.training, dy, dx, mask(longer));
+      const LayerRows which = last_cls ? LayerRows::cls : LayerRows::all;
+      const Packing produced = last_cls ? rows : through;
+      EncoderLayer::Saved& saved = saved_[static_cast<size_t>(i)];
+      const Arena::Scope again(ctx.activations());
+      if (const ConstTensorView x = inputs_[static_cast<size_t>(i)]; !x.empty())
+        layer.forward(ctx, x, through, which, produced, options.training,
+                      ctx.activations().take({produced.tokens(), d}, type_), &saved, nullptr,
+                      mask(longer));
+      layer.backward(ctx, saved, through, which, produced, options.training, dy, dx, mask(longer));
     }
     if (keys != nullptr) keys->backward(ctx, layer, options.training);
     spare = dy.shape() == dx.shape() ? dy : TensorView();

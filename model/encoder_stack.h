@@ -33,6 +33,7 @@ class EncoderStack : public LayerStack<EncoderLayer> {
   int first_joined(const EncodeOptions& options, int64_t count) const;
 
   std::vector<EncoderLayer::Saved> saved_;
+  std::vector<ConstTensorView> inputs_;  // of the layers that are computed again
   std::vector<PrefixKeys> prefix_keys_;  // of each layer, used below joined_
   int joined_ = 0;
   InsertedRows inserted_;

@@ -77,6 +77,11 @@ class LayerStack {
     for (Linear* linear : linears()) linear->set_precision(product);
   }
 
+  // Of a pass that is saved each layer keeps its input alone: the backward pass computes it once
+  // more, from the same random numbers, and gives the same gradients to the bit. Memory of all
+  // layers' activations for that of one, and a forward pass more.
+  void set_recompute(bool recompute) { recompute_ = recompute; }
+
   // Lowest layer with anything to train, rows that join its input among it; size() when there is
   // none.
   int frontier() const {
@@ -103,6 +108,8 @@ class LayerStack {
               "rows that join the tokens must be ", Shape{count, dim}, " in every layer");
     return count;
   }
+
+  bool recompute_ = false;
 
  private:
   LinearSites sites_;

@@ -61,6 +61,7 @@ class LayeredBackbone : public Backbone {
     product_ = product;
     encoder_.set_precision(product);
   }
+  void set_recompute(bool recompute) override { encoder_.set_recompute(recompute); }
 
  protected:
   explicit LayeredBackbone(LinearSites sites) : encoder_(std::move(sites)) {}

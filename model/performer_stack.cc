@@ -50,6 +50,7 @@ ConstTensorView PerformerStack::forward(Context& ctx, TensorView x, const Packin
   tokens_ = packing;
   first_saved_ = first_saved;
   saved_.assign(layers.size(), {});
+  inputs_.assign(layers.size(), {});
   const int prefixed = first_prefixed();
   const int64_t count = prefix_rows(d);
   inserted_.assign(ctx, packing, count);
@@ -89,8 +90,9 @@ ConstTensorView PerformerStack::forward(Context& ctx, TensorView x, const Packin
               .ffn_out = tap_memory.take(shape, type)};
       tell("_in", x);
     }
+    if (save && recompute_) inputs_[static_cast<size_t>(i)] = x;
     layer.forward(ctx, x, through, options.training, y,
-                  save ? &saved_[static_cast<size_t>(i)] : nullptr,
+                  save && !recompute_ ? &saved_[static_cast<size_t>(i)] : nullptr,
                   options.tap != nullptr ? &taps : nullptr);
     if (options.tap != nullptr) {
       tell("_attn_prenorm", taps.n1);
@@ -125,9 +127,15 @@ TensorView PerformerStack::backward(Context& ctx, const EncodeOptions& options, 
     PerformerLayer& layer = layers[static_cast<size_t>(i)];
     const bool to_rows = layer.prefix != nullptr && layer.prefix->trainable();
     const bool below = i > first_saved_;
-    layer.backward(ctx, saved_[static_cast<size_t>(i)],
-                   i >= prefixed ? inserted_.packing() : tokens_, options.training, dy,
-                   below || to_rows);
+    {
+      const Packing through = i >= prefixed ? inserted_.packing() : tokens_;
+      PerformerLayer::Saved& saved = saved_[static_cast<size_t>(i)];
+      const Arena::Scope again(ctx.activations());
+      if (const ConstTensorView x = inputs_[static_cast<size_t>(i)]; !x.empty())
+        layer.forward(ctx, x, through, options.training,
+                      ctx.activations().take({through.tokens(), d}, dy.dtype()), &saved);
+      layer.backward(ctx, saved, through, options.training, dy, below || to_rows);
+    }
     if (layer.prefix == nullptr || !(below || to_rows)) continue;
     const TensorView drows = to_rows ? layer.prefix->gradient() : TensorView();
     TensorView dx;

@@ -40,6 +40,7 @@ class PerformerStack : public LayerStack<PerformerLayer> {
   void draw(Context& ctx);
 
   std::vector<PerformerLayer::Saved> saved_;
+  std::vector<ConstTensorView> inputs_;  // of the layers that are computed again
   InsertedRows inserted_;
   Packing tokens_;
   bool keep_prefix_ = false;

@@ -124,6 +124,7 @@ void FineTune::open_model() {
   product_ = product_dtype(config_.train.precision, ctx_.device());
   model_->backbone().set_precision(product_);
   model_->backbone().redraw_features(config_.train.redraw_interval);
+  model_->backbone().set_recompute(config_.train.activations == "recompute");
   model_->backbone().move_to(ctx_.device());
 }
 
@@ -246,6 +247,7 @@ void FineTune::learn() {
         events_.epoch({.epoch = epoch, .step = steps, .loss = loss, .metrics = &metrics});
       return loss;
     };
+  if (t.activations == "auto") callbacks.need_less_memory = recomputing(model_->backbone());
   result_.training = train(
       ctx_, *objective_, train_cells, block,
       {.epochs = t.epochs,

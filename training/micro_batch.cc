@@ -52,13 +52,18 @@ void MicroBatch::fit(Context& ctx, const CellLengths& lengths, const std::functi
     } catch (const Error& error) {
       if (!is_out_of_memory(error)) throw;
       const int64_t most = std::min(tokens_, lengths.all);
-      if (most <= lengths.longest) throw;
-      tokens_ = std::max(lengths.longest, most / 2);
+      const bool smaller = most > lengths.longest;
+      if (!smaller && !(last_resort_ && last_resort_())) throw;
+      if (smaller) tokens_ = std::max(lengths.longest, most / 2);
       ctx.synchronize();
       ctx.activations().trim();
       ctx.scratch().trim();
-      log_warning("W-MICRO-BATCH", error.what(), ". Going on with ", tokens_,
-                  " tokens at once in place of ", most);
+      if (smaller)
+        log_warning("W-MICRO-BATCH", error.what(), ". Going on with ", tokens_,
+                    " tokens at once in place of ", most);
+      else
+        log_warning("W-RECOMPUTE", error.what(),
+                    ". Going on with activations that are computed again in the backward pass");
     }
   }
 }

@@ -2,6 +2,7 @@
 #pragma once
 #include <functional>
 #include <span>
+#include <utility>
 
 #include "model/batch.h"
 #include "runtime/context.h"
@@ -36,15 +37,21 @@ class MicroBatch {
 
   int64_t tokens() const { return tokens_; }
 
+  // What is left to do when a single cell does not fit: `save` makes work() need less memory for
+  // the same result and returns true, or returns false when it cannot.
+  void set_last_resort(std::function<bool()> save) { last_resort_ = std::move(save); }
+
   // Calls work(), which runs `cells` in chunks of tokens() and can begin anew. When it runs out of
   // memory, calls it again with half the tokens, down to single cells, and logs a warning
-  // (W-MICRO-BATCH); then the error goes to the caller.
+  // (W-MICRO-BATCH); then after the last resort, with another (W-RECOMPUTE); then the error goes to
+  // the caller.
   void fit(Context& ctx, std::span<const CellView> cells, const std::function<void()>& work);
   // The same; `lengths` of the cells are looked at when memory was short, so work() may set them.
   void fit(Context& ctx, const CellLengths& lengths, const std::function<void()>& work);
 
  private:
   int64_t tokens_;
+  std::function<bool()> last_resort_;
 };
 
 }  // namespace scgraft

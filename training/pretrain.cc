@@ -49,6 +49,7 @@ PretrainResult pretrain(Context& ctx, const RunConfig& config, const PretrainOpt
   const DType product = product_dtype(t.precision, ctx.device());
   model.network->set_precision(product);
   model.network->redraw_features(t.redraw_interval);
+  model.network->set_recompute(t.activations == "recompute");
   for (Parameter* p : model.network->parameters().all())
     if (p->value.is_shared()) p->value = p->value.clone();  // a mapped file is read-only
 
@@ -88,6 +89,7 @@ PretrainResult pretrain(Context& ctx, const RunConfig& config, const PretrainOpt
     losses.push_back(report.loss);
     if (events.step) events.step(report);
   };
+  if (t.activations == "auto") callbacks.need_less_memory = recomputing(*model.network);
   const TrainerOptions trainer = {.epochs = t.epochs,
                                   .max_steps = t.max_steps,
                                   .batch_size = t.micro_batch_size,

@@ -66,6 +66,7 @@ struct RunConfig {
     std::string class_weights = "none";   // none | balanced | scpeft
     int64_t early_stopping_patience = 3;  // epochs; 0: never
     double mask_ratio = 0.4;              // pretrain: share of genes that are masked
+    std::string activations = "auto";     // keep | recompute for the backward pass, as memory asks
     int64_t redraw_interval = 0;          // steps; 0: random features stay as they are
     int64_t seed = 0;
     double max_seconds = 0;  // 0: no limit

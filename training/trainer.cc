@@ -8,6 +8,7 @@
 #include <exception>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "training/batch_loader.h"
 #include "training/precision.h"
@@ -98,6 +99,13 @@ MicroBatch training_micro_batch(Context& ctx, int64_t chunk_tokens) {
   return MicroBatch(ctx.device().is_cpu() ? 2048 : 131072);
 }
 
+std::function<bool()> recomputing(Backbone& backbone) {
+  return [&backbone, done = false]() mutable {
+    backbone.set_recompute(true);
+    return !std::exchange(done, true);
+  };
+}
+
 void for_each_group(CellSource& cells, int64_t epoch,
                     const std::function<void(std::span<const CellView>, int64_t begin)>& body) {
   constexpr int64_t kGroup = 256;
@@ -154,6 +162,7 @@ TrainerResult train(Context& ctx, Objective& objective, CellSource& cells, Param
   sums.reserve(ctx, 2 * per_step);  // of each cell two losses at most
   block.set_loss_scale(LossScale(options.activations));
   MicroBatch micro_batch = training_micro_batch(ctx, options.chunk_tokens);
+  micro_batch.set_last_resort(callbacks.need_less_memory);
   BatchLoader loader(ctx, cells, objective,
                      {.seed = options.seed, .cells_per_step = per_step, .steps = total},
                      BatchLoader::mode_for(ctx.device()));

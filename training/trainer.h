@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "model/backbone.h"
 #include "training/micro_batch.h"
 #include "training/objective.h"
 #include "training/parameter_block.h"
@@ -63,7 +64,12 @@ struct TrainerCallbacks {
   // After an epoch: the validation loss, lower is better. Without it the last values are kept.
   std::function<double(int64_t epoch)> validate;
   std::function<bool()> stop_requested;
+  // When there is not enough memory for a single cell: MicroBatch::set_last_resort().
+  std::function<bool()> need_less_memory;
 };
+
+// For TrainerCallbacks::need_less_memory: layers that are computed again, for once.
+std::function<bool()> recomputing(Backbone& backbone);
 
 enum class StopReason { finished, early_stopping, time_limit, requested };
 

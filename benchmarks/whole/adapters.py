@@ -25,7 +25,8 @@ import tempfile
 # cells and genes of a step
 BACKBONES = {"scgpt": (8, 600), "geneformer": (4, 1023), "scbert": (1, 16906),
              "scfoundation": (2, 1501)}
-ADAPTERS = ["none", "lora", "hra", "oft", "prefix", "token", "encoder", "token+encoder+lora", "all"]
+RECOMPUTED = "lora, recomputed"  # train.activations=recompute
+ADAPTERS = ["none", "lora", RECOMPUTED, "hra", "oft", "prefix", "token", "encoder", "token+encoder+lora", "all"]
 
 
 def call(*command):
@@ -60,8 +61,9 @@ def main():
                  "--genes", genes, *sizes)
             head = None
             for adapter in ADAPTERS:
-                r = call(args.program, "step", "--folder", folder, "--adapter", adapter, "--warmup",
-                         1, "--steps", args.steps, "--threads", args.threads)
+                r = call(args.program, "step", "--folder", folder, "--adapter", adapter.split(",")[0],
+                         "--activations", "recompute" if adapter == RECOMPUTED else "keep",
+                         "--warmup", 1, "--steps", args.steps, "--threads", args.threads)
                 r.update(backbone=model, adapter=adapter, ms=1e3 * statistics.median(r["seconds"]))
                 head = head or r["ms"]
                 rows.append(r)

@@ -170,6 +170,7 @@ Grafted load_grafted(const Arguments& arguments, int64_t classes) {
   Grafted out = load_network(arguments, classes);
   AdapterOptions options;
   options.type = arguments.text("adapter", "lora");
+  out.backbone->set_recompute(arguments.text("activations", "keep") == "recompute");
   if (options.type == "all") {
     out.trained = out.backbone->encoder_parameters();
   } else if (options.type != "none") {

@@ -62,6 +62,7 @@ Grafted load_network(const Arguments& arguments, int64_t classes);
 // names what is trained: LoRA of rank 8 on q and v (alpha 16) and the head.
 //   --adapter  a type of adapters/adapter.h, "none" for the head alone, "all" for full fine-tuning;
 //              default: lora
+//   --activations  keep (default) or recompute, as train.activations
 Grafted load_grafted(const Arguments& arguments, int64_t classes);
 
 // Networks other than scGPT: published sizes ("tiny": small ones), random weights. sizes has

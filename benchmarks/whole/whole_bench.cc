@@ -7,6 +7,7 @@
 //   whole_bench gradients --folder F --out FILE
 //   whole_bench step      --folder F --steps N --warmup N --threads N --product f32|bf16
 //                         [--device cpu|cuda] [--adapter TYPE|none|all]
+//                         [--activations keep|recompute]
 //   whole_bench embed     --folder F --repeats N --threads N --product f32|bf16 [--out FILE]
 //   whole_bench tokens    --file FILE --vocab FILE --repeats N --threads N [--out FILE]
 //   whole_bench load      --folder F --repeats N

@@ -70,7 +70,8 @@ inline std::unique_ptr<ScfoundationNetwork> tiny_scfoundation(uint64_t seed = 1,
 // Three cells of different lengths, whose values pass for ranks too.
 class TinyBatch {
  public:
-  TinyBatch() {
+  // ctx: whose device the batch is for; null: the host.
+  explicit TinyBatch(Context* ctx = nullptr) {
     const std::vector<std::vector<int32_t>> genes = {{0, 3, 7, 9}, {0, 5}, {0, 19, 3, 4, 11, 7}};
     std::vector<CellView> views;
     for (const auto& ids : genes) {
@@ -89,7 +90,10 @@ class TinyBatch {
       views[i].genes = cells_[i].genes;
       views[i].values = cells_[i].values;
     }
-    batch_.assign(views);
+    if (ctx == nullptr)
+      batch_.assign(views);
+    else
+      batch_.assign(*ctx, views);
   }
   const TokenBatch& batch() const { return batch_; }
 

@@ -291,6 +291,26 @@ TEST(Trainer, MemoryThatIsShortMakesChunksSmaller) {
     EXPECT_NEAR(narrow.reports[i].loss, wide.reports[i].loss, 1e-4) << i;
 }
 
+TEST(Trainer, ACellThatDoesNotFitHasItsLayersComputedAgain) {
+  Training wide(What::encoder), narrow(What::encoder, 1, memory_for(1) - 1);
+  wide.options.chunk_tokens = narrow.options.chunk_tokens = 1;
+  std::vector<std::string> warnings;
+  set_log_callback([&](LogLevel, const std::string& code, const std::string&) {
+    if (!code.empty()) warnings.push_back(code);
+  });
+  wide.go();
+  EXPECT_TRUE(warnings.empty());
+  EXPECT_THROW(narrow.go(), Error);
+  EXPECT_TRUE(warnings.empty());
+  Training saved(What::encoder, 1, memory_for(1) - 1);
+  saved.options.chunk_tokens = 1;
+  saved.callbacks.need_less_memory = recomputing(saved.net);
+  saved.go();
+  set_log_callback(nullptr);
+  EXPECT_EQ(warnings, std::vector<std::string>{"W-RECOMPUTE"});
+  expect_same_values(saved.values(), wide.values());
+}
+
 TEST(Trainer, MemoryTooShortForACellIsAnError) {
   Training run(What::encoder, 1, 1 << 12);
   expect_error("out of memory on cpu", [&] { run.go(); });
