@@ -3,31 +3,17 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <type_traits>
 
+#include "kernels/favor_attention_fast.h"
 #include "kernels/favor_attention_simd.h"
 #include "kernels/require_tensor.h"
-#include "runtime/cpu.h"
 #include "runtime/parallel.h"
 
 namespace scgraft {
 namespace {
 
-// What both directions agree on.
-struct Problem {
-  const Packing& packing;
-  int64_t heads;
-  int64_t head_dim;
-  int64_t features;
-  FavorStabiliser stabiliser;
-
-  int64_t units() const { return packing.cells() * heads; }
-  int64_t stride() const { return heads * head_dim; }
-  // Elements of `sums` of one (cell, head).
-  int64_t area() const { return features * head_dim; }
-  double factor() const { return std::pow(static_cast<double>(head_dim), -0.25); }
-};
+using namespace favor;
 
 Problem check(const char* op, Context& ctx, const ConstTensorView& q, const ConstTensorView& k,
               const ConstTensorView& v, const Packing& packing, int64_t heads,
@@ -59,67 +45,6 @@ Problem check(const char* op, Context& ctx, const ConstTensorView& q, const Cons
   require_tensor(op, "largest of the context", context.largest, {cells}, sums);
   require_tensor(op, "peak of the context", context.peak, {cells}, DType::i64);
   return {packing, heads, head_dim, features, options.stabiliser};
-}
-
-// The stabiliser.
-
-// The largest u of some keys and where in the cell it is, the first of equal ones.
-template <class T>
-struct Peak {
-  T value = -std::numeric_limits<T>::infinity();
-  int64_t at = -1;
-
-  void take(T other, int64_t other_at) {
-    if (other_at < 0) return;
-    if (at >= 0 && !(other > value) && !(other == value && other_at < at)) return;
-    value = other;
-    at = other_at;
-  }
-};
-
-// Fills `largest` and `peak` of the context. The cell owns the parts [first(cell), first(cell +
-// 1)).
-template <class T, class First>
-void settle_stabiliser(const Problem& problem, const T* values, const int64_t* at, First&& first,
-                       T* largest, int64_t* peak) {
-  const int64_t cells = problem.packing.cells();
-  for (int64_t cell = 0; cell < cells; ++cell) {
-    Peak<T> best;
-    for (int64_t part = first(cell); part < first(cell + 1); ++part)
-      best.take(values[part], at[part]);
-    largest[cell] = best.value;
-    peak[cell] = best.at;
-  }
-  if (problem.stabiliser == FavorStabiliser::cell) return;
-  int64_t owner = -1;
-  for (int64_t cell = 0; cell < cells; ++cell)
-    if (peak[cell] >= 0 && (owner < 0 || largest[cell] > largest[owner])) owner = cell;
-  if (owner < 0) return;
-  const T value = largest[owner];
-  for (int64_t cell = 0; cell < cells; ++cell) {
-    largest[cell] = value;
-    if (cell != owner) peak[cell] = -1;
-  }
-}
-
-// Gradient of the stabiliser: totals, the sums of g of the parts, go to the key of the peak.
-template <class T, class First>
-void add_peak_gradient(const Problem& problem, const T* totals, First&& first, const int64_t* peak,
-                       const T* projection, T* dk) {
-  const int64_t cells = problem.packing.cells();
-  const bool whole_batch = problem.stabiliser == FavorStabiliser::batch;
-  for (int64_t cell = 0; cell < cells; ++cell) {
-    if (peak[cell] < 0) continue;
-    T total = 0;
-    for (int64_t c = whole_batch ? 0 : cell; c < (whole_batch ? cells : cell + 1); ++c)
-      for (int64_t part = first(c); part < first(c + 1); ++part) total += totals[part];
-    const int64_t feature = peak[cell] % problem.features;
-    const int64_t row = peak[cell] / problem.features;  // token * heads + head
-    T* gradient = dk + problem.packing.begin(cell) * problem.stride() + row * problem.head_dim;
-    const T* direction = projection + feature * problem.head_dim;
-    for (int64_t d = 0; d < problem.head_dim; ++d)
-      gradient[d] -= static_cast<T>(problem.factor()) * total * direction[d];
-  }
 }
 
 // The definition.
@@ -275,19 +200,6 @@ struct Definition {
   }
 };
 
-// Tensors of one call as plain pointers; gradients that are null are not wanted.
-template <class T>
-struct Operands {
-  const T *q, *k, *v, *projection;
-  T *sums, *mass, *largest;
-  int64_t* peak;
-  T* out;
-  const T* dout = nullptr;
-  T *dq = nullptr, *dk = nullptr, *dv = nullptr;
-
-  bool keys_wanted() const { return dk || dv; }
-};
-
 template <class T>
 Operands<T> operands(const ConstTensorView& q, const ConstTensorView& k, const ConstTensorView& v,
                      const ConstTensorView& projection, const FavorContext& context) {
@@ -365,255 +277,6 @@ void defined_received(Context& ctx, const Problem& problem, const Operands<T>& x
   for_each_head(ctx, problem, x.projection, [&](const Definition<T>& head, int64_t unit) {
     head.received(x.q, x.k, x.largest[head.cell], x.mass + unit * problem.features, head.g,
                   to + head.head * problem.packing.tokens() + problem.packing.begin(head.cell));
-  });
-}
-
-// The fast path.
-
-const FavorSimd& simd() {
-#if defined(__x86_64__)
-  if (cpu_level() == CpuLevel::v4) return v4::favor_simd;
-#endif
-  return v3::favor_simd;
-}
-
-// Spans of all cells, in order; a unit of work is one head of one span.
-class Spans {
- public:
-  Spans(Arena::Scope& scratch, const Problem& problem) : problem_(problem) {
-    const int64_t cells = problem.packing.cells();
-    first_ = scratch.take(Shape{cells + 1}, DType::i64).as<int64_t>();
-    first_[0] = 0;
-    for (int64_t cell = 0; cell < cells; ++cell)
-      first_[cell + 1] =
-          first_[cell] + (problem.packing.length(cell) + kFavorSpan - 1) / kFavorSpan;
-  }
-  int64_t units() const { return first_[problem_.packing.cells()] * problem_.heads; }
-  // The units of a cell are [first(cell), first(cell + 1)), all heads of a span together.
-  int64_t first(int64_t cell) const { return first_[cell] * problem_.heads; }
-  int64_t count(int64_t cell) const { return first_[cell + 1] - first_[cell]; }
-
-  struct Unit {
-    int64_t cell, head;
-    int64_t begin;  // token within the cell
-    int64_t rows;
-  };
-  Unit unit(int64_t index) const {
-    const int64_t span = index / problem_.heads;
-    const int64_t cells = problem_.packing.cells();
-    // The last cell that begins at or before the span: cells without tokens come before it.
-    const int64_t cell = std::upper_bound(first_, first_ + cells, span) - first_ - 1;
-    const int64_t begin = (span - first_[cell]) * kFavorSpan;
-    return {cell, index % problem_.heads, begin,
-            std::min(kFavorSpan, problem_.packing.length(cell) - begin)};
-  }
-
- private:
-  const Problem& problem_;
-  int64_t* first_;
-};
-
-// What the units of a call share, and scratch of every thread.
-class FastCall {
- public:
-  FastCall(Context& ctx, const Problem& problem, const float* projection)
-      : problem_(problem),
-        scratch_(ctx.scratch()),
-        spans(scratch_, problem),
-        width(simd().width(problem.head_dim)),
-        wide(simd().width(problem.features)),
-        thread_floats_((simd().scratch(problem.features, problem.head_dim) + 15) / 16 * 16),
-        threads_(take(ctx.threads() * thread_floats_)),
-        projection_(take(simd().packed(problem.features, problem.head_dim))) {
-    simd().pack(projection, problem.features, problem.head_dim, projection_);
-  }
-  float* take(int64_t floats) { return scratch_.take(Shape{floats}, DType::f32).as<float>(); }
-  int64_t* take_i64(int64_t n) { return scratch_.take(Shape{n}, DType::i64).as<int64_t>(); }
-  float* mine() const { return threads_ + thread_index() * thread_floats_; }
-
-  FavorHead head(const Spans::Unit& unit) const {
-    return {unit.rows,
-            problem_.stride(),
-            problem_.head_dim,
-            problem_.features,
-            static_cast<float>(problem_.factor()),
-            projection_};
-  }
-  // Offset of the first row of a unit in a tensor like q, and of its (cell, head) among units.
-  int64_t at(const Spans::Unit& unit) const {
-    return (problem_.packing.begin(unit.cell) + unit.begin) * problem_.stride() +
-           unit.head * problem_.head_dim;
-  }
-  int64_t owner(const Spans::Unit& unit) const { return unit.cell * problem_.heads + unit.head; }
-
- private:
-  const Problem& problem_;
-  Arena::Scope scratch_;
-
- public:
-  const Spans spans;
-  const int64_t width, wide;  // of a row of head_dim and of features in what units write
-
- private:
-  int64_t thread_floats_;
-  float* threads_;
-  float* projection_;
-};
-
-void fast_forward(Context& ctx, const Problem& problem, const Operands<float>& x) {
-  FastCall call(ctx, problem, x.projection);
-  const int64_t units = call.spans.units(), part = problem.features * call.width;
-  float* sums = call.take(units * part);
-  float* mass = call.take(units * call.wide);
-  float* values = call.take(units * call.width);
-  float* shift = call.take(units);
-  int64_t* peak = call.take_i64(units);
-  parallel_for(ctx, units, [&](int64_t index) {
-    const Spans::Unit unit = call.spans.unit(index);
-    simd().keys({.head = call.head(unit),
-                 .k = x.k + call.at(unit),
-                 .v = x.v + call.at(unit),
-                 .sums = sums + index * part,
-                 .mass = mass + index * call.wide,
-                 .values = values + index * call.width,
-                 .shift = shift + index,
-                 .peak = peak + index},
-                call.mine());
-    const int64_t token = unit.begin + peak[index] / problem.features;
-    peak[index] =
-        (token * problem.heads + unit.head) * problem.features + peak[index] % problem.features;
-  });
-  settle_stabiliser(
-      problem, shift, peak, [&](int64_t cell) { return call.spans.first(cell); }, x.largest,
-      x.peak);
-
-  // The floor is added here, where the shift of every span is known: sum_m (e_m + floor) v_m.
-  parallel_for(ctx, problem.units(), [&](int64_t owner) {
-    const int64_t cell = owner / problem.heads, head = owner % problem.heads;
-    const auto floor = static_cast<float>(kFavorFloor);
-    float* own_sums = x.sums + owner * problem.area();
-    float* own_mass = x.mass + owner * problem.features;
-    std::fill_n(own_sums, problem.area(), 0.0f);
-    std::fill_n(own_mass, problem.features,
-                floor * static_cast<float>(problem.packing.length(cell)));
-    for (int64_t span = 0; span < call.spans.count(cell); ++span) {
-      const int64_t index = call.spans.first(cell) + span * problem.heads + head;
-      const float factor = std::exp(shift[index] - x.largest[cell]);
-      const float* value = values + index * call.width;
-      for (int64_t j = 0; j < problem.features; ++j) {
-        const float* from = sums + index * part + j * call.width;
-        float* to = own_sums + j * problem.head_dim;
-#pragma omp simd
-        for (int64_t d = 0; d < problem.head_dim; ++d) to[d] += factor * from[d] + floor * value[d];
-        own_mass[j] += factor * mass[index * call.wide + j];
-      }
-    }
-  });
-
-  parallel_for(ctx, units, [&](int64_t index) {
-    const Spans::Unit unit = call.spans.unit(index);
-    simd().queries({.head = call.head(unit),
-                    .q = x.q + call.at(unit),
-                    .sums = x.sums + call.owner(unit) * problem.area(),
-                    .mass = x.mass + call.owner(unit) * problem.features,
-                    .out = x.out + call.at(unit)},
-                   call.mine());
-  });
-}
-
-void fast_backward(Context& ctx, const Problem& problem, const Operands<float>& x) {
-  FastCall call(ctx, problem, x.projection);
-  const int64_t units = call.spans.units(), part = problem.features * call.width;
-  const bool keys = x.keys_wanted();
-  float* span_sums = keys ? call.take(units * part) : nullptr;
-  float* span_mass = keys ? call.take(units * call.wide) : nullptr;
-  parallel_for(ctx, units, [&](int64_t index) {
-    const Spans::Unit unit = call.spans.unit(index);
-    simd().query_gradient({.head = call.head(unit),
-                           .q = x.q + call.at(unit),
-                           .out = x.out + call.at(unit),
-                           .dout = x.dout + call.at(unit),
-                           .sums = x.sums + call.owner(unit) * problem.area(),
-                           .mass = x.mass + call.owner(unit) * problem.features,
-                           .dq = x.dq ? x.dq + call.at(unit) : nullptr,
-                           .dsums = keys ? span_sums + index * part : nullptr,
-                           .dmass = keys ? span_mass + index * call.wide : nullptr},
-                          call.mine());
-  });
-  if (!keys) return;
-
-  float* dsums = call.take(problem.units() * problem.area());
-  float* dmass = call.take(problem.units() * problem.features);
-  parallel_for(ctx, problem.units(), [&](int64_t owner) {
-    const int64_t cell = owner / problem.heads, head = owner % problem.heads;
-    float* own_sums = dsums + owner * problem.area();
-    float* own_mass = dmass + owner * problem.features;
-    std::fill_n(own_sums, problem.area(), 0.0f);
-    std::fill_n(own_mass, problem.features, 0.0f);
-    for (int64_t span = 0; span < call.spans.count(cell); ++span) {
-      const int64_t index = call.spans.first(cell) + span * problem.heads + head;
-      for (int64_t j = 0; j < problem.features; ++j) {
-        const float* from = span_sums + index * part + j * call.width;
-        float* to = own_sums + j * problem.head_dim;
-#pragma omp simd
-        for (int64_t d = 0; d < problem.head_dim; ++d) to[d] += from[d];
-        own_mass[j] += span_mass[index * call.wide + j];
-      }
-    }
-  });
-
-  float* totals = call.take(units);
-  parallel_for(ctx, units, [&](int64_t index) {
-    const Spans::Unit unit = call.spans.unit(index);
-    simd().key_gradient({.head = call.head(unit),
-                         .k = x.k + call.at(unit),
-                         .v = x.v + call.at(unit),
-                         .largest = x.largest[unit.cell],
-                         .dsums = dsums + call.owner(unit) * problem.area(),
-                         .dmass = dmass + call.owner(unit) * problem.features,
-                         .dk = x.dk ? x.dk + call.at(unit) : nullptr,
-                         .dv = x.dv ? x.dv + call.at(unit) : nullptr,
-                         .total = totals + index},
-                        call.mine());
-  });
-  if (x.dk)
-    add_peak_gradient(
-        problem, totals, [&](int64_t cell) { return call.spans.first(cell); }, x.peak, x.projection,
-        x.dk);
-}
-
-void fast_received(Context& ctx, const Problem& problem, const Operands<float>& x, float* to) {
-  FastCall call(ctx, problem, x.projection);
-  const int64_t units = call.spans.units();
-  float* parts = call.take(units * call.wide);
-  float* weights = call.take(problem.units() * problem.features);
-  parallel_for(ctx, units, [&](int64_t index) {
-    const Spans::Unit unit = call.spans.unit(index);
-    simd().query_weights({.head = call.head(unit),
-                          .q = x.q + call.at(unit),
-                          .mass = x.mass + call.owner(unit) * problem.features,
-                          .weights = parts + index * call.wide},
-                         call.mine());
-  });
-  parallel_for(ctx, problem.units(), [&](int64_t owner) {
-    const int64_t cell = owner / problem.heads, head = owner % problem.heads;
-    float* own = weights + owner * problem.features;
-    std::fill_n(own, problem.features, 0.0f);
-    for (int64_t span = 0; span < call.spans.count(cell); ++span) {
-      const float* from =
-          parts + (call.spans.first(cell) + span * problem.heads + head) * call.wide;
-      for (int64_t j = 0; j < problem.features; ++j) own[j] += from[j];
-    }
-  });
-  parallel_for(ctx, units, [&](int64_t index) {
-    const Spans::Unit unit = call.spans.unit(index);
-    const int64_t token = problem.packing.begin(unit.cell) + unit.begin;
-    simd().received({.head = call.head(unit),
-                     .k = x.k + call.at(unit),
-                     .largest = x.largest[unit.cell],
-                     .weights = weights + call.owner(unit) * problem.features,
-                     .received = to + unit.head * problem.packing.tokens() + token},
-                    call.mine());
   });
 }
 

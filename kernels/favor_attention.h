@@ -94,7 +94,9 @@ void favor_attention_received(Context& ctx, ConstTensorView q, ConstTensorView k
                               FavorOptions options, const FavorContext& context,
                               TensorView received);
 
-namespace cuda {  // in favor_attention.cu; favor_attention.cc calls these after its checks
+// In favor_attention.cu and favor_attention_backward.cu; favor_attention.cc calls these after its
+// checks.
+namespace cuda {
 void favor_attention(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorView v,
                      const Packing& packing, int64_t heads, ConstTensorView projection,
                      FavorOptions options, TensorView out, const FavorContext& context);

@@ -164,6 +164,18 @@ void keys(const FavorKeys& span, float* scratch) {
   *span.shift = shift;
 }
 
+// psi of some queries into s.e and psi . mass, of the mass in s.mass, into s.half.
+void query_features(const FavorHead& head, const Scratch& s, const float* q, int64_t rows) {
+  const int64_t wide = padded(head.features);
+  project(head, s, q, rows);
+  for (int64_t r = 0; r < rows; ++r) {
+    float* psi = s.e + r * wide;
+    exponentials(psi, wide, s.half[r], largest_of(psi, wide));
+    add_floor(psi, wide, psi);
+    s.half[r] = dot(psi, s.mass, wide);
+  }
+}
+
 void queries(const FavorQueries& span, float* scratch) {
   const FavorHead& head = span.head;
   const Scratch s(scratch, head.features, head.head_dim);
@@ -172,13 +184,7 @@ void queries(const FavorQueries& span, float* scratch) {
   s.set_mass(span.mass, head.features);
   for (int64_t begin = 0; begin < head.rows; begin += kRows) {
     const int64_t rows = smaller(kRows, head.rows - begin);
-    project(head, s, span.q + begin * head.stride, rows);
-    for (int64_t r = 0; r < rows; ++r) {
-      float* e = s.e + r * wide;
-      exponentials(e, wide, s.half[r], largest_of(e, wide));
-      add_floor(e, wide, e);
-      s.half[r] = dot(e, s.mass, wide);
-    }
+    query_features(head, s, span.q + begin * head.stride, rows);
     gemm({s.e, wide, 1}, {s.matrix, width, kPanel}, {s.y, width}, rows, vectors(head.head_dim),
          head.features, false);
     for (int64_t r = 0; r < rows; ++r)
@@ -295,13 +301,9 @@ void query_weights(const FavorQueryWeights& span, float* scratch) {
   clear(span.weights, wide);
   for (int64_t begin = 0; begin < head.rows; begin += kRows) {
     const int64_t rows = smaller(kRows, head.rows - begin);
-    project(head, s, span.q + begin * head.stride, rows);
-    for (int64_t r = 0; r < rows; ++r) {
-      float* psi = s.e + r * wide;
-      exponentials(psi, wide, s.half[r], largest_of(psi, wide));
-      add_floor(psi, wide, psi);
-      add_scaled(psi, wide, 1.0f / dot(psi, s.mass, wide), span.weights);
-    }
+    query_features(head, s, span.q + begin * head.stride, rows);
+    for (int64_t r = 0; r < rows; ++r)
+      add_scaled(s.e + r * wide, wide, 1.0f / s.half[r], span.weights);
   }
 }
 
