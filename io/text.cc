@@ -38,6 +38,12 @@ void append_hex(std::string& out, uint8_t byte) {
 
 }  // namespace
 
+std::string escaped_list(const std::set<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text.append(text.empty() ? "" : ", ").append(escaped(name));
+  return text;
+}
+
 bool is_utf8(std::string_view text) {
   for (size_t at = 0; at < text.size();) {
     const size_t length = sequence_length(text, at);

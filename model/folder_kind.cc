@@ -78,7 +78,8 @@ const Kind& kind_of(const std::string& folder) {
   error.set_hint(
       "scGPT: args.json, vocab.json and best_model.pt or model.safetensors; Geneformer: "
       "config.json "
-      "and model.safetensors or pytorch_model.bin; scBERT: config.json and a .pth file; "
+      "and model.safetensors or pytorch_model.bin, whole or in shards with their index; scBERT: "
+      "config.json and a .pth file; "
       "scFoundation: models.ckpt, or config.json and model.safetensors of one branch");
   throw error;
 }

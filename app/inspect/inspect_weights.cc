@@ -112,19 +112,20 @@ json fingerprint_of(const Checkpoint& file) {
 void inspect_weights(Session& session, const std::string& path) {
   const auto timer = session.time("io");
   const Checkpoint file = open_checkpoint(path);
-  int64_t parameters = 0;
+  int64_t parameters = 0, bytes = 0;
   std::map<std::string, int64_t> dtypes;
+  for (const WeightsFile& part : file.files())
+    bytes += static_cast<int64_t>(fs::file_size(part.path()));
   for (const TensorInfo& info : file.tensors()) {
     parameters += info.numel();
     ++dtypes[info.dtype ? std::string(name_of(*info.dtype)) : info.dtype_name];
   }
   json& result = session.result();
-  result = {
-      {"kind", "checkpoint"},      {"model", kind_of(file)},
-      {"file", file.file()},       {"section", file.section()},
-      {"layout", layout_of(file)}, {"tensors", static_cast<int64_t>(file.tensors().size())},
-      {"parameters", parameters},  {"bytes", static_cast<int64_t>(fs::file_size(file.file()))},
-      {"dtypes", dtypes},          {"fingerprint", fingerprint_of(file)}};
+  result = {{"kind", "checkpoint"},      {"model", kind_of(file)},
+            {"file", file.file()},       {"section", file.section()},
+            {"layout", layout_of(file)}, {"tensors", static_cast<int64_t>(file.tensors().size())},
+            {"parameters", parameters},  {"bytes", bytes},
+            {"dtypes", dtypes},          {"fingerprint", fingerprint_of(file)}};
   std::string sizes;
   const SizesFile* known = sizes_file(kind_of(file));
   json config = sizes_inside(file);
@@ -144,8 +145,10 @@ void inspect_weights(Session& session, const std::string& path) {
   for (const auto& [type, count] : dtypes)
     types += fmt::format("{}{} x {}", types.empty() ? "" : ", ", count, type);
   std::string text = cat(escaped(path), ": weights of a model (", kind_of(file), ")\n");
-  text += fmt::format("  file         {}{}\n", escaped(file.file()),
-                      file.section().empty() ? "" : ", section " + escaped(file.section()));
+  std::string part;
+  if (!file.section().empty()) part = ", section " + escaped(file.section());
+  if (file.files().size() > 1) part = cat(", of ", file.files().size(), " files");
+  text += fmt::format("  file         {}{}\n", escaped(file.file()), part);
   text += fmt::format("  tensors      {} ({})\n", file.tensors().size(), types);
   text += fmt::format("  parameters   {}\n", parameters);
   if (!sizes.empty()) text += fmt::format("  sizes        {}\n", sizes);

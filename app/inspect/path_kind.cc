@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "app/inspect/inspect.h"
+#include "io/shard_index.h"
 #include "io/text.h"
 #include "runtime/error.h"
 
@@ -77,7 +78,7 @@ PathKind path_kind(const std::string& path) {
     if (extension == mine) return PathKind::h5ad;
   for (const char* weights : {".safetensors", ".pt", ".pth", ".bin", ".ckpt"})
     if (extension == weights) return PathKind::weights;
-  if (is_weights(file)) return PathKind::weights;
+  if (is_weights(file) || is_shard_index(path)) return PathKind::weights;
   refuse(path, "this is no AnnData file, checkpoint, adapter or run", "E-INSPECT-KIND",
          "a .h5ad file, a .pt or .safetensors file, or a folder");
 }

@@ -32,11 +32,12 @@ struct GeneformerLoadOptions {
 };
 
 // Loads a Hugging Face directory of BertForMaskedLM, BertForSequenceClassification,
-// BertForTokenClassification or BertModel: config.json and model.safetensors or pytorch_model.bin.
-// The heads are those of the file; the decoder of words is tied to the word embedding, and a file
-// that has it once more must have the same numbers there. Every tensor of the file is used, known
-// to be without use (position_ids), or claimed by the caller: anything missing, left over or of
-// another shape throws ModelError naming the first five.
+// BertForTokenClassification or BertModel: config.json and model.safetensors or pytorch_model.bin,
+// or their shards with an index (open_checkpoint()). The heads are those of the file; the decoder
+// of words is tied to the word embedding, and a file that has it once more must have the same
+// numbers there. Every tensor of the file is used, known to be without use (position_ids), or
+// claimed by the caller: anything missing, left over or of another shape throws ModelError naming
+// the first five.
 GeneformerModel load_geneformer(const std::string& folder,
                                 const GeneformerLoadOptions& options = {});
 

@@ -71,6 +71,23 @@ TEST_F(InspectTest, ContentDecidesAndNotTheName) {
   EXPECT_EQ(found["fingerprint"], open_checkpoint(weights).fingerprint());
 }
 
+TEST_F(InspectTest, WeightsInSeveralFilesAreOneCheckpoint) {
+  const Tensor tensor = tensor_of({2, 3}, DType::f32, {1, 2, 3, 4, 5, 6});
+  const std::string one = folder_ / "one.safetensors", two = folder_ / "two.safetensors";
+  write_safetensors(one, {{"a", tensor.view()}}, {}, Overwrite::refuse);
+  write_safetensors(two, {{"b", tensor.view()}}, {}, Overwrite::refuse);
+  const std::string index =
+      put(folder_ / "model.safetensors.index.json",
+          R"({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}})");
+  for (const std::string& path : {index, folder_.path()}) {
+    const nlohmann::json found = result(path);
+    EXPECT_EQ(found["file"], index);
+    EXPECT_EQ(found["tensors"], 2);
+    EXPECT_EQ(found["bytes"], std::filesystem::file_size(one) + std::filesystem::file_size(two));
+  }
+  EXPECT_THAT(run_here({"inspect", index}).out, HasSubstr(index + ", of 2 files"));
+}
+
 // Its decoder has the layers of scBERT.
 TEST_F(InspectTest, ScfoundationIsNotTakenForScbert) {
   const Tensor tensor = tensor_of({2, 3}, DType::f32, {1, 2, 3, 4, 5, 6});

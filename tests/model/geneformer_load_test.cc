@@ -72,11 +72,37 @@ TEST_F(GeneformerLoad, WeightsOfAnotherBackboneAreRefused) {
   expect_refused(other, "E-TENSOR-MISSING", kWords);
 }
 
-TEST_F(GeneformerLoad, OneShardIsNoModel) {
-  tiny_folder().write(folder_.path());
-  std::filesystem::rename(folder_ / "model.safetensors",
-                          folder_ / "model-00001-of-00002.safetensors");
-  expect_model_error("E-CHECKPOINT", "in several files", [&] { load_geneformer(folder_.path()); });
+TEST_F(GeneformerLoad, ShardsAreTheModelToTheBit) {
+  const LoadedFolder whole = tiny_folder();
+  const GeneformerModel want = load(whole);
+  for (const bool torch : {false, true}) {
+    SCOPED_TRACE(torch);
+    TemporaryFolder folder;
+    whole.write_shards(folder.path(), 3, torch);
+    const GeneformerModel got = load_geneformer(folder.path());
+    EXPECT_EQ(got.fingerprint, want.fingerprint);
+    const auto ours = got.network->parameters().all(), theirs = want.network->parameters().all();
+    ASSERT_EQ(ours.size(), theirs.size());
+    for (size_t i = 0; i < ours.size(); ++i) {
+      EXPECT_EQ(ours[i]->name, theirs[i]->name);
+      expect_same_bits(ours[i]->value.view(), theirs[i]->value.view());
+    }
+    const Tensor output = encode_length(*got.network, 5);
+    EXPECT_NE(values_of(output.view())[0], 0);
+    expect_same_bits(output.view(), encode_length(*want.network, 5).view());
+    std::filesystem::remove(folder / LoadedFolder::shard_name(1, 3, torch));
+    expect_model_error("E-FILE-MISSING", LoadedFolder::shard_name(1, 3, torch),
+                       [&] { load_geneformer(folder.path()); });
+  }
+}
+
+// What is not in the model is found in shards as in one file.
+TEST_F(GeneformerLoad, ShardsAreCheckedAsOneFile) {
+  LoadedFolder more = tiny_folder();
+  more.tensors["bert.encoder.layer.0.gate.weight"] = Tensor({2}, DType::f32);
+  more.write_shards(folder_.path(), 2);
+  expect_model_error("E-TENSOR-EXTRA", "bert.encoder.layer.0.gate.weight",
+                     [&] { load_geneformer(folder_.path()); });
 }
 
 TEST_F(GeneformerLoad, WhatItDoesNotRunIsNamed) {

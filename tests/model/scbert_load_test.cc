@@ -94,8 +94,11 @@ TEST_F(ScbertLoad, WeightsOfAnotherBackboneAreRefused) {
   expect_refused(other, "E-TENSOR-MISSING", "projection_matrix");
 }
 
-TEST_F(ScbertLoad, OneShardIsNoModel) {
-  tiny_folder().write(folder_.path());
+TEST_F(ScbertLoad, ShardsAreTheModelAndOneOfThemIsNone) {
+  const std::string whole = load(tiny_folder()).fingerprint;
+  TemporaryFolder shards;
+  tiny_folder().write_shards(shards.path(), 2, true);
+  EXPECT_EQ(load_scbert(shards.path()).fingerprint, whole);
   std::filesystem::rename(folder_ / "model.safetensors",
                           folder_ / "pytorch_model-00002-of-00002.safetensors");
   expect_model_error("E-CHECKPOINT", "in several files", [&] { load_scbert(folder_.path()); });

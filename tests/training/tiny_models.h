@@ -8,8 +8,8 @@
 #include "io/json.h"
 #include "io/safetensors.h"
 #include "model/geneformer/network.h"
-#include "tests/io/archives.h"
 #include "tests/io/files.h"
+#include "tests/io/torch_state.h"
 #include "tests/model/tiny_scbert.h"
 #include "tests/model/tiny_scfoundation.h"
 
@@ -124,24 +124,11 @@ inline void write_scfoundation(const std::string& folder, std::span<const std::s
   make_directory(folder);
   const ScfoundationConfig c = tiny_scfoundation_config(std::ssize(genes) + 2);
   ScfoundationNetwork network(c, kTinyFeatures, tiny_scfoundation_values(1), classes);
-  std::vector<std::pair<std::string, std::string>> storages, weights;
-  for (const Parameter* p : network.parameters().all()) {
-    const Shape& shape = p->value.shape();
-    std::vector<int32_t> size(shape.rank()), stride(shape.rank(), 1);
-    for (int i = shape.rank() - 1; i >= 0; --i) {
-      const auto at = static_cast<size_t>(i);
-      size[at] = static_cast<int32_t>(shape[i]);
-      if (at + 1 < size.size()) stride[at] = stride[at + 1] * size[at + 1];
-    }
-    const std::string key = std::to_string(storages.size());
-    const auto count = static_cast<size_t>(p->value.numel());
-    storages.emplace_back(key, std::string(reinterpret_cast<const char*>(p->value.as<float>()),
-                                           count * sizeof(float)));
-    weights.emplace_back(
-        "model." + p->name,
-        pickled::tensor("FloatStorage", key, static_cast<int32_t>(count), 0, size, stride));
-  }
-  const std::string branch = pickled::dict({{"state_dict", pickled::dict(weights)}});
+  std::vector<NamedTensor> weights;
+  for (const Parameter* p : network.parameters().all())
+    weights.push_back({"model." + p->name, std::as_const(p->value).view()});
+  Storages storages;
+  const std::string branch = pickled::dict({{"state_dict", pickled_state(weights, storages)}});
   put(folder + "/models.ckpt",
       torch_file(pickled::whole(pickled::dict({{"cell", branch}})), storages));
   write_json(folder + "/config.json",
