@@ -24,6 +24,10 @@ namespace scgraft {
 //            value_encoder.Space_Adapter.D_fc1, .D_fc2
 //   HRA      self_attn.Wqkv.hra_u [dim, r]: the same reflections of q, k and v, in the code of the
 //            published results only
+//   OFT      self_attn.Wqkv.R [blocks, n, n]: the same rotations of q, k and v, by the
+//            skew-symmetric part of each block (Array::Form::rotation), in the same code only. The
+//            frozen projection is called Wqkv.OFT there. One R [n, n] for all blocks turns the
+//            other way and is not read
 //   PREFIX   adapter_embeddings [1, tokens, dim]
 //            prompt_embeddings  [1, tokens, dim]
 //
@@ -39,16 +43,20 @@ namespace scgraft {
 struct ScpeftAdapter {
   std::unique_ptr<Adapter> adapter;  // null when peft_config.json says that there is none
 
-  // The arrays of scPEFT from ours: its name -> the parameters whose rows follow each other in it,
-  // or, shared, which all have its values.
+  // The arrays of scPEFT from ours: its name -> the parameters that it stands for.
   struct Array {
+    enum class Form {
+      rows,      // their rows follow each other in it
+      same,      // each has all of its values
+      rotation,  // it is R of OFT: each has the upper triangles of all (R_b - R_b^T) / 2
+    };
     Shape shape;
     std::vector<Parameter*> parts;
-    bool shared = false;
+    Form form = Form::rows;
   };
   std::map<std::string, Array> arrays;
   // Parameters of the backbone that scPEFT trains with this adapter (the packed biases of layers
-  // with LoRA or HRA), by canonical name.
+  // with LoRA or HRA; those beside OFT stay), by canonical name.
   std::vector<std::string> trained_with_it;
 };
 

@@ -17,8 +17,8 @@ class Arrays {
   // out.adapter is there already.
   explicit Arrays(ScpeftAdapter& out);
   void add(const std::string& theirs, const std::string& ours);
-  // One more parameter that has the array's values.
-  void add_shared(const std::string& theirs, const std::string& ours);
+  // The same of the arrays of other forms.
+  void add(const std::string& theirs, const std::string& ours, ScpeftAdapter::Array::Form form);
   // theirs: what is in front of "1.weight", "1.bias", "2.weight" and "2.bias".
   void add_bottleneck(const std::string& theirs, const std::string& ours);
   // Fills the parameters from the file, and takes down the shapes that the arrays have there: those
@@ -29,6 +29,14 @@ class Arrays {
   ScpeftAdapter& out_;
   std::map<std::string, Parameter*> ours_;
 };
+
+// scPEFT bounds the rotations of OFT in every forward pass, with blocks of width n by
+//
+//   |R_b| <= oft_constraint(n) / sqrt(blocks)     (Frobenius norm; a larger R_b is scaled)
+//
+// Our bound is of the skew-symmetric part of R_b, which is not longer: what one keeps inside, the
+// other finds inside.
+double oft_constraint(int64_t n);
 
 // Of an array of prefix rows, [1, rows, dim] or [rows, dim].
 int64_t prefix_rows(const Checkpoint& file, const std::string& name);

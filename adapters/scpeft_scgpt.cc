@@ -2,6 +2,7 @@
 #include <optional>
 
 #include "adapters/scpeft_arrays.h"
+#include "kernels/rotation.h"
 
 namespace scgraft {
 namespace {
@@ -21,6 +22,7 @@ constexpr Names kReproduction = {"value_encoder.Space_Adapter.D_fc", ".Space_Ada
                                  ".MLP_Adapter.D_fc", ".prompt_embeddings"};
 constexpr const char* kLora = ".self_attn.Wqkv.lora_";
 constexpr const char* kHra = ".self_attn.Wqkv.hra_u";
+constexpr const char* kOft = ".self_attn.Wqkv.R";
 
 class Reader {
  public:
@@ -115,6 +117,17 @@ AdapterOptions Reader::options() {
     part.rank = shape[1];
     part.targets = {"q", "k", "v"};
   }
+  if (const auto layers = layers_with(kOft)) {
+    AdapterOptions& part = add("oft", layers);
+    const Shape shape = file_.tensor(path(layers->first) + kOft).shape();
+    if (shape.rank() != 3 || shape[1] != shape[2] || shape[0] * shape[1] != backbone_.dim() ||
+        shape[1] < 2 || shape[1] > kRotationSize)
+      fail(file_, cat("R is ", shape, "; [blocks, n, n] is needed, n from 2 to ", kRotationSize,
+                      " and ", backbone_.dim(), " rows in all"));
+    part.blocks = shape[0];
+    part.constraint = oft_constraint(shape[1]);
+    part.targets = {"q", "k", "v"};
+  }
   if (const auto layers = layers_with(n.prefix))
     add("prefix", layers).tokens = prefix_rows(file_, path(layers->first) + n.prefix);
 
@@ -133,14 +146,15 @@ void Reader::check_kind(const std::string& type) const {
   if (!config_.contains("peft_type")) fail(file_, "peft_config.json has no peft_type");
   const auto& wanted = config_["peft_type"];
   const std::map<std::string, std::string> types = {
-      {"LORA", "lora"},     {"HRA", "hra"},     {"ENCODER", "encoder"},
-      {"PREFIX", "prefix"}, {"TOKEN", "token"}, {"HYBRID", "token+encoder"}};
+      {"LORA", "lora"},           {"HRA", "hra"},       {"OFT", "oft"},
+      {"ENCODER", "encoder"},     {"PREFIX", "prefix"}, {"TOKEN", "token"},
+      {"HYBRID", "token+encoder"}};
   std::string known;
   if (wanted != false && !wanted.is_null()) {
     const auto at = types.find(wanted.is_string() ? wanted.get<std::string>() : "");
     if (at == types.end())
       fail(file_, cat("peft_config.json asks for ", wanted.dump(),
-                      "; this version reads LORA, HRA, ENCODER, PREFIX, TOKEN and HYBRID"));
+                      "; this version reads LORA, HRA, OFT, ENCODER, PREFIX, TOKEN and HYBRID"));
     known = at->second;
   }
   if (known != type)
@@ -168,21 +182,24 @@ ScpeftAdapter Reader::read() {
         arrays.add_bottleneck(path(layer) + n.space, path(layer) + ".space_adapter");
       if (part.type == "encoder" && part.layout == "parallel")
         arrays.add_bottleneck(path(layer) + n.mlp, path(layer) + ".mlp_adapter");
-      if (part.type == "hra")
-        for (const char* projection : {"q", "k", "v"})
-          arrays.add_shared(
-              path(layer) + kHra,
-              cat("base_model.model.",
-                  backbone_.module_path(cat("layers.", layer, ".attn.", projection)), ".hra_u"));
+      const auto module = [&](const char* projection) {
+        return "base_model.model." +
+               backbone_.module_path(cat("layers.", layer, ".attn.", projection));
+      };
+      using Form = ScpeftAdapter::Array::Form;
+      for (const char* projection : {"q", "k", "v"}) {
+        if (part.type == "hra")
+          arrays.add(path(layer) + kHra, module(projection) + ".hra_u", Form::same);
+        if (part.type == "oft")
+          arrays.add(path(layer) + kOft, module(projection) + ".oft_R.weight", Form::rotation);
+      }
       if (part.type == "hra")
         out.trained_with_it.push_back(path(layer) + ".self_attn.in_proj_bias");
       if (part.type != "lora") continue;
       for (const char* side : {"A", "B"})
         for (const char* projection : {"q", "v"})
           arrays.add(cat(path(layer), kLora, side),
-                     cat("base_model.model.",
-                         backbone_.module_path(cat("layers.", layer, ".attn.", projection)),
-                         ".lora_", side, ".weight"));
+                     cat(module(projection), ".lora_", side, ".weight"));
       out.trained_with_it.push_back(path(layer) + ".self_attn.in_proj_bias");
     }
   }

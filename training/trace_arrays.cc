@@ -6,9 +6,25 @@
 #include <set>
 
 #include "kernels/cross_entropy.h"
+#include "kernels/rotation.h"
 #include "runtime/error.h"
 
 namespace scgraft {
+namespace {
+
+// Adds the gradient by R [blocks, n, n] to `to`, of what is above the diagonal of (R - R^T) / 2.
+void add_rotation_gradient(const Tensor& grad, int64_t n, float* to) {
+  const auto upper = grad.as<float, 2>();
+  for (int64_t b = 0; b < upper.dim(0); ++b)
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = i + 1; j < n; ++j) {
+        const float half = upper(b, triangle_index(i, j, n)) / 2;
+        to[(b * n + i) * n + j] += half;
+        to[(b * n + j) * n + i] -= half;
+      }
+}
+
+}  // namespace
 
 const Tensor* optional_input(const TraceArrays& inputs, const char* name) {
   const auto it = inputs.find(name);
@@ -122,12 +138,16 @@ void add_gradients(const ScpeftAdapter& adapter, const std::vector<Parameter*>& 
   for (const auto& [name, array] : adapter.arrays) {
     Tensor all(array.shape, DType::f32);
     float* to = all.as<float>();
+    using Form = ScpeftAdapter::Array::Form;
     for (const Parameter* p : array.parts) {
       in_arrays.insert(p);
-      if (array.shared) {  // the array's gradient is that of all of them together
+      if (array.form != Form::rows) {  // the array's gradient is that of all of them together
         const Tensor grad = p->grad.to(Device::cpu());
-        for (int64_t i = 0; i < grad.numel(); ++i)
-          to[i] = (p == array.parts.front() ? 0 : to[i]) + grad.as<float>()[i];
+        if (array.form == Form::rotation) {
+          add_rotation_gradient(grad, array.shape[1], to);
+          continue;
+        }
+        for (int64_t i = 0; i < grad.numel(); ++i) to[i] += grad.as<float>()[i];
         continue;
       }
       const ConstTensorView grad = std::as_const(p->grad).view();

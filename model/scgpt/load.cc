@@ -68,6 +68,7 @@ void read_parts(const CheckpointSource& tensors, const json& args, ScgptConfig& 
 std::string canonical_scgpt_name(const std::string& name) {
   std::string out = name;
   replace(out, "self_attn._impl.", "self_attn.");
+  replace(out, "self_attn.Wqkv.OFT.", "self_attn.Wqkv.");  // frozen, beside OFT of scPEFT
   replace(out, "self_attn.Wqkv.weight", "self_attn.in_proj_weight");
   replace(out, "self_attn.Wqkv.bias", "self_attn.in_proj_bias");
   return out;

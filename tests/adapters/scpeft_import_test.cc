@@ -228,6 +228,149 @@ TEST_F(ScpeftImportTest, ReflectionsTurnThePackedProjection) {
   expect_model_error("E-SCPEFT", "even number", [&] { import(file(all), odd); });
 }
 
+// W' = W blockdiag((I - S_b) (I + S_b)^-1)^T in f64 with S_b = (R_b - R_b^T) / 2, where R_b is
+// first scaled down to |R_b| = 1e-5 n^2 / sqrt(blocks): the code that made the published results.
+std::vector<double> rotated(const std::vector<double>& weight, const Tensor& rotation) {
+  const auto r = rotation.as<float, 3>();
+  const int64_t blocks = r.dim(0), n = r.dim(1), dim = blocks * n;
+  const auto at = [n](int64_t i, int64_t j) { return static_cast<size_t>(i * n + j); };
+  std::vector<double> out(weight.size());
+  for (int64_t b = 0; b < blocks; ++b) {
+    double norm = 0;
+    for (int64_t i = 0; i < n * n; ++i) norm = std::hypot(norm, r(b, i / n, i % n));
+    const double epsilon =
+        1e-5 * static_cast<double>(n * n) / std::sqrt(static_cast<double>(blocks));
+    const double scale = norm > epsilon ? epsilon / norm : 1;
+    // Rows of I + S are turned into those of I; the same is done to I, which becomes the inverse.
+    std::vector<double> left(static_cast<size_t>(n * n)), inverse(left.size()), minus(left.size());
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < n; ++j) {
+        const double s = scale * (static_cast<double>(r(b, i, j)) - r(b, j, i)) / 2;
+        left[at(i, j)] = (i == j) + s;
+        minus[at(i, j)] = (i == j) - s;
+        inverse[at(i, j)] = i == j;
+      }
+    for (int64_t p = 0; p < n; ++p) {
+      const double pivot = left[at(p, p)];
+      for (int64_t j = 0; j < n; ++j) {
+        left[at(p, j)] /= pivot;
+        inverse[at(p, j)] /= pivot;
+      }
+      for (int64_t i = 0; i < n; ++i) {
+        const double factor = i == p ? 0 : left[at(i, p)];
+        for (int64_t j = 0; j < n; ++j) {
+          left[at(i, j)] -= factor * left[at(p, j)];
+          inverse[at(i, j)] -= factor * inverse[at(p, j)];
+        }
+      }
+    }
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < n; ++j) {
+        double q = 0;
+        for (int64_t k = 0; k < n; ++k) q += minus[at(i, k)] * inverse[at(k, j)];
+        // Column i of W' is the sum over j of Q_ij times column j of W.
+        for (size_t row = 0; row < weight.size(); row += static_cast<size_t>(dim))
+          out[row + static_cast<size_t>(b * n + i)] +=
+              q * weight[row + static_cast<size_t>(b * n + j)];
+      }
+  }
+  return out;
+}
+
+TEST_F(ScpeftImportTest, RotationsTurnThePackedProjection) {
+  constexpr int64_t kDim = 256, kBlock = 128;
+  const auto original = tiny_network(1, 3, kDim), into = tiny_network(1, 3, kDim);
+  const auto key = [](int layer, const char* what) {
+    return cat("transformer_encoder.layers.", layer, ".self_attn.", what);
+  };
+  Tensors all;
+  for (const Parameter* p : original->parameters().all()) {
+    std::string name = p->name;
+    replace(name, "self_attn.in_proj_", "self_attn.Wqkv.OFT.");
+    all[name] = p->value.clone();
+  }
+  for (const char* part : {"weight", "bias"})  // a second name for the same
+    all[key(0, "in_proj_") + part] = all.at(key(0, "Wqkv.OFT.") + part).clone();
+  std::map<int, std::vector<double>> want;
+  for (int layer : {0, 1}) {
+    Tensor r({2, kBlock, kBlock}, DType::f32);
+    const auto values = r.as<float, 3>();
+    for (int64_t i = 0; i < kBlock; ++i)
+      for (int64_t j = 0; j < kBlock; ++j)
+        for (int64_t b : {0, 1})
+          values(b, i, j) = 1e-3F * std::sin(static_cast<float>((3 * b + 7 * i + j * j) % 97));
+    // The first block is longer than it may be. In the second layer it is skew itself, as one that
+    // gradients made is.
+    values(0, 0, 1) = 3;
+    for (int64_t i = 0; layer == 1 && i < kBlock; ++i)
+      for (int64_t j = 0; j <= i; ++j) values(0, i, j) = i == j ? 0 : -values(0, j, i);
+    want[layer] =
+        rotated(values_of(std::as_const(all.at(key(layer, "Wqkv.OFT.weight"))).view()), r);
+    all[key(layer, "Wqkv.R")] = std::move(r);
+  }
+
+  const ScpeftImport got = import_scpeft({}, open_checkpoint(file(all)), *into);
+  EXPECT_EQ(got.adapter->kind(), "oft");
+  EXPECT_EQ(got.adapter->options().blocks, 2);
+  EXPECT_EQ(got.adapter->options().targets, (std::vector<std::string>{"q", "k", "v"}));
+  EXPECT_EQ(got.adapter->options().last_layer, 1);
+  EXPECT_TRUE(got.trained.empty());
+
+  // Attached, it computes what the rotated weights do, and not what they were before.
+  got.adapter->attach(*into);
+  const TinyBatch cells;
+  const std::vector<double> attached = values_of(encoded(*into, cells.batch()).view());
+  got.adapter->detach(*into);
+  const std::vector<double> frozen = values_of(encoded(*into, cells.batch()).view());
+  for (const auto& [layer, weight] : want) {
+    Parameter* p = original->parameters().find(key(layer, "in_proj_weight"));
+    for (size_t i = 0; i < weight.size(); ++i)
+      p->value.as<float>()[i] = static_cast<float>(weight[i]);
+  }
+  const std::vector<double> rotated_weights = values_of(encoded(*original, cells.batch()).view());
+  double moved = 0;
+  for (size_t i = 0; i < attached.size(); ++i) {
+    EXPECT_NEAR(attached[i], rotated_weights[i], 1e-5) << i;
+    moved = std::max(moved, std::abs(attached[i] - frozen[i]));
+  }
+  EXPECT_GT(moved, 1e-3);
+
+  // Merged, it has these weights; COFT's bound of ours ends 1e-5 of the angle inside.
+  EXPECT_TRUE(got.adapter->merge_into(*into));
+  for (const auto& [layer, weight] : want) {
+    const std::vector<double> merged =
+        values_of(into->parameters().find(key(layer, "in_proj_weight"))->value.view());
+    ASSERT_EQ(merged.size(), weight.size());
+    for (size_t i = 0; i < weight.size(); ++i) EXPECT_NEAR(merged[i], weight[i], 5e-7) << i;
+  }
+}
+
+TEST_F(ScpeftImportTest, RotationsThatDoNotFitAreRefused) {
+  const auto into = tiny_network();
+  Tensors all;
+  for (const Parameter* p : into->parameters().all()) all[p->name] = p->value.clone();
+  const auto key = [](int layer, const char* what) {
+    return cat("transformer_encoder.layers.", layer, ".self_attn.", what);
+  };
+  const auto refused = [&](const char* code, const std::string& part,
+                           const nlohmann::json& config = {}) {
+    expect_model_error(code, part,
+                       [&] { import_scpeft(config, open_checkpoint(file(all)), *into); });
+  };
+  for (const Shape& shape : {Shape{4, 4}, Shape{4, 4, 3}, Shape{2, 4, 4}, Shape{16, 1, 1}}) {
+    all[key(0, "Wqkv.R")] = Tensor(shape, DType::f32);
+    refused("E-SCPEFT", cat("R is ", shape, "; [blocks, n, n] is needed"));
+  }
+  all[key(0, "Wqkv.R")] = Tensor({4, 4, 4}, DType::f32);
+  refused("E-SCPEFT", "asks for \"HRA\", the file holds arrays of oft", {{"peft_type", "HRA"}});
+  all[key(1, "Wqkv.R")] = Tensor({2, 8, 8}, DType::f32);
+  refused("E-SCPEFT", "is [2, 8, 8], not what the first layer with OFT has");
+  all.erase(key(1, "Wqkv.R"));
+  // Biases beside OFT are not trained.
+  all.at(key(0, "in_proj_bias")).as<float>()[1] += 1;
+  refused("E-ADAPTER-BASE", key(0, "in_proj_bias"));
+}
+
 // The names of the code line that made the published results.
 TEST_F(ScpeftImportTest, TheReproductionsNamesAreTheSameAdapter) {
   for (const char* name : {"scpeft_scgpt_hybrid", "scpeft_scgpt_prefix", "scpeft_scgpt_token"}) {
