@@ -12,6 +12,7 @@
 #include "io/manifest.h"
 #include "io/output.h"
 #include "io/safetensors.h"
+#include "io/weights_file.h"
 
 namespace scgraft {
 
@@ -59,7 +60,7 @@ void save_adapter(const std::string& folder, const AdapterBundle& bundle, Adapte
 struct LoadedBundle {
   std::string folder;
   AdapterBundle bundle;  // baselines are views of baseline_tensors
-  Safetensors tensors;
+  WeightsFile tensors;
   std::vector<std::string> saved;  // names of the backbone's parameters among them
   // False for a directory that PEFT wrote: there is no provenance.json, the base is not known, and
   // where the adapter goes follows from its configuration and tensors (adapters/peft_tensors.h).
@@ -68,7 +69,9 @@ struct LoadedBundle {
   std::vector<Tensor> baseline_tensors;
 };
 
-// Reads a directory. Every file but README.md is compared with the manifest first.
+// Reads a directory. Every file but README.md is compared with the manifest first. One that PEFT
+// wrote may have adapter_model.bin in place of adapter_model.safetensors, as older versions write;
+// it is read as data (io/torch_checkpoint.h).
 // Throws ModelError: E-ADAPTER (no adapter, unknown kind, contradictions), E-ADAPTER-DAMAGED, and
 // those of the readers.
 LoadedBundle load_adapter(const std::string& folder);

@@ -11,6 +11,7 @@ namespace scgraft::adapter_files {
 
 inline constexpr const char* kConfig = "adapter_config.json";
 inline constexpr const char* kTensors = "adapter_model.safetensors";
+inline constexpr const char* kTorchTensors = "adapter_model.bin";  // of PEFT alone
 inline constexpr const char* kLabels = "labels.json";
 inline constexpr const char* kGenes = "genes.tsv";
 inline constexpr const char* kPreprocess = "preprocess.json";

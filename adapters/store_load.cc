@@ -67,7 +67,7 @@ json object_of(const std::string& folder, const char* name) {
 void require_undamaged(const std::string& folder) {
   for (const FileCheck& check : check_manifest(folder)) {
     const bool ours = check.file.ends_with(".json") || check.file.ends_with(".safetensors") ||
-                      check.file == kGenes;
+                      check.file == kGenes || check.file == kTorchTensors;
     if (!check.ok() && ours)
       fail(folder, cat("is damaged: ", escaped(check.file), " ", check.fault),
            "fetch or write the folder again; sha256sum -c MANIFEST.sha256 checks it",
@@ -213,12 +213,14 @@ LoadedBundle load_adapter(const std::string& folder) {
 
   const PeftConfig config =
       peft_config_from_json(read_json(in(folder, kConfig), FileKind::model), in(folder, kConfig));
-  if (!has(folder, kTensors))
-    fail(folder, cat(kTensors, " is missing"),
-         "convert an adapter_model.bin with PEFT: save_pretrained(..., safe_serialization=True)");
+  const char* weights = !ours && !has(folder, kTensors) ? kTorchTensors : kTensors;
+  if (!has(folder, weights))
+    fail(folder, cat(kTensors, " is missing"), "fetch the folder again, with its tensors");
+  // Not in the braces below: where an exception leaves them, GCC 12 destroys members not yet made.
+  WeightsFile tensors = WeightsFile::open(in(folder, weights));
   LoadedBundle out{.folder = folder,
                    .bundle = {},
-                   .tensors = Safetensors::open(in(folder, kTensors)),
+                   .tensors = std::move(tensors),
                    .saved = {},
                    .recorded = true,
                    .config = config,

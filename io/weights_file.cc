@@ -97,6 +97,11 @@ WeightsFile WeightsFile::open(const std::string& path, const std::string& sectio
   return out;
 }
 
+bool WeightsFile::contains(std::string_view name) const {
+  const std::string full = cat(prefix_, name);
+  return safetensors_ ? safetensors_->contains(full) : torch_->contains(full);
+}
+
 Tensor WeightsFile::tensor(std::string_view name) const {
   const std::string full = cat(prefix_, name);
   return safetensors_ ? safetensors_->tensor(full) : torch_->tensor(full);

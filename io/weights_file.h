@@ -25,6 +25,8 @@ class WeightsFile {
   const std::string& section() const { return section_; }
   // In order of the file; names have no section in front.
   const std::vector<TensorInfo>& tensors() const { return tensors_; }
+  bool contains(std::string_view name) const;
+  // As Checkpoint::values().
   const nlohmann::json& values() const { return values_; }
 
   // Throws ModelError (E-TENSOR-MISSING, E-TENSOR-DTYPE, E-TENSOR-RANK).

@@ -3,6 +3,7 @@
 // says of them is in tests/interop/peft_round_trip.py.
 #include "adapters/peft_export.h"
 #include "tests/adapters/store_fixture.h"
+#include "tests/io/torch_state.h"
 
 namespace scgraft {
 namespace {
@@ -142,6 +143,50 @@ TEST_F(PeftTest, RanksAndAlphasMayDiffer) {
   // What the file does not have stays what it was.
   EXPECT_EQ(merged("layers.1.attn.q"), original("layers.1.attn.q"));
   EXPECT_EQ(merged("layers.0.attn.v"), original("layers.0.attn.v"));
+}
+
+// What older versions of PEFT write, with torch.save.
+TEST_F(PeftTest, AFileOfTorchIsReadWhereThereIsNoOther) {
+  const Tensor a = matrix(2, 16, 1), b = matrix(16, 2, 2), other = matrix(16, 2, 3);
+  const Tensor half = tensor_of(b.shape(), DType::f16, values_of(b.view()));
+  const std::string site = "layers.0.attn.q", torch = theirs() + "/adapter_model.bin",
+                    module = "transformer_encoder.layers.0.self_attn.q_proj.lora_";
+  const std::string safetensors = theirs() + "/adapter_model.safetensors";
+  const auto write_torch = [&](const Tensor& of_b) {
+    const std::string wrapped = "base_model.model." + module;
+    put(torch, torch_state(std::vector<NamedTensor>{{wrapped + "A.weight", a.view()},
+                                                    {wrapped + "B.weight", of_b.view()}}));
+  };
+  write(
+      R"({"peft_type": "LORA", "target_modules": ["0.self_attn.q_proj"], "r": 2, "lora_alpha": 6})",
+      {{module + "A.weight", a.view()}, {module + "B.weight", other.view()}});
+  write_torch(b);
+  expect_near(merged(site), expected(site, a, other, 3));
+  fs::remove(safetensors);
+  expect_near(merged(site), expected(site, a, b, 3));
+  write_torch(half);
+  expect_near(merged(site), expected(site, a, half.converted(DType::f32), 3));
+
+  const auto refused = [&](const char* code, const std::string& part) {
+    expect_model_error(code, part, [&] { load_adapter(theirs()); });
+  };
+  const std::string call =
+      pickled::global("os", "system").append(pickled::tuple({pickled::text("true")})).append("R");
+  put(torch, torch_file(pickled::whole(call), {}));
+  refused("E-PICKLE-GLOBAL", "os");
+  put(safetensors, "no tensors");
+  refused("E-ST-HEADER", "adapter_model.safetensors");
+  fs::remove(safetensors);
+  fs::remove(torch);
+  refused("E-ADAPTER", "adapter_model.safetensors is missing");
+
+  // No file of this program's own directories.
+  save(path());
+  fs::remove(path() + "/adapter_model.safetensors");
+  put(path() + "/adapter_model.bin", torch_state({}));
+  reseal();
+  expect_model_error("E-ADAPTER", "adapter_model.safetensors is missing",
+                     [&] { load_adapter(path()); });
 }
 
 TEST_F(PeftTest, WhatTheConfigurationNamesMustBeThere) {
