@@ -102,10 +102,14 @@ class Geneformer:
         """What scgraft computes with the adapter in the weights, and these weights."""
         scgraft("adapter", "merge", adapter, "--model", self.path, "-o", folder / "merged", "--force",
                 "--allow-base-mismatch")
-        scgraft("trace", "--model", folder / "merged", "--inputs", self.inputs, "-o",
-                folder / "trace.npz", "--force")
-        with np.load(folder / "trace.npz") as arrays:
-            return arrays["logits"], load_file(folder / "merged/model.safetensors")
+        return self.traced(folder / "merged"), load_file(folder / "merged/model.safetensors")
+
+    def traced(self, model):
+        """What scgraft computes with a folder."""
+        out = self.inputs.with_name("trace.npz")
+        scgraft("trace", "--model", model, "--inputs", self.inputs, "-o", out, "--force")
+        with np.load(out) as arrays:
+            return arrays["logits"]
 
 
 def same_weights(want, got, where):
@@ -146,10 +150,16 @@ def from_peft(geneformer, folder):
         logits, weights = geneformer.merged(imported, folder)
         close(logits, geneformer.logits(model), name)
         assert np.abs(logits - geneformer.logits(geneformer.load())).max() > 1e-2, name
-        same_weights(model.merge_and_unload().state_dict(), weights, name)
         # Also without being imported first.
         direct, _ = geneformer.merged(path, folder) if name != "head" else (logits, None)
         close(direct, logits, f"{name}, direct")
+        if name in ("r8", "hra"):  # as older versions of peft do by themselves
+            older = folder / f"older-{name}"
+            model.save_pretrained(older, safe_serialization=False)
+            assert (older / "adapter_model.bin").exists() and not list(older.glob("*.safetensors"))
+            old, _ = geneformer.merged(older, folder)
+            assert np.array_equal(old, direct), f"{name}, adapter_model.bin"
+        same_weights(model.merge_and_unload().state_dict(), weights, name)
         print("from peft:", name)
 
     # An adapter of the bare BertModel, whose paths have no "bert." in front.
@@ -159,6 +169,23 @@ def from_peft(geneformer, folder):
     _, weights = geneformer.merged(folder / "bare", folder)
     want = {f"bert.{name}": tensor for name, tensor in model.merge_and_unload().state_dict().items()}
     same_weights(want, {k: v for k, v in weights.items() if k.startswith("bert.")}, "bare")
+
+
+def shards(geneformer, folder):
+    """A model that transformers wrote in several files is the same to the bit, and none without one."""
+    path = folder / "shards"
+    geneformer.load().save_pretrained(path, max_shard_size="10KB")
+    for dictionary in geneformer.path.glob("*_dictionary.json"):
+        (path / dictionary.name).write_text(dictionary.read_text())
+    files = sorted(path.glob("*.safetensors"))
+    assert len(files) > 1 and not (path / "model.safetensors").exists(), files
+    whole = geneformer.traced(geneformer.path)
+    assert np.array_equal(geneformer.traced(path), whole)
+    close(whole, geneformer.logits(BertForSequenceClassification.from_pretrained(path).eval()), "shards")
+    files[1].unlink()
+    scgraft("trace", "--model", path, "--inputs", geneformer.inputs, "-o", folder / "never.npz", code=11,
+            said=files[1].name)
+    print("shards:", len(files))
 
 
 def refusals(geneformer, folder):
@@ -388,6 +415,7 @@ def main():
                 str(CLASSES), "--depth", "400", "--progress", "none")
         (folder / "sim/atlas.h5ad").rename(folder / "atlas.h5ad")
         geneformer = Geneformer(folder, genes_of(folder))
+        shards(geneformer, folder)
         from_peft(geneformer, folder)
         refusals(geneformer, folder)
         to_peft(geneformer, folder)
