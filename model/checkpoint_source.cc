@@ -74,15 +74,18 @@ void CheckpointSource::check(const std::string& sizes) const {
          cat("use the ", sizes, " that belongs to this checkpoint"));
 }
 
-std::vector<std::string> CheckpointSource::left() const {
-  std::vector<std::string> left;
-  for (const auto& [name, original] : names_)
-    if (!used_.contains(name)) left.push_back(original);
-  return left;
-}
-
-void CheckpointSource::refuse(const std::vector<std::string>& extra) const {
-  if (extra.empty()) return;
+std::vector<std::string> CheckpointSource::ignored(
+    const std::function<bool(const std::string&)>& without_use,
+    const std::function<bool(const std::string&)>& claims) const {
+  std::vector<std::string> ignored, extra;
+  for (const auto& [name, original] : names_) {
+    if (used_.contains(name)) continue;
+    if (without_use(name))
+      ignored.push_back(original);
+    else if (!claims || !claims(original))
+      extra.push_back(original);
+  }
+  if (extra.empty()) return ignored;
   const std::string folder = file_.file().substr(0, file_.file().find_last_of('/'));
   fail(file_.file(),
        cat(extra.size(), " tensors are not part of this network: ", first_five(extra)),

@@ -36,10 +36,12 @@ class CheckpointSource {
   // Throws ModelError naming the first five tensors that are missing (E-TENSOR-MISSING), or the
   // first of another shape than `sizes`, a file of the model's sizes, asks for (E-TENSOR-SHAPE).
   void check(const std::string& sizes) const;
-  // Names, as the file has them, of what nothing took.
-  std::vector<std::string> left() const;
-  // Throws ModelError (E-TENSOR-EXTRA) naming the first five, when there are any.
-  void refuse(const std::vector<std::string>& extra) const;
+  // Of what nothing took, names in the file of what is known to be without use. Throws ModelError
+  // (E-TENSOR-EXTRA) naming the first five of the others that nobody claims, when there are any.
+  //   without_use  of the network's name
+  //   claims       of the name in the file; may be empty
+  std::vector<std::string> ignored(const std::function<bool(const std::string&)>& without_use,
+                                   const std::function<bool(const std::string&)>& claims) const;
 
  private:
   const Checkpoint& file_;

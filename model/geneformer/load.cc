@@ -93,18 +93,14 @@ GeneformerModel load_geneformer(const std::string& folder, const GeneformerLoadO
   if (heads.words)
     require_tied(file, tensors, "cls.predictions.decoder.bias", "cls.predictions.bias");
 
-  std::vector<std::string> extra;
-  for (const std::string& original : tensors.left()) {
-    const std::string name = canonical_geneformer_name(original);
-    const bool dropped_head = !own_heads && (name.starts_with("cls.predictions.") ||
-                                             name.starts_with("classifier.") || is_pooler(name));
-    if (dropped_head || name == "bert.embeddings.position_ids" ||
-        name.starts_with("cls.predictions.decoder."))
-      model.ignored.push_back(original);
-    else if (!options.claims || !options.claims(original))
-      extra.push_back(original);
-  }
-  tensors.refuse(extra);
+  model.ignored = tensors.ignored(
+      [&](const std::string& name) {
+        return name == "bert.embeddings.position_ids" ||
+               name.starts_with("cls.predictions.decoder.") ||
+               (!own_heads && (name.starts_with("cls.predictions.") ||
+                               name.starts_with("classifier.") || is_pooler(name)));
+      },
+      options.claims);
   model.fingerprint = file.fingerprint();
   return model;
 }

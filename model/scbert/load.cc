@@ -75,14 +75,11 @@ ScbertModel load_scbert(const std::string& folder, const ScbertLoadOptions& opti
   }
   tensors.check(kSizes);
 
-  std::vector<std::string> extra;
-  for (const std::string& name : tensors.left()) {
-    if (name == "performer.calls_since_last_redraw" || (!own_heads && is_head(name)))
-      model.ignored.push_back(name);
-    else if (!options.claims || !options.claims(name))
-      extra.push_back(name);
-  }
-  tensors.refuse(extra);
+  model.ignored = tensors.ignored(
+      [&](const std::string& name) {
+        return name == "performer.calls_since_last_redraw" || (!own_heads && is_head(name));
+      },
+      options.claims);
   model.fingerprint = file.fingerprint();
   return model;
 }

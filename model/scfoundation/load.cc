@@ -104,16 +104,12 @@ ScfoundationModel load_scfoundation(const std::string& folder,
   }
   tensors.check(named);
 
-  std::vector<std::string> extra;
-  for (const std::string& original : tensors.left()) {
-    const std::string name = canonical_scfoundation_name(original);
-    if (name == "decoder.performer.calls_since_last_redraw" ||
-        (!own_head && name.starts_with(kHead)) || (!options.decoder && is_of_decoder(name)))
-      model.ignored.push_back(original);
-    else if (!options.claims || !options.claims(original))
-      extra.push_back(original);
-  }
-  tensors.refuse(extra);
+  model.ignored = tensors.ignored(
+      [&](const std::string& name) {
+        return name == "decoder.performer.calls_since_last_redraw" ||
+               (!own_head && name.starts_with(kHead)) || (!options.decoder && is_of_decoder(name));
+      },
+      options.claims);
   model.fingerprint = file.fingerprint();
   return model;
 }

@@ -140,18 +140,14 @@ ScgptModel load_scgpt(const std::string& folder, const ScgptLoadOptions& options
   }
   tensors.check("args.json");
 
-  std::vector<std::string> extra;
-  for (const std::string& original : tensors.left()) {
-    const std::string name = canonical_scgpt_name(original);
-    const bool dropped_head = (options.new_head_classes > 0 && name.starts_with("cls_decoder.")) ||
-                              (!options.pretraining_heads &&
-                               (name.starts_with("decoder.") || name.starts_with("mvc_decoder.")));
-    if (without_use(name) || dropped_head)
-      model.ignored.push_back(original);
-    else if (!options.claims || !options.claims(original))
-      extra.push_back(original);
-  }
-  tensors.refuse(extra);
+  model.ignored = tensors.ignored(
+      [&](const std::string& name) {
+        return without_use(name) ||
+               (options.new_head_classes > 0 && name.starts_with("cls_decoder.")) ||
+               (!options.pretraining_heads &&
+                (name.starts_with("decoder.") || name.starts_with("mvc_decoder.")));
+      },
+      options.claims);
   model.network = std::move(network);
   model.fingerprint = file.fingerprint();
   return model;
