@@ -12,9 +12,7 @@ namespace scgraft {
 // Where the tensors are of a model whose weights lie in several files (shards) of one folder:
 //
 //   model.safetensors.index.json, pytorch_model.bin.index.json
-//   {"metadata": {...}, "weight_map": {"bert.pooler.dense.bias":
-//   "model-00002-of-00002.safetensors",
-//                                      ...}}
+//   {"metadata": {...}, "weight_map": {"a.weight": "model-00001-of-00002.safetensors", ...}}
 //
 // Source: Hugging Face transformers, how save_pretrained() splits a model (max_shard_size).
 struct ShardIndex {
