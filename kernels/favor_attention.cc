@@ -44,7 +44,7 @@ Problem check(const char* op, Context& ctx, const ConstTensorView& q, const Cons
   require_tensor(op, "mass of the context", context.mass, {cells, heads, features}, sums);
   require_tensor(op, "largest of the context", context.largest, {cells}, sums);
   require_tensor(op, "peak of the context", context.peak, {cells}, DType::i64);
-  return {packing, heads, head_dim, features, options.stabiliser};
+  return {packing, heads, head_dim, features, options};
 }
 
 // The definition.
@@ -64,7 +64,7 @@ struct Definition {
     return (problem.packing.begin(cell) + token) * problem.stride() + head * problem.head_dim;
   }
   T factor() const { return static_cast<T>(problem.factor()); }
-  static constexpr T floor() { return static_cast<T>(kFavorFloor); }
+  T floor() const { return static_cast<T>(problem.floor()); }
   T product(const T* a, const T* b, int64_t n) const {
     T sum = 0;
     for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
@@ -77,15 +77,23 @@ struct Definition {
   }
   int64_t first_largest() const { return std::max_element(u, u + problem.features) - u; }
   // u becomes the features of the token without the floor.
-  void exponentials(const T* x, T shift) const {
+  void activate(const T* x, T shift) const {
+    if (problem.relu()) {
+      for (int64_t j = 0; j < problem.features; ++j)
+        if (u[j] < 0) u[j] = 0;  // NaN stays
+      return;
+    }
     const T half = factor() * factor() / 2 * product(x, x, problem.head_dim);
     for (int64_t j = 0; j < problem.features; ++j) u[j] = std::exp(u[j] - half - shift);
   }
+  // What a gradient of psi meets on its way to u, from the feature without the floor.
+  T slope(T feature) const { return problem.relu() ? static_cast<T>(feature > 0) : feature; }
   // dx from g, the gradient of u before that of the maximum, which has `top` (below 0: elsewhere).
-  // Returns the sum of g.
+  // Returns the sum of g, which is the gradient of -s(x); relu has none of that: 0.
   T store_gradient(const T* x, int64_t top, T* dx) const {
     T total = 0;
-    for (int64_t j = 0; j < problem.features; ++j) total += g[j];
+    if (!problem.relu())
+      for (int64_t j = 0; j < problem.features; ++j) total += g[j];
     if (top >= 0) g[top] -= total;
     for (int64_t d = 0; d < problem.head_dim; ++d) {
       T sum = 0;
@@ -110,7 +118,7 @@ struct Definition {
     std::fill_n(mass, problem.features, T(0));
     for (int64_t m = 0; m < tokens(); ++m) {
       project(k + at(m));
-      exponentials(k + at(m), largest);
+      activate(k + at(m), largest);
       for (int64_t j = 0; j < problem.features; ++j) {
         const T psi = u[j] + floor();
         mass[j] += psi;
@@ -122,7 +130,7 @@ struct Definition {
   void queries(const T* q, const T* sums, const T* mass, T* out) const {
     for (int64_t i = 0; i < tokens(); ++i) {
       project(q + at(i));
-      exponentials(q + at(i), u[first_largest()]);
+      activate(q + at(i), u[first_largest()]);
       for (int64_t j = 0; j < problem.features; ++j) u[j] += floor();
       const T normaliser = product(u, mass, problem.features);
       for (int64_t d = 0; d < problem.head_dim; ++d) {
@@ -144,14 +152,14 @@ struct Definition {
       const T* want = dout + at(i);
       project(q + at(i));
       const int64_t top = first_largest();
-      exponentials(q + at(i), u[top]);
+      activate(q + at(i), u[top]);
       T normaliser = 0;
       for (int64_t j = 0; j < problem.features; ++j) normaliser += (u[j] + floor()) * mass[j];
       const T along = product(want, out + at(i), problem.head_dim);
       for (int64_t j = 0; j < problem.features; ++j) {
         const T psi = u[j] + floor();
         const T* sum = sums + j * problem.head_dim;
-        g[j] = u[j] * (product(sum, want, problem.head_dim) - along * mass[j]) / normaliser;
+        g[j] = slope(u[j]) * (product(sum, want, problem.head_dim) - along * mass[j]) / normaliser;
         if (!dsums) continue;
         dmass[j] -= psi * along / normaliser;
         for (int64_t d = 0; d < problem.head_dim; ++d)
@@ -166,10 +174,10 @@ struct Definition {
     T total = 0;
     for (int64_t m = 0; m < tokens(); ++m) {
       project(k + at(m));
-      exponentials(k + at(m), largest);
+      activate(k + at(m), largest);
       for (int64_t j = 0; j < problem.features; ++j)
-        g[j] =
-            u[j] * (product(dsums + j * problem.head_dim, v + at(m), problem.head_dim) + dmass[j]);
+        g[j] = slope(u[j]) *
+               (product(dsums + j * problem.head_dim, v + at(m), problem.head_dim) + dmass[j]);
       if (dv)
         for (int64_t d = 0; d < problem.head_dim; ++d) {
           T sum = 0;
@@ -186,14 +194,14 @@ struct Definition {
     std::fill_n(weights, problem.features, T(0));
     for (int64_t i = 0; i < tokens(); ++i) {
       project(q + at(i));
-      exponentials(q + at(i), u[first_largest()]);
+      activate(q + at(i), u[first_largest()]);
       for (int64_t j = 0; j < problem.features; ++j) u[j] += floor();
       const T normaliser = product(u, mass, problem.features);
       for (int64_t j = 0; j < problem.features; ++j) weights[j] += u[j] / normaliser;
     }
     for (int64_t m = 0; m < tokens(); ++m) {
       project(k + at(m));
-      exponentials(k + at(m), largest);
+      activate(k + at(m), largest);
       for (int64_t j = 0; j < problem.features; ++j) u[j] += floor();
       to[m] = product(u, weights, problem.features);
     }
@@ -233,11 +241,12 @@ void defined_forward(Context& ctx, const Problem& problem, const Operands<T>& x)
   Arena::Scope scratch(ctx.scratch());
   T* values = scratch.take(Shape{problem.units()}, DTypeOf<T>::value).template as<T>();
   auto* at = scratch.take(Shape{problem.units()}, DType::i64).template as<int64_t>();
-  for_each_head(ctx, problem, x.projection, [&](const Definition<T>& head, int64_t unit) {
-    const Peak<T> best = head.key_peak(x.k);
-    values[unit] = best.value;
-    at[unit] = best.at;
-  });
+  if (!problem.relu())
+    for_each_head(ctx, problem, x.projection, [&](const Definition<T>& head, int64_t unit) {
+      const Peak<T> best = head.key_peak(x.k);
+      values[unit] = best.value;
+      at[unit] = best.at;
+    });
   settle_stabiliser(
       problem, values, at, [&](int64_t cell) { return cell * problem.heads; }, x.largest, x.peak);
   for_each_head(ctx, problem, x.projection, [&](const Definition<T>& head, int64_t unit) {

@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(Tiles<kDim>::kThreads, 2)
   Largest largest;
   float shift[4], mass[4] = {};
   UNROLL
-  for (int i = 0; i < 4; ++i) shift[i] = kNegativeInfinity;
+  for (int i = 0; i < 4; ++i) shift[i] = p.relu ? 0 : kNegativeInfinity;
   gpu::F4 sum[4][kDim / 32] = {};
   float columns[Size::kColumnsOfThread] = {};
   for (int key = b.begin; key < b.end; key += Size::kWalked) {
@@ -48,19 +48,21 @@ __global__ void __launch_bounds__(Tiles<kDim>::kThreads, 2)
         const int token = key + micro_column(j);
         const bool valid = token < b.end;
         if (valid && feature < p.features) largest.take(w[i][j] * p.factor, token, feature);
-        w[i][j] = valid ? fmaf(w[i][j], p.factor_log2(), -tiles.terms1[micro_column(j)])
-                        : kNegativeInfinity;
+        w[i][j] =
+            valid ? fmaf(w[i][j], p.scale, -tiles.terms1[micro_column(j)]) : kNegativeInfinity;
         top = fmaxf(top, w[i][j]);
       }
-      const float before = shift[i];
-      shift[i] = fmaxf(shift[i], group_max(top));
-      const float faded = gpu::exp2_fast(before - shift[i]);
-      mass[i] *= faded;
-      UNROLL
-      for (int n = 0; n < kDim / 32; ++n) sum[i][n] = scaled(sum[i][n], faded);
+      if (!p.relu) {
+        const float before = shift[i];
+        shift[i] = fmaxf(shift[i], group_max(top));
+        const float faded = gpu::exp2_fast(before - shift[i]);
+        mass[i] *= faded;
+        UNROLL
+        for (int n = 0; n < kDim / 32; ++n) sum[i][n] = scaled(sum[i][n], faded);
+      }
       UNROLL
       for (int j = 0; j < Size::kColumns; ++j) {
-        w[i][j] = gpu::exp2_fast(w[i][j] - shift[i]);
+        w[i][j] = p.feature(w[i][j] - shift[i]);
         mass[i] += w[i][j];
       }
     }
@@ -116,10 +118,15 @@ __global__ void __launch_bounds__(Tiles<kDim>::kThreads, 2)
   parts.at[index] = (largest.token * p.heads + b.head) * p.features + largest.feature;
 }
 
-// A block owns a cell: the largest of its parts and where it is. A few kilobytes; latency.
+// A block owns a cell: the largest of its parts and where it is; relu features have none. A few
+// kilobytes; latency.
 __global__ void __launch_bounds__(kCellThreads)
     favor_stabiliser_kernel(FavorProblem p, SpanParts parts, float* largest, int64_t* peak) {
   const int64_t cell = blockIdx.x;
+  if (p.relu) {
+    if (threadIdx.x == 0) largest[cell] = 0, peak[cell] = -1;
+    return;
+  }
   const int32_t tokens = p.tokens.offsets[cell + 1] - p.tokens.offsets[cell];
   const auto spans =
       (tokens + static_cast<int32_t>(kFavorSpan) - 1) / static_cast<int32_t>(kFavorSpan);
@@ -180,7 +187,8 @@ __global__ void __launch_bounds__(Tiles<kDim>::kThreads, 2)
   sums += b.unit * p.area();
   mass += b.unit * p.features;
 
-  RunningLargest largest[4];
+  RunningLargest largest[4] = {RunningLargest(p), RunningLargest(p), RunningLargest(p),
+                               RunningLargest(p)};
   gpu::F4 sum[4][kDim / 32] = {};
   float columns[Size::kColumnsOfThread] = {};
   float all_mass = 0;
@@ -204,15 +212,17 @@ __global__ void __launch_bounds__(Tiles<kDim>::kThreads, 2)
       UNROLL
       for (int j = 0; j < Size::kColumns; ++j) {
         const bool valid = feature + micro_column(j) < p.features;
-        w[i][j] = valid ? w[i][j] * p.factor_log2() : kNegativeInfinity;
+        w[i][j] = valid ? w[i][j] * p.scale : kNegativeInfinity;
         top = fmaxf(top, w[i][j]);
       }
-      const float faded = largest[i].raise(group_max(top));
-      UNROLL
-      for (int n = 0; n < kDim / 32; ++n) sum[i][n] = scaled(sum[i][n], faded);
+      if (!p.relu) {
+        const float faded = largest[i].raise(group_max(top));
+        UNROLL
+        for (int n = 0; n < kDim / 32; ++n) sum[i][n] = scaled(sum[i][n], faded);
+      }
       UNROLL
       for (int j = 0; j < Size::kColumns; ++j) {
-        w[i][j] = gpu::exp2_fast(w[i][j] - largest[i].value);
+        w[i][j] = p.feature(w[i][j] - largest[i].value);
         largest[i].mass += w[i][j] * tiles.terms1[micro_column(j)];
       }
     }
@@ -220,12 +230,12 @@ __global__ void __launch_bounds__(Tiles<kDim>::kThreads, 2)
     Size::Weights::template accumulate<kDim>(tiles.weights, tiles.walked2, sum);
   }
 
-  // psi = e exp(-s(q)) + floor: the floor meets the sums over all features.
+  // psi = e exp(-s(q)) + floor, of relu e + floor: the floor meets the sums over all features.
   gpu::sync_block();  // nobody still reads the walked tiles
   UNROLL
   for (int n = 0; n < Size::kColumnsOfThread; ++n) {
     const int column = static_cast<int>(threadIdx.x) + n * Size::kThreads;
-    if (column < kDim) tiles.walked1[column] = kFloor * columns[n];
+    if (column < kDim) tiles.walked1[column] = p.floor * columns[n];
   }
   gpu::sync_block();
   float half[4];
@@ -234,7 +244,7 @@ __global__ void __launch_bounds__(Tiles<kDim>::kThreads, 2)
   UNROLL
   for (int i = 0; i < 4; ++i) {
     const float scale = gpu::exp2_fast(-half[i]);
-    const float inverse = 1.0f / (scale * group_sum(largest[i].mass) + kFloor * all_mass);
+    const float inverse = 1.0f / (scale * group_sum(largest[i].mass) + p.floor * all_mass);
     const int query = b.begin + micro_row(i);
     if (query >= b.tokens) continue;
     UNROLL

@@ -27,11 +27,11 @@
 //
 // Every product is one of a tile of own rows, held for the whole block, with tiles of walked rows,
 // as in f32 attention: tokens own and features are walked where every token owns its result,
-// features own and tokens are walked where sums over tokens are formed. u is kept in units of log2.
+// features own and tokens are walked where sums over tokens are formed. u is kept in units of log2,
+// that of relu features in its own.
 namespace scgraft::cuda {
 namespace favor {
 
-inline constexpr float kFloor = static_cast<float>(kFavorFloor);
 inline constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
 
 inline constexpr int kCellThreads = 128;
@@ -47,13 +47,20 @@ struct FavorProblem {
   int32_t token_tiles;  // of a cell, likewise
   int32_t feature_tiles;
   float factor;           // head_dim^(-1/4)
+  float scale;            // of x Omega^T: the factor, in the units of u
+  float half;             // of |x|^2: what makes s(x) in the units of u; relu: 0
+  float floor;            // what a feature is more than exp(...) or max(u, 0)
   bool tokens_aligned;    // all tensors [tokens, heads * head_dim], to 16 bytes
   bool features_aligned;  // all [features, head_dim]
   bool whole_batch;       // FavorStabiliser::batch
+  bool relu;              // FavorKernel::relu, whose shifts and totals are 0
 
   __device__ int64_t stride() const { return heads * head_dim; }
   __device__ int64_t area() const { return int64_t{features} * head_dim; }
-  __device__ float factor_log2() const { return factor * kLog2E; }
+  // A feature without the floor, from u without what it is shifted by. NaN stays NaN.
+  __device__ float feature(float x) const { return relu ? (x < 0 ? 0 : x) : gpu::exp2_fast(x); }
+  // What a gradient of psi meets on its way to u.
+  __device__ float slope(float feature) const { return relu ? (feature > 0 ? 1 : 0) : feature; }
   // How tiles find their rows: one head of the tokens, or a matrix [features, head_dim].
   __device__ AttentionProblem token_rows() const {
     AttentionProblem rows{};
@@ -173,7 +180,7 @@ __device__ __forceinline__ float group_max(float v) {
   return v;
 }
 
-// s(x) of the thread's own rows in units of log2: |c x|^2 / 2.
+// s(x) of the thread's own rows in the units of u: |c x|^2 / 2; relu: 0.
 template <int kDim>
 __device__ void own_halves(const FavorProblem& p, const float* own, float (&half)[4]) {
   UNROLL
@@ -185,7 +192,7 @@ __device__ void own_halves(const FavorProblem& p, const float* own, float (&half
                                             4 * micro_column(n));
       sum = dot4(x, x, sum);
     }
-    half[i] = group_sum(sum) * (0.5f * p.factor * p.factor_log2());
+    half[i] = group_sum(sum) * p.half;
   }
 }
 // The same of one walked row.
@@ -197,7 +204,7 @@ __device__ float walked_half(const FavorProblem& p, const float* walked, int row
     const auto x = gpu::load_vec<gpu::F4>(walked + row * RowTile<1, kDim>::kStride + d);
     sum = dot4(x, x, sum);
   }
-  return sum * (0.5f * p.factor * p.factor_log2());
+  return sum * p.half;
 }
 
 // Adds the walked rows to sums of their columns; thread t has the columns t + kThreads n.
@@ -220,7 +227,7 @@ __device__ void add_columns(const float* walked, float (&columns)[Tiles<kDim>::k
 struct SpanParts {
   float* sums;    // [parts, features, head_dim]
   float* mass;    // [parts, features]
-  float* shift;   // [parts, features], the largest u - s(k), in units of log2
+  float* shift;   // [parts, features], the largest u - s(k), in units of log2; relu: 0
   float* values;  // [parts, head_dim], the sum of v
   float* peak;    // [parts, feature tiles], the largest u
   int64_t* at;    // [parts, feature tiles], where (FavorContext::peak)
@@ -238,11 +245,14 @@ struct Largest {
   }
 };
 
-// The largest u of a query so far, in units of log2, and the sums that it is the shift of.
+// The largest u of a query so far, in units of log2, and the sums that it is the shift of. Of relu
+// features the largest is 0 and never raised.
 struct RunningLargest {
-  float value = kNegativeInfinity;
+  float value;
   float mass = 0;  // of the thread's columns
 
+  __device__ explicit RunningLargest(const FavorProblem& p)
+      : value(p.relu ? 0 : kNegativeInfinity) {}
   // Takes the largest of the next tile; returns what to multiply earlier sums with.
   __device__ float raise(float tile) {
     const float before = value;
@@ -277,7 +287,11 @@ struct Call {
     const int64_t own = own_rows();
     p.token_tiles = static_cast<int32_t>(ceil_div(longest, own));
     p.feature_tiles = static_cast<int32_t>(ceil_div(p.features, own));
+    p.relu = options.kernel == FavorKernel::relu;
     p.factor = static_cast<float>(std::pow(static_cast<double>(head_dim), -0.25));
+    p.scale = p.relu ? p.factor : p.factor * kLog2E;
+    p.half = p.relu ? 0 : 0.5f * p.factor * p.scale;
+    p.floor = static_cast<float>(p.relu ? kFavorReluFloor : kFavorFloor);
     p.whole_batch = options.stabiliser == FavorStabiliser::batch;
     p.tokens_aligned = aligned(tokens);
     p.features_aligned = aligned(features);
@@ -334,13 +348,13 @@ __global__ void __launch_bounds__(favor::kElementThreads)
   const int64_t feature = element / p.head_dim, column = element % p.head_dim;
   const float stabiliser = kKeys ? largest[cell] * kLog2E : 0;
   float sum = 0;
-  float weight = kKeys ? favor::kFloor * static_cast<float>(tokens) : 0;
+  float weight = kKeys ? p.floor * static_cast<float>(tokens) : 0;
   for (int64_t part = unit * p.spans; part < unit * p.spans + spans; ++part) {
     const int64_t row = part * p.features + feature;
     float factor = 1;
     if constexpr (kKeys) {
       factor = gpu::exp2_fast(parts.shift[row] - stabiliser);
-      sum += favor::kFloor * parts.values[part * p.head_dim + column];
+      sum += p.floor * parts.values[part * p.head_dim + column];
     }
     sum += factor * parts.sums[row * p.head_dim + column];
     weight += factor * parts.mass[row];

@@ -12,8 +12,15 @@ enum class FavorStabiliser {
   batch,  // of the whole batch, as the published code does
 };
 
+// What features are made of.
+enum class FavorKernel {
+  softmax,  // exponentials: softmax attention is approximated
+  relu,     // max(u, 0), "generalized attention" with the published code's default function
+};
+
 struct FavorOptions {
-  FavorStabiliser stabiliser = FavorStabiliser::cell;
+  FavorStabiliser stabiliser = FavorStabiliser::cell;  // of softmax features
+  FavorKernel kernel = FavorKernel::softmax;
 };
 
 // What every query of a cell reads of its keys; the forward pass writes it, the backward pass reads
@@ -21,9 +28,11 @@ struct FavorOptions {
 //
 //   sums     [cells, heads, features, head_dim]  sum_m psi(k_m)^T v_m
 //   mass     [cells, heads, features]            sum_m psi(k_m)
-//   largest  [cells]                             the stabiliser, -inf where there are no keys
+//   largest  [cells]                             the stabiliser, -inf where there are no keys;
+//                                                0 for relu features, which have none
 //   peak     [cells] i64                         where in the cell it is: (token * heads + head) *
 //                                                features + feature; -1 where it is in another cell
+//                                                or there is none
 struct FavorContext {
   TensorView sums, mass, largest, peak;
 
@@ -41,7 +50,13 @@ struct FavorContext {
 //   psi(k) = exp(u - s(k) - stabiliser) + 1e-4      the largest u of the keys (FavorStabiliser)
 //   out_n  = psi(q_n) (sum_m psi(k_m)^T v_m) / (psi(q_n) . sum_m psi(k_m))
 //
-// The factor features^(-1/2) of the published features cancels in out and is left out.
+// The factor features^(-1/2) of the published features cancels in out and is left out. With
+// FavorKernel::relu, of queries and keys alike,
+//
+//   psi(x) = max(u, 0) + 1e-3
+//
+// where the identity as Omega gives the published features without a projection, max(c x, 0) +
+// 1e-3.
 //
 //   q, k, v     [tokens, heads * head_dim]  on the CPU f32 or f64, on CUDA f32, bf16 or f16 with
 //                                           head_dim <= 128; head a owns columns a*head_dim ...
@@ -59,7 +74,8 @@ void favor_attention(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTe
                      FavorOptions options, TensorView out, const FavorContext& context);
 
 // Gradients of favor_attention. Overwrites dq, dk, dv; an empty view means that gradient is not
-// wanted. With n = psi(q) . mass and g = exp(...) dpsi, the part of psi that is not constant,
+// wanted. With n = psi(q) . mass and g = exp(...) dpsi, where exp(...) is the part of psi that is
+// not constant,
 //
 //   dpsi(q_i) = (sums dout_i - (dout_i . out_i) mass) / n_i
 //   dsums     = sum_i psi(q_i)^T dout_i / n_i     dmass = -sum_i psi(q_i) (dout_i . out_i) / n_i
@@ -71,6 +87,9 @@ void favor_attention(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTe
 // first feature of a query; of the keys the first in the order of `peak`, in a batch in the first
 // cell. (PyTorch shares it among equal keys.) With 16-bit types sums are f32; dk of the key that
 // has the stabiliser is rounded twice.
+//
+// Of relu features there are neither s(x) nor maxima: dx = c g Omega with g = dpsi where u > 0,
+// else 0.
 //
 //   dout, out   [tokens, heads * head_dim]  out and context as the forward pass left them
 void favor_attention_backward(Context& ctx, ConstTensorView q, ConstTensorView k, ConstTensorView v,

@@ -8,10 +8,10 @@ using namespace favor;
 
 // What the backward pass knows of a query, [heads, tokens] each.
 struct QueryTerms {
-  float* base;     // max_j u_j + s(q), in units of log2
+  float* base;     // max_j u_j + s(q), in units of log2; relu: 0
   float* inverse;  // 1 / (psi(q) . mass)
   float* delta;    // dout . out * inverse
-  int32_t* top;    // the feature of the maximum
+  int32_t* top;    // the feature of the maximum; relu: any
 };
 
 // A block owns kOwn queries and walks the features for their terms; bound by f32 multiply-adds (one
@@ -28,7 +28,8 @@ __global__ void __launch_bounds__(Tiles<kDim>::kThreads, 2)
   Size::Own::load(tiles.own1, q + b.at(p), p.token_rows(), b.begin, b.tokens);
   mass += b.unit * p.features;
 
-  RunningLargest largest[4];
+  RunningLargest largest[4] = {RunningLargest(p), RunningLargest(p), RunningLargest(p),
+                               RunningLargest(p)};
   int32_t top_feature[4] = {};
   float all_mass = 0;
   for (int feature = 0; feature < p.features; feature += Size::kWalked) {
@@ -49,7 +50,7 @@ __global__ void __launch_bounds__(Tiles<kDim>::kThreads, 2)
       UNROLL
       for (int j = 0; j < Size::kColumns; ++j) {
         const int at = feature + micro_column(j);
-        w[i][j] = at < p.features ? w[i][j] * p.factor_log2() : kNegativeInfinity;
+        w[i][j] = at < p.features ? w[i][j] * p.scale : kNegativeInfinity;
         top.take(w[i][j], 0, at);
       }
       UNROLL
@@ -59,11 +60,10 @@ __global__ void __launch_bounds__(Tiles<kDim>::kThreads, 2)
         top.take(value, 0, at);
       }
       if (top.value > largest[i].value) top_feature[i] = top.feature;
-      largest[i].raise(top.value);
+      if (!p.relu) largest[i].raise(top.value);
       UNROLL
       for (int j = 0; j < Size::kColumns; ++j)
-        largest[i].mass +=
-            gpu::exp2_fast(w[i][j] - largest[i].value) * tiles.terms1[micro_column(j)];
+        largest[i].mass += p.feature(w[i][j] - largest[i].value) * tiles.terms1[micro_column(j)];
     }
   }
 
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(Tiles<kDim>::kThreads, 2)
                gpu::load_vec<gpu::F4>(of_out + 4 * micro_column(n)), along);
     along = group_sum(along);
     const float inverse =
-        1.0f / (gpu::exp2_fast(-half[i]) * group_sum(largest[i].mass) + kFloor * all_mass);
+        1.0f / (gpu::exp2_fast(-half[i]) * group_sum(largest[i].mass) + p.floor * all_mass);
     if (b.begin + row >= b.tokens || gpu::lane() % 8 != 0) continue;
     const int64_t at = b.head * p.tokens.tokens + b.first + b.begin + row;
     terms.base[at] = largest[i].value + half[i];
@@ -137,8 +137,7 @@ __global__ void __launch_bounds__(Tiles<kDim>::kThreads, 2)
       UNROLL
       for (int j = 0; j < Size::kColumns; ++j) {
         const int row = micro_column(j);
-        const float psi =
-            gpu::exp2_fast(fmaf(w[i][j], p.factor_log2(), -tiles.terms1[row])) + kFloor;
+        const float psi = p.feature(fmaf(w[i][j], p.scale, -tiles.terms1[row])) + p.floor;
         mass[i] -= psi * tiles.terms3[row];
         w[i][j] = psi * tiles.terms2[row];
       }
@@ -160,7 +159,7 @@ __global__ void __launch_bounds__(Tiles<kDim>::kThreads, 2)
   }
 }
 
-// dx of the own rows from the sums of g Omega and of g: c (sum - total (c x)).
+// dx of the own rows from the sums of g Omega and of g, 0 of relu: c (sum - total (c x)).
 template <class T, int kDim>
 __device__ void store_gradient(const FavorProblem& p, const float* own, int row, float total,
                                const gpu::F4 (&sum)[kDim / 32], T* dx) {
@@ -219,8 +218,8 @@ __global__ void __launch_bounds__(Tiles<kDim>::kThreads, 2)
       UNROLL
       for (int j = 0; j < Size::kColumns; ++j) {
         // Behind the last feature the sums and the mass are zeros, and so is g.
-        const float e = gpu::exp2_fast(fmaf(g[i][j], p.factor_log2(), -base[i]));
-        g[i][j] = e * (dpsi[i][j] * inverse[i] - delta[i] * tiles.terms1[micro_column(j)]);
+        const float e = p.feature(fmaf(g[i][j], p.scale, -base[i]));
+        g[i][j] = p.slope(e) * (dpsi[i][j] * inverse[i] - delta[i] * tiles.terms1[micro_column(j)]);
         total[i] += g[i][j];
       }
     }
@@ -229,7 +228,7 @@ __global__ void __launch_bounds__(Tiles<kDim>::kThreads, 2)
   }
   UNROLL
   for (int i = 0; i < 4; ++i) {
-    total[i] = group_sum(total[i]);
+    total[i] = p.relu ? 0 : group_sum(total[i]);
     const int row = micro_row(i), query = b.begin + row;
     if (query >= b.tokens) continue;
     // The gradient of the maximum: minus the total at its feature.
@@ -286,7 +285,7 @@ __global__ void __launch_bounds__(Tiles<kDim>::kThreads, 2)
     for (int i = 0; i < 4; ++i) {
       UNROLL
       for (int j = 0; j < Size::kColumns; ++j)
-        e[i][j] = gpu::exp2_fast(fmaf(e[i][j], p.factor_log2(), -base[i]));
+        e[i][j] = p.feature(fmaf(e[i][j], p.scale, -base[i]));
     }
     if (dk) {
       float g[4][Size::kColumns];
@@ -296,7 +295,7 @@ __global__ void __launch_bounds__(Tiles<kDim>::kThreads, 2)
         UNROLL
         for (int j = 0; j < Size::kColumns; ++j) {
           // Behind the last feature the gradients are zeros, and so is g.
-          g[i][j] = e[i][j] * (g[i][j] + tiles.terms1[micro_column(j)]);
+          g[i][j] = p.slope(e[i][j]) * (g[i][j] + tiles.terms1[micro_column(j)]);
           total[i] += g[i][j];
         }
       }
@@ -307,7 +306,7 @@ __global__ void __launch_bounds__(Tiles<kDim>::kThreads, 2)
       UNROLL
       for (int i = 0; i < 4; ++i) {
         UNROLL
-        for (int j = 0; j < Size::kColumns; ++j) e[i][j] += kFloor;
+        for (int j = 0; j < Size::kColumns; ++j) e[i][j] += p.floor;
       }
       Size::Weights::put(tiles.weights, e);
       Size::Weights::template accumulate<kDim>(tiles.weights, tiles.walked2, sum_v);
@@ -316,7 +315,7 @@ __global__ void __launch_bounds__(Tiles<kDim>::kThreads, 2)
   float all = 0;
   UNROLL
   for (int i = 0; i < 4; ++i) {
-    total[i] = group_sum(total[i]);
+    total[i] = p.relu ? 0 : group_sum(total[i]);
     const int row = micro_row(i), key = b.begin + row;
     if (key >= b.tokens) continue;
     all += total[i];

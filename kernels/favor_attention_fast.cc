@@ -78,7 +78,9 @@ class FastCall {
             problem_.head_dim,
             problem_.features,
             static_cast<float>(problem_.factor()),
-            projection_};
+            projection_,
+            problem_.relu(),
+            static_cast<float>(problem_.floor())};
   }
   // Offset of the first row of a unit in a tensor like q, and of its (cell, head) among units.
   int64_t at(const Spans::Unit& unit) const {
@@ -133,7 +135,7 @@ void fast_forward(Context& ctx, const Problem& problem, const Operands<float>& x
   // The floor is added here, where the shift of every span is known: sum_m (e_m + floor) v_m.
   parallel_for(ctx, problem.units(), [&](int64_t owner) {
     const int64_t cell = owner / problem.heads, head = owner % problem.heads;
-    const auto floor = static_cast<float>(kFavorFloor);
+    const auto floor = static_cast<float>(problem.floor());
     float* own_sums = x.sums + owner * problem.area();
     float* own_mass = x.mass + owner * problem.features;
     std::fill_n(own_sums, problem.area(), 0.0f);

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 
 #include "kernels/favor_attention.h"
+#include "kernels/favor_attention_simd.h"
 
 // What favor_attention.cc, which has the checks and the definition, and favor_attention_fast.cc
 // share. Of no use to others.
@@ -16,13 +18,15 @@ struct Problem {
   int64_t heads;
   int64_t head_dim;
   int64_t features;
-  FavorStabiliser stabiliser;
+  FavorOptions options;
 
   int64_t units() const { return packing.cells() * heads; }
   int64_t stride() const { return heads * head_dim; }
   // Elements of `sums` of one (cell, head).
   int64_t area() const { return features * head_dim; }
   double factor() const { return std::pow(static_cast<double>(head_dim), -0.25); }
+  bool relu() const { return options.kernel == FavorKernel::relu; }
+  double floor() const { return relu() ? kFavorReluFloor : kFavorFloor; }
 };
 
 // Tensors of one call as plain pointers; gradients that are null are not wanted.
@@ -55,11 +59,16 @@ struct Peak {
 };
 
 // Fills `largest` and `peak` of the context. The cell owns the parts [first(cell), first(cell +
-// 1)).
+// 1)). Relu features have no stabiliser, and `values` and `at` are not read.
 template <class T, class First>
 void settle_stabiliser(const Problem& problem, const T* values, const int64_t* at, First&& first,
                        T* largest, int64_t* peak) {
   const int64_t cells = problem.packing.cells();
+  if (problem.relu()) {
+    std::fill_n(largest, cells, T(0));
+    std::fill_n(peak, cells, int64_t{-1});
+    return;
+  }
   for (int64_t cell = 0; cell < cells; ++cell) {
     Peak<T> best;
     for (int64_t part = first(cell); part < first(cell + 1); ++part)
@@ -67,7 +76,7 @@ void settle_stabiliser(const Problem& problem, const T* values, const int64_t* a
     largest[cell] = best.value;
     peak[cell] = best.at;
   }
-  if (problem.stabiliser == FavorStabiliser::cell) return;
+  if (problem.options.stabiliser == FavorStabiliser::cell) return;
   int64_t owner = -1;
   for (int64_t cell = 0; cell < cells; ++cell)
     if (peak[cell] >= 0 && (owner < 0 || largest[cell] > largest[owner])) owner = cell;
@@ -84,7 +93,7 @@ template <class T, class First>
 void add_peak_gradient(const Problem& problem, const T* totals, First&& first, const int64_t* peak,
                        const T* projection, T* dk) {
   const int64_t cells = problem.packing.cells();
-  const bool whole_batch = problem.stabiliser == FavorStabiliser::batch;
+  const bool whole_batch = problem.options.stabiliser == FavorStabiliser::batch;
   for (int64_t cell = 0; cell < cells; ++cell) {
     if (peak[cell] < 0) continue;
     T total = 0;

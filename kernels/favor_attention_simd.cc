@@ -10,7 +10,6 @@ namespace scgraft::SCGRAFT_SIMD_LEVEL {
 namespace {
 
 constexpr int64_t kRows = 64;
-constexpr float kFloor = static_cast<float>(kFavorFloor);
 constexpr float kLog2E = 1.44269504088896341f;
 
 int64_t padded(int64_t floats) { return vectors(floats) * kLanes; }
@@ -103,13 +102,24 @@ int64_t first_of(const float* u, int64_t wide, float value) {
   return 0;  // no number equals NaN
 }
 
-// u becomes exp(u - half - shift).
-void exponentials(float* u, int64_t wide, float half, float shift) {
+// u of a token, -inf behind the last feature, becomes its features without the floor: exp(u - half
+// - shift), or max(u, 0) with a shift of 0.
+void activate(const FavorHead& head, float* u, float half, float shift) {
+  const int64_t wide = padded(head.features);
+  if (head.relu) {
+    // In this order NaN stays NaN.
+    for (int64_t j = 0; j < wide; j += kLanes) store(u + j, vmax(VecF{}, load(u + j)));
+    return;
+  }
   for (int64_t j = 0; j < wide; j += kLanes)
     store(u + j, exp2_nonpositive(((load(u + j) - shift) - half) * kLog2E));
 }
-void add_floor(const float* e, int64_t floats, float* psi) {
-  for (int64_t j = 0; j < floats; j += kLanes) store(psi + j, load(e + j) + kFloor);
+// The shift of a query: its largest u; relu: 0.
+float shift_of(const FavorHead& head, const float* u) {
+  return head.relu ? 0.0f : largest_of(u, padded(head.features));
+}
+void add_floor(const FavorHead& head, const float* e, int64_t floats, float* psi) {
+  for (int64_t j = 0; j < floats; j += kLanes) store(psi + j, load(e + j) + head.floor);
 }
 float dot(const float* a, const float* b, int64_t padded_floats) {
   VecF sum = {};
@@ -125,6 +135,26 @@ void add_scaled(const float* from, int64_t padded_floats, float factor, float* t
     store(to + j, load(to + j) + factor * load(from + j));
 }
 
+// Raises the shift of the span to the largest u of these rows, in s.e, where that is more. What has
+// been summed so far fades with it.
+void raise_shift(const FavorKeys& span, const Scratch& s, int64_t begin, int64_t rows) {
+  const FavorHead& head = span.head;
+  const int64_t width = padded(head.head_dim), wide = padded(head.features);
+  const float before = *span.shift;
+  for (int64_t r = 0; r < rows; ++r) {
+    const float top = largest_of(s.e + r * wide, wide);
+    if (!(top > *span.shift)) continue;
+    *span.shift = top;
+    *span.peak = (begin + r) * head.features + first_of(s.e + r * wide, wide, top);
+  }
+  if (!(*span.shift > before)) return;
+  // Of nothing, 0 remains.
+  const float factor = exp2_nonpositive(splat((before - *span.shift) * kLog2E))[0];
+  for (int64_t i = 0; i < head.features * width; i += kLanes)
+    store(span.sums + i, factor * load(span.sums + i));
+  for (int64_t j = 0; j < wide; j += kLanes) store(span.mass + j, factor * load(span.mass + j));
+}
+
 void keys(const FavorKeys& span, float* scratch) {
   const FavorHead& head = span.head;
   const Scratch s(scratch, head.features, head.head_dim);
@@ -133,35 +163,20 @@ void keys(const FavorKeys& span, float* scratch) {
   clear(span.mass, wide);
   clear(span.values, width);
   *span.peak = 0;
-  float shift = -__builtin_inff();
+  *span.shift = head.relu ? 0.0f : -__builtin_inff();
   for (int64_t begin = 0; begin < head.rows; begin += kRows) {
     const int64_t rows = smaller(kRows, head.rows - begin);
     project(head, s, span.k + begin * head.stride, rows);
     pack_rows(span.v + begin * head.stride, head.stride, rows, head.head_dim, 1.0f, s.y);
-    float now = shift;
+    if (!head.relu) raise_shift(span, s, begin, rows);
     for (int64_t r = 0; r < rows; ++r) {
-      const float top = largest_of(s.e + r * wide, wide);
-      if (!(top > now)) continue;
-      now = top;
-      *span.peak = (begin + r) * head.features + first_of(s.e + r * wide, wide, top);
-    }
-    if (now > shift) {
-      // What has been summed so far meets a larger shift; of nothing, 0 remains.
-      const float factor = exp2_nonpositive(splat((shift - now) * kLog2E))[0];
-      for (int64_t i = 0; i < head.features * width; i += kLanes)
-        store(span.sums + i, factor * load(span.sums + i));
-      for (int64_t j = 0; j < wide; j += kLanes) store(span.mass + j, factor * load(span.mass + j));
-      shift = now;
-    }
-    for (int64_t r = 0; r < rows; ++r) {
-      exponentials(s.e + r * wide, wide, s.half[r], shift);
+      activate(head, s.e + r * wide, s.half[r], *span.shift);
       add_scaled(s.e + r * wide, wide, 1.0f, span.mass);
       add_scaled(s.y + r * width, width, 1.0f, span.values);
     }
     gemm({s.e, 1, wide}, {s.y, width, kPanel}, {span.sums, width}, head.features,
          vectors(head.head_dim), rows, true);
   }
-  *span.shift = shift;
 }
 
 // psi of some queries into s.e and psi . mass, of the mass in s.mass, into s.half.
@@ -170,8 +185,8 @@ void query_features(const FavorHead& head, const Scratch& s, const float* q, int
   project(head, s, q, rows);
   for (int64_t r = 0; r < rows; ++r) {
     float* psi = s.e + r * wide;
-    exponentials(psi, wide, s.half[r], largest_of(psi, wide));
-    add_floor(psi, wide, psi);
+    activate(head, psi, s.half[r], shift_of(head, psi));
+    add_floor(head, psi, wide, psi);
     s.half[r] = dot(psi, s.mass, wide);
   }
 }
@@ -191,6 +206,24 @@ void queries(const FavorQueries& span, float* scratch) {
       unpack_rows(s.y + r * width, 1, head.head_dim, 1.0f / s.half[r],
                   span.out + (begin + r) * head.stride, head.stride);
   }
+}
+
+// The sums of a row of s.g with `weight` of the mass, which are the gradient of psi, become that of
+// u before the maximum's. Returns their sum, which is the gradient of -s(x); relu has none of that:
+// 0.
+float feature_gradient(const FavorHead& head, const Scratch& s, int64_t row, float weight) {
+  const int64_t wide = padded(head.features);
+  const float* e = s.e + row * wide;
+  float* g = s.g + row * wide;
+  VecF sum = {};
+  for (int64_t j = 0; j < wide; j += kLanes) {
+    const VecF of_psi = load(g + j) + weight * load(s.mass + j);
+    const VecF feature = load(e + j);
+    const VecF of_u = (head.relu ? select(feature > 0.0f, splat(1.0f), VecF{}) : feature) * of_psi;
+    store(g + j, of_u);
+    sum += of_u;
+  }
+  return head.relu ? 0.0f : sum_of(sum);
 }
 
 // dx of some tokens from s.g, the gradient of u, and `total`, that of -s(x).
@@ -222,10 +255,10 @@ void query_gradient(const FavorQueryGradient& span, float* scratch) {
     for (int64_t r = 0; r < rows; ++r) {
       float* e = s.e + r * wide;
       float* psi = s.psi + r * wide;
-      const float top = largest_of(e, wide);
+      const float top = shift_of(head, e);
       top_feature[r] = first_of(e, wide, top);
-      exponentials(e, wide, s.half[r], top);
-      add_floor(e, wide, psi);
+      activate(head, e, s.half[r], top);
+      add_floor(head, e, wide, psi);
       const float inverse = 1.0f / dot(psi, s.mass, wide);
       pack_rows(span.out + at + r * head.stride, head.stride, 1, head.head_dim, 1.0f, s.z);
       pack_rows(span.dout + at + r * head.stride, head.stride, 1, head.head_dim, inverse,
@@ -240,15 +273,8 @@ void query_gradient(const FavorQueryGradient& span, float* scratch) {
     gemm({s.y, width, 1}, over_columns(s.matrix, head), {s.g, wide}, rows, vectors(head.features),
          head.head_dim, false);
     for (int64_t r = 0; r < rows; ++r) {
-      float* g = s.g + r * wide;
-      VecF sum = {};
-      for (int64_t j = 0; j < wide; j += kLanes) {
-        const VecF of_u = load(s.e + r * wide + j) * (load(g + j) - delta[r] * load(s.mass + j));
-        store(g + j, of_u);
-        sum += of_u;
-      }
-      total[r] = sum_of(sum);
-      g[top_feature[r]] -= total[r];
+      total[r] = feature_gradient(head, s, r, -delta[r]);
+      s.g[r * wide + top_feature[r]] -= total[r];
     }
     store_gradient(head, s, rows, total, span.dq + at);
   }
@@ -266,9 +292,9 @@ void key_gradient(const FavorKeyGradient& span, float* scratch) {
     const int64_t rows = smaller(kRows, head.rows - begin);
     const int64_t at = begin * head.stride;
     project(head, s, span.k + at, rows);
-    for (int64_t r = 0; r < rows; ++r) exponentials(s.e + r * wide, wide, s.half[r], span.largest);
+    for (int64_t r = 0; r < rows; ++r) activate(head, s.e + r * wide, s.half[r], span.largest);
     if (span.dv) {
-      add_floor(s.e, rows * wide, s.psi);
+      add_floor(head, s.e, rows * wide, s.psi);
       gemm({s.psi, wide, 1}, over_rows(s.matrix, head), {s.z, width}, rows, vectors(head.head_dim),
            head.features, false);
       unpack_rows(s.z, rows, head.head_dim, 1.0f, span.dv + at, head.stride);
@@ -278,14 +304,7 @@ void key_gradient(const FavorKeyGradient& span, float* scratch) {
     gemm({s.y, width, 1}, over_columns(s.matrix, head), {s.g, wide}, rows, vectors(head.features),
          head.head_dim, false);
     for (int64_t r = 0; r < rows; ++r) {
-      float* g = s.g + r * wide;
-      VecF sum = {};
-      for (int64_t j = 0; j < wide; j += kLanes) {
-        const VecF of_u = load(s.e + r * wide + j) * (load(g + j) + load(s.mass + j));
-        store(g + j, of_u);
-        sum += of_u;
-      }
-      total[r] = sum_of(sum);
+      total[r] = feature_gradient(head, s, r, 1.0f);
       all += total[r];
     }
     store_gradient(head, s, rows, total, span.dk + at);
@@ -317,8 +336,8 @@ void received(const FavorReceived& span, float* scratch) {
     project(head, s, span.k + begin * head.stride, rows);
     for (int64_t r = 0; r < rows; ++r) {
       float* psi = s.e + r * wide;
-      exponentials(psi, wide, s.half[r], span.largest);
-      add_floor(psi, wide, psi);
+      activate(head, psi, s.half[r], span.largest);
+      add_floor(head, psi, wide, psi);
       span.received[begin + r] = dot(psi, s.mass, wide);
     }
   }

@@ -6,14 +6,17 @@
 // time. Plain data only, since both sides are compiled for different CPU levels.
 namespace scgraft {
 
-// What a feature is exp(...) plus.
+// What a feature is more than exp(...), and more than max(u, 0).
 inline constexpr double kFavorFloor = 1e-4;
+inline constexpr double kFavorReluFloor = 1e-3;
 
 // Rows of tokens [rows, head_dim] lie `stride` floats apart. rows > 0.
 struct FavorHead {
   int64_t rows, stride, head_dim, features;
   float factor;             // head_dim^(-1/4)
   const float* projection;  // as pack() leaves it
+  bool relu;                // FavorKernel::relu, else softmax
+  float floor;              // what a feature is more than max(u, 0) or exp(...)
 };
 
 // Sums over the keys of a span, of features without the floor and with `shift` in place of the
@@ -25,8 +28,8 @@ struct FavorKeys {
   float* sums;    // [features, width(head_dim)]
   float* mass;    // [width(features)]
   float* values;  // [width(head_dim)], the sum of v
-  float* shift;   // [1], the largest u
-  int64_t* peak;  // [1], where: row * features + feature
+  float* shift;   // [1], the largest u; relu: 0
+  int64_t* peak;  // [1], where: row * features + feature; relu: 0
 };
 
 // sums [features, head_dim] and mass [features] as the definition has them.
@@ -59,7 +62,7 @@ struct FavorKeyGradient {
   const float* dmass;  // [features]
   float* dk;           // null: not wanted
   float* dv;           // null: not wanted
-  float* total;        // [1], with dk: the sum of g
+  float* total;        // [1], with dk: the sum of g; relu: 0
 };
 
 struct FavorQueryWeights {

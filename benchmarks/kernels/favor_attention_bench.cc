@@ -12,25 +12,32 @@ struct Shapes {
   int64_t heads;
   int64_t head_dim = 64;
   int64_t features = 266;
+  FavorOptions options = {};
 };
+
+constexpr FavorOptions kRelu{.kernel = FavorKernel::relu};
 
 const std::vector<Shapes>& shapes() {
   static const std::vector<Shapes> cpu = {
       {"scbert_1x2048", {2048}, 10},
       {"scbert_1x16907", {16907}, 10},
+      {"scbert_relu_1x2048", {2048}, 10, 64, 266, kRelu},
   };
   static const std::vector<Shapes> gpu = {
       {"scbert_1x16907", {16907}, 10},
+      {"scbert_relu_1x16907", {16907}, 10, 64, 266, kRelu},
       {"scbert_4x16907", {16907, 16907, 16907, 16907}, 10},
       {"scfoundation_1x19266", {19266}, 8},
   };
-  static const std::vector<Shapes> tiny = {{"1x70", {70}, 1, 64, 70}};
+  static const std::vector<Shapes> tiny = {{"1x70", {70}, 1, 64, 70},
+                                           {"relu_1x70", {70}, 1, 64, 70, kRelu}};
   return by_device(cpu, gpu, tiny);
 }
 
 struct Case {
   Case(const Shapes& s, DType type)
       : heads(s.heads),
+        options(s.options),
         cells(ctx, s.lengths),
         q(random_tensor({cells.packing().tokens(), s.heads * s.head_dim}, 1, type)),
         k(random_tensor(q.shape(), 2, type)),
@@ -46,11 +53,11 @@ struct Case {
 
   void forward() {
     favor_attention(ctx, q.view(), k.view(), v.view(), cells.packing(), heads, projection.view(),
-                    {}, out.view(), context);
+                    options, out.view(), context);
   }
   void backward() {
     favor_attention_backward(ctx, q.view(), k.view(), v.view(), out.view(), dout.view(),
-                             cells.packing(), heads, projection.view(), {}, context, dq.view(),
+                             cells.packing(), heads, projection.view(), options, context, dq.view(),
                              dk.view(), dv.view());
   }
   // Products of one [tokens, head_dim] with [head_dim, features] in every head: four forward (u of
@@ -63,6 +70,7 @@ struct Case {
 
   Context ctx{bench_device()};
   int64_t heads;
+  FavorOptions options;
   BenchCells cells;
   Tensor q, k, v, dout, projection, out, dq, dk, dv;
   FavorContext context;

@@ -87,8 +87,8 @@ struct Call {
 class FavorAttentionTest : public OpTest {
  protected:
   Call call(const std::vector<int32_t>& lengths, int64_t heads, int64_t head_dim, int64_t features,
-            FavorStabiliser stabiliser = FavorStabiliser::cell, double scale = 1) {
-    Call c{.lengths = lengths, .heads = heads, .options = {stabiliser}};
+            FavorOptions options = {}, double scale = 1) {
+    Call c{.lengths = lengths, .heads = heads, .options = options};
     const Shape shape{c.cells().rows(), heads * head_dim};
     c.q = random(shape, scale);
     c.k = random(shape, scale);
@@ -105,21 +105,27 @@ class FavorAttentionTest : public OpTest {
 };
 INSTANTIATE_OP_TEST(FavorAttentionTest);
 
-constexpr FavorStabiliser kBoth[] = {FavorStabiliser::cell, FavorStabiliser::batch};
+constexpr FavorOptions kSoftmax[] = {{FavorStabiliser::cell}, {FavorStabiliser::batch}};
+constexpr FavorOptions kRelu{.kernel = FavorKernel::relu};
+constexpr FavorOptions kAll[] = {kSoftmax[0], kSoftmax[1], kRelu};
 Context definition() { return Context(Device::cpu(), {.threads = 2, .reference = true}); }
 
 TEST_P(FavorAttentionTest, OnlyTokenReturnsItsValue) {
-  Call c = call({1, 0, 1}, 2, 8, 5);
-  c.forward(ctx());
-  expect_close(c.out.view(), values_of(c.v.view()), 16);
+  for (const FavorOptions& options : kAll) {
+    Call c = call({1, 0, 1}, 2, 8, 5, options);
+    c.forward(ctx());
+    expect_close(c.out.view(), values_of(c.v.view()), 16);
+  }
 }
 
 TEST_P(FavorAttentionTest, EqualKeysAverageTheValues) {
-  Call c = call({3}, 1, 2, 3);
-  c.k = tensor({3, 2}, {1, -1, 1, -1, 1, -1});
-  c.v = tensor({3, 2}, {1, 2, 3, 4, 8, 0});
-  c.forward(ctx());
-  expect_close(c.out.view(), {4, 2, 4, 2, 4, 2}, 9);
+  for (const FavorOptions& options : kAll) {
+    Call c = call({3}, 1, 2, 3, options);
+    c.k = tensor({3, 2}, {1, -1, 1, -1, 1, -1});
+    c.v = tensor({3, 2}, {1, 2, 3, 4, 8, 0});
+    c.forward(ctx());
+    expect_close(c.out.view(), {4, 2, 4, 2, 4, 2}, 9);
+  }
 }
 
 TEST_P(FavorAttentionTest, HandComputed) {
@@ -143,6 +149,53 @@ TEST_P(FavorAttentionTest, HandComputed) {
   expect_close(c.sums.view(), {3 * k0[0] + 5 * k1[0], 3 * k0[1] + 5 * k1[1]}, 2);
   expect_close(c.largest.view(), {1.0});
   EXPECT_EQ(on_host(c.peak.view()).view().as<int64_t>()[0], 2);  // token 1, feature 0
+}
+
+TEST_P(FavorAttentionTest, ReluByHand) {
+  // head_dim 16, so c = 1/2, and u of (x_0, x_1, 0 ...) is (x_0, x_1). A stabiliser that is asked
+  // for is not there.
+  Call c = call({3}, 1, 16, 2, {FavorStabiliser::batch, FavorKernel::relu});
+  const auto rows = [](std::initializer_list<std::pair<double, double>> pairs) {
+    std::vector<double> all;
+    for (const auto& [first, second] : pairs) {
+      all.push_back(first);
+      all.push_back(second);
+      all.resize(all.size() + 14);
+    }
+    return all;
+  };
+  c.q = tensor({3, 16}, rows({{1, 2}, {-1, 1}, {0, 0}}));
+  c.k = tensor({3, 16}, rows({{2, -1}, {-3, 4}, {0, 0}}));
+  c.v = tensor({3, 16}, rows({{3, 0}, {5, 0}, {7, 0}}));
+  c.dout = tensor({3, 16}, rows({{1, 0}, {0, 0}, {0, 0}}));
+  c.projection = tensor({2, 16}, rows({{2, 0}, {0, 2}}));
+  c.forward(ctx());
+  c.backward(ctx());
+  const double f = 1e-3;
+  const double mass[2] = {2 + 3 * f, 4 + 3 * f}, sums[2] = {6 + 15 * f, 20 + 15 * f};
+  const double q[3][2] = {{1 + f, 2 + f}, {f, 1 + f}, {f, f}};
+  double out[3];
+  for (int i = 0; i < 3; ++i)
+    out[i] = (q[i][0] * sums[0] + q[i][1] * sums[1]) / (q[i][0] * mass[0] + q[i][1] * mass[1]);
+  expect_close(c.mass.view(), {mass[0], mass[1]}, 3);
+  expect_close(c.sums.view(), rows({{sums[0], 0}, {sums[1], 0}}), 3);
+  expect_close(c.out.view(), rows({{out[0], 0}, {out[1], 0}, {out[2], 0}}), 4);
+  EXPECT_EQ(values_of(c.largest.view()), std::vector<double>{0});
+  EXPECT_EQ(on_host(c.peak.view()).view().as<int64_t>()[0], -1);
+  // Of out_0 alone: u of key 2 is 0 in both features, of the others below it in one.
+  const double n = q[0][0] * mass[0] + q[0][1] * mass[1];
+  expect_close(
+      c.dq.view(),
+      rows({{(sums[0] - out[0] * mass[0]) / n, (sums[1] - out[0] * mass[1]) / n}, {0, 0}, {0, 0}}),
+      16);
+  expect_close(c.dk.view(),
+               rows({{q[0][0] * (3 - out[0]) / n, 0}, {0, q[0][1] * (5 - out[0]) / n}, {0, 0}}),
+               16);
+  expect_close(c.dv.view(),
+               rows({{(q[0][0] * (2 + f) + q[0][1] * f) / n, 0},
+                     {(q[0][0] * f + q[0][1] * (4 + f)) / n, 0},
+                     {(q[0][0] + q[0][1]) * f / n, 0}}),
+               16);
 }
 
 TEST_P(FavorAttentionTest, FirstOfEqualLargestIsThePeak) {
@@ -175,15 +228,15 @@ TEST_P(FavorAttentionTest, FirstOfEqualLargestOfALongCell) {
 }
 
 TEST_P(FavorAttentionTest, BatchStabiliserIsTheLargestOfAllCells) {
-  for (FavorStabiliser stabiliser : kBoth) {
-    Call c = call({2, 0, 1, 2}, 1, 1, 1, stabiliser);
+  for (const FavorOptions& options : kSoftmax) {
+    Call c = call({2, 0, 1, 2}, 1, 1, 1, options);
     c.projection = tensor({1, 1}, {1});
     c.k = tensor({5, 1}, {1, 2, 4, 4, 3});
     c.forward(ctx());
     const Tensor peak = on_host(c.peak.view());
     const int64_t* at = peak.view().as<int64_t>();
     const std::vector<double> largest = values_of(c.largest.view());
-    if (stabiliser == FavorStabiliser::batch) {
+    if (options.stabiliser == FavorStabiliser::batch) {
       EXPECT_EQ(largest, std::vector<double>(4, 4.0));
       EXPECT_EQ(std::vector<int64_t>(at, at + 4), (std::vector<int64_t>{-1, -1, 0, -1}));
     } else {
@@ -196,8 +249,9 @@ TEST_P(FavorAttentionTest, BatchStabiliserIsTheLargestOfAllCells) {
 // The published formula as it stands: all features of a cell, the factor features^(-1/2) included.
 TEST_P(FavorAttentionTest, AgreesWithTheFormulaWrittenOut) {
   const int64_t heads = 2, dim = 4, features = 6;
-  for (FavorStabiliser stabiliser : kBoth) {
-    Call c = call({7, 3}, heads, dim, features, stabiliser);
+  for (const FavorOptions& options : kAll) {
+    const bool relu = options.kernel == FavorKernel::relu;
+    Call c = call({7, 3}, heads, dim, features, options);
     c.forward(ctx());
     const std::vector<double> q = values_of(c.q.view()), k = values_of(c.k.view()),
                               v = values_of(c.v.view()), omega = values_of(c.projection.view());
@@ -211,6 +265,7 @@ TEST_P(FavorAttentionTest, AgreesWithTheFormulaWrittenOut) {
     };
     const auto phi = [&](const std::vector<double>& x, int64_t token, int64_t head, int64_t j,
                          double largest) {
+      if (relu) return std::max(u(x, token, head, j), 0.0) + 1e-3;
       double half = 0;
       for (int64_t d = 0; d < dim; ++d)
         half += std::pow(factor * x[static_cast<size_t>((token * heads + head) * dim + d)], 2) / 2;
@@ -220,7 +275,7 @@ TEST_P(FavorAttentionTest, AgreesWithTheFormulaWrittenOut) {
     std::vector<double> want(q.size());
     const std::vector<std::pair<int64_t, int64_t>> ranges = {{0, 7}, {7, 10}};
     for (const auto& [begin, end] : ranges) {
-      const bool batch = stabiliser == FavorStabiliser::batch;
+      const bool batch = options.stabiliser == FavorStabiliser::batch;
       double key_largest = -INFINITY;
       for (int64_t m = batch ? 0 : begin; m < (batch ? 10 : end); ++m)
         for (int64_t head = 0; head < heads; ++head)
@@ -252,15 +307,16 @@ TEST_P(FavorAttentionTest, AgreesWithTheFormulaWrittenOut) {
 TEST_P(FavorAttentionTest, CellsWithoutTokens) {
   for (const std::vector<int32_t>& lengths :
        {std::vector<int32_t>{}, std::vector<int32_t>{0, 0}, std::vector<int32_t>{0, 2, 0}})
-    for (FavorStabiliser stabiliser : kBoth) {
-      Call c = call(lengths, 2, 4, 3, stabiliser);
+    for (const FavorOptions& options : kAll) {
+      Call c = call(lengths, 2, 4, 3, options);
       c.forward(ctx());
       c.backward(ctx());
       for (const double x : values_of(c.sums.view())) EXPECT_FALSE(std::isnan(x));
       for (const double x : values_of(c.dk.view())) EXPECT_FALSE(std::isnan(x));
       if (lengths.empty() || lengths.size() == 3) continue;
       for (const double x : values_of(c.mass.view())) EXPECT_EQ(x, 0);
-      for (const double x : values_of(c.largest.view())) EXPECT_EQ(x, -INFINITY);
+      for (const double x : values_of(c.largest.view()))
+        EXPECT_EQ(x, options.kernel == FavorKernel::relu ? 0 : -INFINITY);
     }
 }
 
@@ -278,11 +334,13 @@ TEST_P(FavorAttentionTest, AgreesWithTheDefinitionInDoublePrecision) {
       {8, 24, {17, 1025, 3}},       {4, 9, {2049}},
   };
   for (const Size& size : sizes)
-    for (FavorStabiliser stabiliser : kBoth) {
-      // Both for the narrow heads alone: the definition takes its time under sanitizers.
-      if (stabiliser == FavorStabiliser::batch && size.head_dim > 16) continue;
-      SCOPED_TRACE(cat("head_dim ", size.head_dim, ", features ", size.features));
-      Call c = call(size.lengths, 2, size.head_dim, size.features, stabiliser);
+    for (const FavorOptions& options : kAll) {
+      // Both stabilisers for the narrow heads alone: the definition takes its time under
+      // sanitizers.
+      if (options.stabiliser == FavorStabiliser::batch && size.head_dim > 16) continue;
+      SCOPED_TRACE(cat("head_dim ", size.head_dim, ", features ", size.features, ", relu ",
+                       options.kernel == FavorKernel::relu));
+      Call c = call(size.lengths, 2, size.head_dim, size.features, options);
       Call want = c.as_f64();
       c.forward(ctx());
       c.backward(ctx());
@@ -331,8 +389,8 @@ TEST_P(FavorAttentionTest, ShiftChangesWithinACell) {
 
 TEST_P(FavorAttentionTest, GradientsMatchFiniteDifferences) {
   if (!is_f64()) GTEST_SKIP() << "finite differences are taken in f64 only";
-  for (FavorStabiliser stabiliser : kBoth) {
-    Call c = call({3, 0, 1, 4}, 2, 3, 5, stabiliser);
+  for (const FavorOptions& options : kAll) {
+    Call c = call({3, 0, 1, 4}, 2, 3, 5, options);
     c.forward(ctx());
     c.backward(ctx());
     const auto loss = [&] {
@@ -348,8 +406,8 @@ TEST_P(FavorAttentionTest, GradientsMatchFiniteDifferences) {
 // With features below or beside the floor the maxima matter: differences must see their gradient.
 TEST_P(FavorAttentionTest, GradientsOfTheMaximaMatchFiniteDifferences) {
   if (!is_f64()) GTEST_SKIP() << "finite differences are taken in f64 only";
-  for (FavorStabiliser stabiliser : kBoth) {
-    Call c = call({3, 4}, 2, 3, 5, stabiliser, 4.0);
+  for (const FavorOptions& options : kSoftmax) {
+    Call c = call({3, 4}, 2, 3, 5, options, 4.0);
     c.forward(ctx());
     c.backward(ctx());
     const auto loss = [&] {
@@ -362,18 +420,20 @@ TEST_P(FavorAttentionTest, GradientsOfTheMaximaMatchFiniteDifferences) {
 }
 
 TEST_P(FavorAttentionTest, UnwantedGradientsAreSkippedAndChangeNothing) {
-  Call c = call({3, 70}, 2, 16, 20);
-  c.forward(ctx());
-  c.backward(ctx());
-  for (int wanted = 0; wanted < 8; ++wanted) {
-    Tensor got[3] = {poisoned(c.q.shape()), poisoned(c.q.shape()), poisoned(c.q.shape())};
-    TensorView views[3];
-    for (int i = 0; i < 3; ++i)
-      if (wanted >> i & 1) views[i] = got[i].view();
-    c.backward(ctx(), views[0], views[1], views[2]);
-    if (wanted & 1) expect_same_bits(got[0].view(), c.dq.view());
-    if (wanted & 2) expect_same_bits(got[1].view(), c.dk.view());
-    if (wanted & 4) expect_same_bits(got[2].view(), c.dv.view());
+  for (const FavorOptions& options : {FavorOptions{}, kRelu}) {
+    Call c = call({3, 70}, 2, 16, 20, options);
+    c.forward(ctx());
+    c.backward(ctx());
+    for (int wanted = 0; wanted < 8; ++wanted) {
+      Tensor got[3] = {poisoned(c.q.shape()), poisoned(c.q.shape()), poisoned(c.q.shape())};
+      TensorView views[3];
+      for (int i = 0; i < 3; ++i)
+        if (wanted >> i & 1) views[i] = got[i].view();
+      c.backward(ctx(), views[0], views[1], views[2]);
+      if (wanted & 1) expect_same_bits(got[0].view(), c.dq.view());
+      if (wanted & 2) expect_same_bits(got[1].view(), c.dk.view());
+      if (wanted & 4) expect_same_bits(got[2].view(), c.dv.view());
+    }
   }
 }
 
@@ -386,8 +446,8 @@ void expect_all_same_bits(const Call& a, const Call& b, int64_t begin = 0, int64
 }
 
 TEST_P(FavorAttentionTest, ThreadCountDoesNotChangeABit) {
-  for (FavorStabiliser stabiliser : kBoth) {
-    Call c = call({33, 1040, 7, 200}, 3, 8, 20, stabiliser);
+  for (const FavorOptions& options : kAll) {
+    Call c = call({33, 1040, 7, 200}, 3, 8, 20, options);
     Call one = c.copy();
     c.forward(ctx());
     c.backward(ctx());
@@ -399,15 +459,17 @@ TEST_P(FavorAttentionTest, ThreadCountDoesNotChangeABit) {
 }
 
 TEST_P(FavorAttentionTest, BatchMatesDoNotChangeABit) {
-  Call c = call({33, 1040, 150, 0}, 2, 24, 30);
-  c.forward(ctx());
-  c.backward(ctx());
-  const std::vector<int32_t> offsets = c.cells().offsets;
-  for (size_t cell = 0; cell < 3; ++cell) {
-    Call alone = c.only(cell);
-    alone.forward(ctx());
-    alone.backward(ctx());
-    expect_all_same_bits(c, alone, offsets[cell], offsets[cell + 1]);
+  for (const FavorOptions& options : {FavorOptions{}, kRelu}) {
+    Call c = call({33, 1040, 150, 0}, 2, 24, 30, options);
+    c.forward(ctx());
+    c.backward(ctx());
+    const std::vector<int32_t> offsets = c.cells().offsets;
+    for (size_t cell = 0; cell < 3; ++cell) {
+      Call alone = c.only(cell);
+      alone.forward(ctx());
+      alone.backward(ctx());
+      expect_all_same_bits(c, alone, offsets[cell], offsets[cell + 1]);
+    }
   }
 }
 
@@ -448,9 +510,9 @@ TEST_P(FavorAttentionTest, ReceivedIsTheSumOfAColumn) {
     });
     return;
   }
-  for (FavorStabiliser stabiliser : kBoth) {
+  for (const FavorOptions& options : kAll) {
     const int64_t heads = 2, dim = 3;
-    Call c = call({5, 0, 4}, heads, dim, 7, stabiliser, 2.0);
+    Call c = call({5, 0, 4}, heads, dim, 7, options, 2.0);
     std::vector<double> want;
     for (int64_t head = 0; head < heads; ++head)
       for (int64_t m = 0; m < 9; ++m) {
@@ -471,7 +533,7 @@ TEST_P(FavorAttentionTest, ReceivedOfLongCellsAgreesWithTheDefinition) {
   if (on_cuda()) GTEST_SKIP() << "has no CUDA kernel";
   if (is_f64()) GTEST_SKIP() << "the definition in double precision is the other side";
   for (const int64_t features : {3, 44, 70}) {
-    Call c = call({1, 1030, 70}, 2, 16, features);
+    Call c = call({1, 1030, 70}, 2, 16, features, features == 44 ? kRelu : FavorOptions{});
     Call want = c.as_f64();
     c.forward(ctx());
     Context reference = definition();
@@ -499,45 +561,72 @@ TEST_P(FavorAttentionTest, ReceivedOfLongCellsAgreesWithTheDefinition) {
 
 // What lies behind the end of a cell is another cell: nothing of it may be touched.
 TEST_P(FavorAttentionTest, NanStaysInItsCell) {
-  for (const DType type : storage_types()) {
-    store(type);
-    Call c = call({20, 20, 20}, 1, 64, 70);
-    for (Tensor* t : {&c.q, &c.k, &c.v, &c.dout}) {
-      std::vector<double> values = values_of(t->view());
-      for (size_t i = 20 * 64; i < 40 * 64; ++i) values[i] = NAN;
-      *t = tensor_of(t->shape(), type, values);
+  for (const DType type : storage_types())
+    for (const FavorOptions& options : {FavorOptions{}, kRelu}) {
+      store(type);
+      Call c = call({20, 20, 20}, 1, 64, 70, options);
+      for (Tensor* t : {&c.q, &c.k, &c.v, &c.dout}) {
+        std::vector<double> values = values_of(t->view());
+        for (size_t i = 20 * 64; i < 40 * 64; ++i) values[i] = NAN;
+        *t = tensor_of(t->shape(), type, values);
+      }
+      c.forward(ctx());
+      c.backward(ctx());
+      for (const Tensor* t : {&c.out, &c.dq, &c.dk, &c.dv}) {
+        const std::vector<double> values = values_of(t->view());
+        for (size_t i = 0; i < values.size(); ++i)
+          ASSERT_EQ(std::isnan(values[i]), i >= 20 * 64 && i < 40 * 64) << i;
+      }
     }
-    c.forward(ctx());
-    c.backward(ctx());
-    for (const Tensor* t : {&c.out, &c.dq, &c.dk, &c.dv}) {
-      const std::vector<double> values = values_of(t->view());
-      for (size_t i = 0; i < values.size(); ++i)
-        ASSERT_EQ(std::isnan(values[i]), i >= 20 * 64 && i < 40 * 64) << i;
+}
+
+// A number that is none in a query or a key alone is seen in what reads it.
+TEST_P(FavorAttentionTest, NanOfATokenIsSeen) {
+  for (const FavorOptions& options : {FavorOptions{}, kRelu})
+    for (const bool in_key : {false, true}) {
+      Call c = call({3}, 1, 4, 5, options);
+      Tensor& x = in_key ? c.k : c.q;
+      std::vector<double> values = values_of(x.view());
+      values[4] = NAN;  // of token 1
+      x = tensor(x.shape(), values);
+      c.forward(ctx());
+      const std::vector<double> out = values_of(c.out.view());
+      for (size_t i = 0; i < out.size(); ++i)
+        EXPECT_EQ(std::isnan(out[i]), in_key || i / 4 == 1) << i;
     }
-  }
 }
 
 // exp(-s) and most features are zero: the floor alone is left.
 TEST_P(FavorAttentionTest, LargeTokensStayFinite) {
   for (const DType type : storage_types()) {
     store(type);
-    Call c = call({70}, 1, 64, 40, FavorStabiliser::cell, 30.0);
-    c.forward(ctx());
-    c.backward(ctx());
-    for (const Tensor* t : {&c.out, &c.dq, &c.dk, &c.dv})
-      for (const double x : values_of(t->view())) ASSERT_TRUE(std::isfinite(x));
+    for (const FavorOptions& options : {FavorOptions{}, kRelu}) {
+      Call c = call({70}, 1, 64, 40, options, 30.0);
+      c.forward(ctx());
+      c.backward(ctx());
+      for (const Tensor* t : {&c.out, &c.dq, &c.dk, &c.dv})
+        for (const double x : values_of(t->view())) ASSERT_TRUE(std::isfinite(x));
+    }
   }
 }
 
 // Gradients take the out of the call: dout . out cancels, which makes its rounding visible in them.
 TEST_P(FavorAttentionTest, SixteenBitTypesAgreeWithTheDefinition) {
   if (!on_cuda()) GTEST_SKIP() << "the CPU computes in f32 and f64";
-  for (const DType type : {DType::bf16, DType::f16})
+  struct Run {
+    DType type;
+    FavorOptions options;
+  };
+  const Run runs[] = {{DType::bf16, kSoftmax[0]},
+                      {DType::f16, kSoftmax[1]},
+                      {DType::bf16, kRelu},
+                      {DType::f16, kRelu}};
+  for (const Run& run : runs)
     for (const int64_t head_dim : {7, 16, 64, 128}) {
-      SCOPED_TRACE(cat(type, ", head_dim ", head_dim));
-      store(type);
-      Call c = call({0, 1, 17, 70}, 2, head_dim, 44,
-                    type == DType::bf16 ? FavorStabiliser::cell : FavorStabiliser::batch);
+      SCOPED_TRACE(cat(run.type, ", head_dim ", head_dim, ", relu ",
+                       run.options.kernel == FavorKernel::relu));
+      store(run.type);
+      Call c = call({0, 1, 17, 70}, 2, head_dim, 44, run.options);
       Call want = c.as_f64();
       Context reference = definition();
       c.forward(ctx());
@@ -599,7 +688,7 @@ TEST_P(FavorAttentionTest, FitsTheSharedMemoryOfEveryDevice) {
 TEST_P(FavorAttentionTest, SchedulingDoesNotChangeABit) {
   if (!kCudaEmulated || !on_cuda()) GTEST_SKIP() << "only the emulated device can be told an order";
   for (const int64_t head_dim : {64, 128}) {
-    Call c = call({70, 1030}, 2, head_dim, 70, FavorStabiliser::batch);
+    Call c = call({70, 1030}, 2, head_dim, 70, head_dim == 64 ? kSoftmax[1] : kRelu);
     c.forward(ctx());
     c.backward(ctx());
     Call other = c.copy();
