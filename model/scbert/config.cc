@@ -28,9 +28,11 @@ ScbertConfig ScbertConfig::from_json(const nlohmann::json& config, const std::st
   int64_t local = 0;
   sizes.read("local_attn_heads", local);
   if (local != 0) sizes.fail(cat("local_attn_heads is ", local, "; this version runs 0"));
-  for (const char* other : {"generalized_attention", "no_projection"})
-    if (config.contains(other) && config[other] == true)
-      sizes.fail(cat(other, " is true; this version runs random features of softmax"));
+  sizes.read("generalized_attention", c.generalized);
+  bool unprojected = false;
+  sizes.read("no_projection", unprojected);
+  if (unprojected)
+    sizes.fail("no_projection is true; this version runs attention with projected features");
   return c;
 }
 

@@ -25,6 +25,7 @@ ScbertNetwork::ScbertNetwork(const ScbertConfig& config, int64_t features, Heads
     const std::string name = encoder_.layer_path(i);
     PerformerLayer layer;
     layer.heads = config_.heads;
+    if (config_.generalized) layer.favor.kernel = FavorKernel::relu;
     layer.norm1 = make.norm(name + ".0.norm", d);
     layer.projection = &make.parameter(name + ".0.fn.fast_attention.projection_matrix",
                                        {features, config_.head_dim});

@@ -34,7 +34,8 @@ class ScbertNetwork : public LayeredBackbone<PerformerStack> {
   const ScbertConfig& config() const { return config_; }
   Linear* bins() { return bins_ ? &*bins_ : nullptr; }
   RowClassifier* classifier() { return classifier_ ? &*classifier_ : nullptr; }
-  // Of the keys of each cell (the default) or of the whole batch, as the published code.
+  // Of the keys of each cell (the default) or of the whole batch, as the published code. Features
+  // of relu (ScbertConfig::generalized) have none.
   void set_stabiliser(FavorStabiliser stabiliser) { encoder_.set_stabiliser(stabiliser); }
   // Whether rows of a prefix stay in what encode() gives, as in the published code of scPEFT, whose
   // head reads them. By default they go after the last layer.

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <cmath>
+
 #include "model/scbert/load.h"
 #include "tests/model/loaded_folder.h"
 
@@ -104,14 +106,42 @@ TEST_F(ScbertLoad, ShardsAreTheModelAndOneOfThemIsNone) {
   expect_model_error("E-CHECKPOINT", "in several files", [&] { load_scbert(folder_.path()); });
 }
 
-// The golden case scbert_generalized_kernel is one of these: no published model has it.
+// What a cell of all positions becomes.
+std::vector<double> encoded(ScbertNetwork& network) {
+  const std::vector<int32_t> bins = {1, 0, 5, 3, 2, 4};
+  const std::vector<float> places = {0, 1, 2, 3, 4, 5};
+  Context ctx;
+  TokenBatch batch;
+  batch.assign(ctx, std::vector<CellView>{{.cell = 0, .genes = bins, .values = places}});
+  Tensor out({6, network.dim()}, DType::f32);
+  network.encode(ctx, batch, {}, out.view());
+  return values_of(out.view());
+}
+
+TEST_F(ScbertLoad, GeneralizedAttentionHasFeaturesOfRelu) {
+  LoadedFolder folder = tiny_folder();
+  const ScbertModel softmax = load(folder);
+  EXPECT_FALSE(softmax.config.generalized);
+  folder.config["generalized_attention"] = true;
+  const ScbertModel relu = load(folder);
+  EXPECT_TRUE(relu.config.generalized);
+  const std::vector<double> got = encoded(*relu.network), other = encoded(*softmax.network);
+  double apart = 0;
+  for (size_t i = 0; i < got.size(); ++i) apart = std::max(apart, std::abs(got[i] - other[i]));
+  EXPECT_GT(apart, 1e-3);
+  // It stays what it is through a folder that it was saved to.
+  TemporaryFolder copy;
+  save_scbert(copy.path(), relu);
+  EXPECT_EQ(encoded(*load_scbert(copy.path()).network), got);
+}
+
 TEST_F(ScbertLoad, WhatItDoesNotRunIsNamed) {
-  LoadedFolder relu = tiny_folder();
-  relu.config["generalized_attention"] = true;
-  expect_refused(relu, "E-MODEL-CONFIG", "generalized_attention is true");
   LoadedFolder dense = tiny_folder();
   dense.config["no_projection"] = true;
   expect_refused(dense, "E-MODEL-CONFIG", "no_projection is true");
+  LoadedFolder unclear = tiny_folder();
+  unclear.config["generalized_attention"] = 1;
+  expect_refused(unclear, "E-MODEL-CONFIG", "\"generalized_attention\" must be true or false");
   LoadedFolder local = tiny_folder();
   local.config["local_attn_heads"] = 2;
   expect_refused(local, "E-MODEL-CONFIG", "local_attn_heads is 2");
