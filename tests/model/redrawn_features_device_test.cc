@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Random features that a training draws again, on every device there is.
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <vector>
@@ -12,8 +13,9 @@
 namespace scgraft {
 namespace {
 
-std::unique_ptr<ScbertNetwork> tiny_scbert(Device device) {
+std::unique_ptr<ScbertNetwork> tiny_scbert(Device device, bool generalized = false) {
   ScbertConfig config = tiny_scbert_config(8);
+  config.generalized = generalized;
   config.tokens = 20;
   auto network = std::make_unique<ScbertNetwork>(config, 12, ScbertNetwork::Heads{.bins = false},
                                                  tiny_scbert_values(1));
@@ -32,6 +34,16 @@ void expect_same(const Pass& a, const Pass& b) {
   expect_same_bits(a.gradient.view(), b.gradient.view());
 }
 
+void expect_near(const Pass& a, const Pass& b) {
+  const std::vector<double> got = values_of(a.out.view()), want = values_of(b.out.view());
+  for (size_t i = 0; i < want.size(); ++i)
+    ASSERT_NEAR(got[i], want[i], kGoldenActivation * (1 + std::abs(want[i]))) << i;
+  const std::vector<double> g = values_of(a.gradient.view()), of = values_of(b.gradient.view());
+  double largest = 0;
+  for (const double x : of) largest = std::max(largest, std::abs(x));
+  for (size_t i = 0; i < of.size(); ++i) ASSERT_NEAR(g[i], of[i], kGoldenGradient * largest) << i;
+}
+
 class RedrawnFeatures : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
@@ -39,7 +51,9 @@ class RedrawnFeatures : public ::testing::TestWithParam<const char*> {
       GTEST_SKIP() << "this machine or build has no CUDA device";
     ctx_ = std::make_unique<Context>(Device::parse(GetParam()), ContextOptions{.threads = 1});
   }
-  std::unique_ptr<ScbertNetwork> network() const { return tiny_scbert(ctx_->device()); }
+  std::unique_ptr<ScbertNetwork> network(bool generalized = false) const {
+    return tiny_scbert(ctx_->device(), generalized);
+  }
 
   // A pass in a step of the training with seed 9.
   Pass pass(ScbertNetwork& net, uint32_t step, bool training = true) {
@@ -94,17 +108,19 @@ TEST_P(RedrawnFeatures, AreThoseOfTheStep) {
 
 // Forward and backward: the same bits as with those features in the file.
 TEST_P(RedrawnFeatures, TakeThePlaceOfTheParameters) {
-  const auto redrawn = network(), loaded = network();
-  redrawn->redraw_features(4);
-  uint32_t layer = 0;
-  for (Parameter* p : loaded->parameters().all()) {
-    if (!p->name.ends_with("projection_matrix")) continue;
-    Tensor drawn(p->value.shape(), DType::f32);
-    draw_features(9, 2, layer++, drawn.view());
-    p->value = drawn.to(ctx_->device());
+  for (const bool generalized : {false, true}) {
+    const auto redrawn = network(generalized), loaded = network(generalized);
+    redrawn->redraw_features(4);
+    uint32_t layer = 0;
+    for (Parameter* p : loaded->parameters().all()) {
+      if (!p->name.ends_with("projection_matrix")) continue;
+      Tensor drawn(p->value.shape(), DType::f32);
+      draw_features(9, 2, layer++, drawn.view());
+      p->value = drawn.to(ctx_->device());
+    }
+    ASSERT_EQ(layer, 2U);
+    expect_same(pass(*redrawn, 8), pass(*loaded, 0));
   }
-  ASSERT_EQ(layer, 2U);
-  expect_same(pass(*redrawn, 8), pass(*loaded, 0));
 }
 
 TEST_P(RedrawnFeatures, AreForTrainingOnly) {
@@ -115,15 +131,14 @@ TEST_P(RedrawnFeatures, AreForTrainingOnly) {
 }
 
 TEST_P(RedrawnFeatures, FollowTheParametersToADevice) {
-  const auto redrawn = tiny_scbert(Device::cpu());
-  redrawn->redraw_features(2);
-  Context host;
-  const Pass there = pass(host, *redrawn, 4, true);
-  redrawn->move_to(ctx_->device());
-  const Pass here = pass(*redrawn, 4);
-  const std::vector<double> got = values_of(here.out.view()), want = values_of(there.out.view());
-  for (size_t i = 0; i < want.size(); ++i)
-    ASSERT_NEAR(got[i], want[i], kGoldenActivation * (1 + std::abs(want[i]))) << i;
+  for (const bool generalized : {false, true}) {
+    const auto redrawn = tiny_scbert(Device::cpu(), generalized);
+    redrawn->redraw_features(2);
+    Context host;
+    const Pass there = pass(host, *redrawn, 4, true);
+    redrawn->move_to(ctx_->device());
+    expect_near(pass(*redrawn, 4), there);
+  }
 }
 
 TEST(RedrawnFeaturesOf, ANetworkWithoutThemAreRefused) {
