@@ -11,14 +11,12 @@
 #include "runtime/parallel.h"
 
 namespace scgraft {
-namespace {
 
-using namespace favor;
-
-Problem check(const char* op, Context& ctx, const ConstTensorView& q, const ConstTensorView& k,
-              const ConstTensorView& v, const Packing& packing, int64_t heads,
-              const ConstTensorView& projection, FavorOptions options,
-              const FavorContext& context) {
+favor::Problem favor::check(const char* op, Context& ctx, const ConstTensorView& q,
+                            const ConstTensorView& k, const ConstTensorView& v,
+                            const Packing& packing, int64_t heads,
+                            const ConstTensorView& projection, FavorOptions options,
+                            const FavorContext& context) {
   ctx.require_here(op, q, k, v, projection, context.sums, context.mass, context.largest,
                    context.peak);
   require(q.rank() == 2 && heads > 0 && q.dim(1) % heads == 0, op,
@@ -46,6 +44,10 @@ Problem check(const char* op, Context& ctx, const ConstTensorView& q, const Cons
   require_tensor(op, "peak of the context", context.peak, {cells}, DType::i64);
   return {packing, heads, head_dim, features, options};
 }
+
+namespace {
+
+using namespace favor;
 
 // The definition.
 
@@ -352,17 +354,11 @@ void favor_attention_backward(Context& ctx, ConstTensorView q, ConstTensorView k
   });
 }
 
-void favor_attention_received(Context& ctx, ConstTensorView q, ConstTensorView k,
-                              const Packing& packing, int64_t heads, ConstTensorView projection,
-                              FavorOptions options, const FavorContext& context,
-                              TensorView received) {
-  const char* op = "favor_attention_received";
-  // k once more where the values would be, which play no part.
-  const Problem problem = check(op, ctx, q, k, k, packing, heads, projection, options, context);
-  ctx.require_here(op, received);
-  ctx.require_cpu();
-  require_tensor(op, "received", received, {heads, q.dim(0)}, q.dtype());
+void favor::received(Context& ctx, const Problem& problem, const ConstTensorView& q,
+                     const ConstTensorView& k, const ConstTensorView& projection,
+                     const FavorContext& context, const TensorView& received) {
   visit_real(q.dtype(), [&]<class T>(Type<T>) {
+    // k once more where the values would be, which play no part.
     const Operands<T> x = operands<T>(q, k, k, projection, context);
     if constexpr (std::is_same_v<T, float>)
       if (!ctx.reference()) return fast_received(ctx, problem, x, received.as<T>());

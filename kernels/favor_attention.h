@@ -98,21 +98,6 @@ void favor_attention_backward(Context& ctx, ConstTensorView q, ConstTensorView k
                               const FavorContext& context, TensorView dq, TensorView dk,
                               TensorView dv);
 
-// What each key receives from the queries of its cell: column sums of the matrix A that attention
-// multiplies the values with, whose rows sum to 1, without forming it.
-//
-//   received[a, m] = sum_n A_nm = psi(k_m) . sum_n psi(q_n) / (psi(q_n) . mass)      of head a
-//
-//   q, k, projection, context  as favor_attention() had and left them; the values play no part
-//   received  [heads, tokens]  type of q, overwritten
-//
-// Has no CUDA kernel. Throws ShapeError or TypeError when something does not fit, DeviceError on a
-// CUDA device.
-void favor_attention_received(Context& ctx, ConstTensorView q, ConstTensorView k,
-                              const Packing& packing, int64_t heads, ConstTensorView projection,
-                              FavorOptions options, const FavorContext& context,
-                              TensorView received);
-
 // In favor_attention.cu and favor_attention_backward.cu; favor_attention.cc calls these after its
 // checks.
 namespace cuda {

@@ -8,8 +8,8 @@
 #include "kernels/favor_attention.h"
 #include "kernels/favor_attention_simd.h"
 
-// What favor_attention.cc, which has the checks and the definition, and favor_attention_fast.cc
-// share. Of no use to others.
+// What favor_attention.cc, which has the checks and the definition, favor_attention_fast.cc and
+// favor_attention_received.cc share. Of no use to others.
 namespace scgraft::favor {
 
 // What both directions agree on.
@@ -28,6 +28,16 @@ struct Problem {
   bool relu() const { return options.kernel == FavorKernel::relu; }
   double floor() const { return relu() ? kFavorReluFloor : kFavorFloor; }
 };
+
+// Throws as favor_attention() does.
+Problem check(const char* op, Context& ctx, const ConstTensorView& q, const ConstTensorView& k,
+              const ConstTensorView& v, const Packing& packing, int64_t heads,
+              const ConstTensorView& projection, FavorOptions options, const FavorContext& context);
+
+// What favor_attention_received() does on the CPU.
+void received(Context& ctx, const Problem& problem, const ConstTensorView& q,
+              const ConstTensorView& k, const ConstTensorView& projection,
+              const FavorContext& context, const TensorView& received);
 
 // Tensors of one call as plain pointers; gradients that are null are not wanted.
 template <class T>

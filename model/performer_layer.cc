@@ -3,6 +3,7 @@
 
 #include "kernels/activation.h"
 #include "kernels/add.h"
+#include "kernels/favor_attention_received.h"
 
 namespace scgraft {
 

@@ -67,7 +67,7 @@ struct PerformerLayer {
   void forward(Context& ctx, ConstTensorView x, const Packing& packing, bool training, TensorView y,
                Saved* saved, const Taps* taps = nullptr);
   // What each token receives from the attention of this layer on rows x, in inference.
-  //   received  [heads, tokens]  type of x, overwritten (kernels/favor_attention.h)
+  //   received  [heads, tokens]  sum_type() of x, overwritten (kernels/favor_attention_received.h)
   void received(Context& ctx, ConstTensorView x, const Packing& packing, TensorView received);
   // dy [tokens, dim] is consumed and, with want_dx, becomes the gradient of x.
   void backward(Context& ctx, const Saved& saved, const Packing& packing, bool training,

@@ -20,6 +20,10 @@ struct FavorCall {
   Tensor out = {}, dq = {}, dk = {}, dv = {}, sums = {}, mass = {}, largest = {}, peak = {};
 
   PackedCells cells() const { return {lengths, std::vector<int64_t>(lengths.size(), 0)}; }
+  // packed: cells(), which must outlive it.
+  Packing packing(const PackedCells& packed) const {
+    return q.device().is_cpu() ? Packing::over(packed.offsets) : packing_over(packed.offsets);
+  }
   FavorContext context() {
     return {
         .sums = sums.view(), .mass = mass.view(), .largest = largest.view(), .peak = peak.view()};
@@ -38,10 +42,8 @@ struct FavorCall {
     largest = nans({n}, q, type);
     peak = Tensor({n}, DType::i64, q.device());
     const PackedCells packed = cells();
-    const Packing packing =
-        q.device().is_cpu() ? Packing::over(packed.offsets) : packing_over(packed.offsets);
-    favor_attention(ctx, q.view(), k.view(), v.view(), packing, heads, projection.view(), options,
-                    out.view(), context());
+    favor_attention(ctx, q.view(), k.view(), v.view(), packing(packed), heads, projection.view(),
+                    options, out.view(), context());
   }
   void backward(Context& ctx) {
     dq = nans(q.shape(), q, q.dtype());
@@ -51,10 +53,9 @@ struct FavorCall {
   }
   void backward(Context& ctx, TensorView to_q, TensorView to_k, TensorView to_v) {
     const PackedCells packed = cells();
-    const Packing packing =
-        q.device().is_cpu() ? Packing::over(packed.offsets) : packing_over(packed.offsets);
-    favor_attention_backward(ctx, q.view(), k.view(), v.view(), out.view(), dout.view(), packing,
-                             heads, projection.view(), options, context(), to_q, to_k, to_v);
+    favor_attention_backward(ctx, q.view(), k.view(), v.view(), out.view(), dout.view(),
+                             packing(packed), heads, projection.view(), options, context(), to_q,
+                             to_k, to_v);
   }
   static FavorCall of(const FavorCall& from, const std::vector<int32_t>& lengths,
                       const std::function<Tensor(const Tensor&)>& tokens, Tensor projection) {
