@@ -109,24 +109,33 @@ void ScbertNetwork::encode(Context& ctx, const TokenBatch& batch, const EncodeOp
 
 void ScbertNetwork::attention_received(Context& ctx, const TokenBatch& batch, AttentionOf rows,
                                        TensorView received) {
-  ctx.require_here("scbert attention_received", received);
-  ctx.require_cpu();
   const int64_t tokens = batch.tokens();
-  require(received.shape() == Shape{tokens} && received.dtype() == DType::f32,
-          "scbert: what tokens receive must be ", Shape{tokens}, " of f32, got ", received.shape(),
-          " of ", received.dtype());
+  require(received.shape() == Shape{tokens} && received.dtype() == DType::f32 &&
+              received.device().is_cpu(),
+          "scbert: what tokens receive must be ", Shape{tokens}, " of f32 in host memory, got ",
+          received.shape(), " of ", received.dtype(), " on ", received.device());
+  for (const PerformerLayer& layer : encoder_.layers)
+    if (layer.prefix != nullptr)
+      throw ConfigError(
+          "scbert: a prefix adapter puts rows among the tokens, and what these "
+          "receive is no gene's; attribute with the model alone or another adapter",
+          "E-ATTRIBUTE");
   const Packing packing = batch.packing();
   float* sum = received.as<float>();
   std::fill_n(sum, tokens, 0.0f);
   const float share = 1.0f / static_cast<float>(config_.heads * encoder_.size());
+  Tensor on_host({config_.heads, tokens}, DType::f32);
   size_t layer = 0;
   const Tap tap = [&](const std::string& name, ConstTensorView view) {
     if (name != cat("layer", layer, rows == AttentionOf::updated ? "_mid" : "_in")) return;
-    require(view.dim(0) == tokens, "scbert: a prefix is attached, whose rows are no genes");
+    Arena::Scope activations(ctx.activations());
     Arena::Scope scratch(ctx.scratch());
-    const TensorView by_head = scratch.take({config_.heads, tokens}, view.dtype());
-    encoder_.layers[layer++].received(ctx, view, packing, by_head);
-    const float* from = by_head.as<float>();
+    const TensorView by_head = scratch.take(on_host.shape(), DType::f32);
+    // Taps get f32; the layer computes on what it was given.
+    encoder_.layers[layer++].received(ctx, in_type(ctx, view, type_), packing, by_head);
+    copy(ctx, by_head, on_host.view());
+    ctx.synchronize();
+    const float* from = on_host.as<float>();
     for (int64_t head = 0; head < config_.heads; ++head)
       for (int64_t i = 0; i < tokens; ++i) sum[i] += share * from[head * tokens + i];
   };
