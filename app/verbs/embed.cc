@@ -2,9 +2,9 @@
 #include <fmt/core.h>
 
 #include <memory>
-#include <optional>
 
 #include "app/add_verb.h"
+#include "app/cell_model_flags.h"
 #include "app/run_reporter.h"
 #include "app/verbs.h"
 #include "io/h5ad_writer.h"
@@ -14,41 +14,21 @@ namespace scgraft {
 namespace {
 
 struct Options {
-  std::string file, model, adapter, gene_key, layer = "auto";
-  std::string key_added, dictionaries, target_depth, embedding = "auto";
+  std::string file;
+  CellModelFlags model;
+  std::string key_added, target_depth, embedding = "auto";
   int64_t max_genes = 0;
-  bool allow_base_mismatch = false;
 };
 
 void run(Session& session, const Options& options) {
-  if (options.model.empty() && options.adapter.empty())
-    throw ConfigError("nothing to embed with: give --model DIR, or --adapter DIR", "E-MISSING");
   const H5ad file = H5ad::open(options.file);
-  std::optional<Annotator> annotator;
-  std::unique_ptr<CellModel> frozen;
-  Preparation preparation;
-  if (!options.adapter.empty()) {
-    annotator.emplace(options.adapter,
-                      AnnotatorOptions{.model = options.model,
-                                       .dictionaries = options.dictionaries,
-                                       .embedding = parse_cell_embedding(options.embedding),
-                                       .allow_base_mismatch = options.allow_base_mismatch,
-                                       .product = session.product_type()});
-    preparation = annotator->preparation();
-  } else {
-    frozen = open_cell_model(options.model, {.embedding = parse_cell_embedding(options.embedding),
-                                             .dictionaries = options.dictionaries});
-    frozen->backbone().set_precision(session.product_type());
-    preparation = frozen->preparation();
-  }
-  CellModel& model = annotator ? annotator->model() : *frozen;
-  preparation.layer = options.layer;
-  if (!options.gene_key.empty()) preparation.gene_key = options.gene_key;
+  OpenedCellModel opened(session, options.model, parse_cell_embedding(options.embedding));
+  CellModel& model = opened.model();
+  Preparation preparation = opened.preparation();
   preparation.ask_for_depth(options.target_depth);
   if (options.max_genes > 0) model.limit_genes(preparation, options.max_genes);
   const std::string key = options.key_added.empty() ? cat("X_", model.title()) : options.key_added;
 
-  if (annotator) annotator->move_to(session.context().device());
   RunReporter reporter(session, "");  // first: signals are caught before a hidden file exists
   H5adWriter writer(options.file, session.flags().output, session.overwrite(),
                     {.overwrite_slots = session.flags().force});
@@ -89,10 +69,7 @@ void add_embed(CLI::App& root, Session& session) {
                               "scgraft embed cells.h5ad --adapter runs/pbmc/adapter -o out.h5ad"}},
                             [&session, options] { run(session, *options); });
   verb.add_option("FILE", options->file, "Cells (.h5ad)")->required();
-  verb.add_option("--model", options->model,
-                  "Folder of the frozen model; with --adapter: where it is now");
-  verb.add_option("--adapter", options->adapter,
-                  "Adapter directory: embed with the model it changes");
+  add_cell_model_flags(verb, options->model);
   verb.add_option("--key-added", options->key_added,
                   "Name of the new obsm entry; default: X_ and the model's name");
   verb.add_option("--embedding", options->embedding,
@@ -100,24 +77,14 @@ void add_embed(CLI::App& root, Session& session) {
                   "the last layer) or cls (its first row); of scFoundation: auto (S, T, largest "
                   "and mean side by side) or max (the largest)")
       ->capture_default_str();
-  verb.add_option("--dictionaries", options->dictionaries,
-                  "Folder of Geneformer's dictionaries, scBERT's genes.txt or scFoundation's table "
-                  "of genes; default: the model's, "
-                  "or as in training");
   verb.add_option(
       "--target-depth", options->target_depth,
       "Of scFoundation: sequencing depth that cells ask for: t4 (T = 4), f2 (twice the "
       "cell's own), a1 (T = S + 1), or bulk for profiles of many cells; default: t4, or "
       "as in training");
-  verb.add_option("--gene-key", options->gene_key,
-                  "Var column with the gene names; default: the index, or as in training");
-  verb.add_option("--layer", options->layer, "Matrix to use: auto, X, raw or a layer's name")
-      ->capture_default_str();
   verb.add_option(
       "--max-genes", options->max_genes,
       "Genes of a cell at most, others are left out at random; default: the model's or adapter's");
-  verb.add_flag("--allow-base-mismatch", options->allow_base_mismatch,
-                "Use the adapter on other weights than it was made for");
   add_common_flags(verb, session.flags(),
                    {.output = true, .output_required = true, .compute = true, .precision = true});
 }
