@@ -20,6 +20,7 @@ std::span<const VerbEntry> verbs();
 
 void add_adapter(CLI::App& root, Session& session);
 void add_annotate(CLI::App& root, Session& session);
+void add_attribute(CLI::App& root, Session& session);
 void add_config(CLI::App& root, Session& session);
 void add_convert(CLI::App& root, Session& session);
 void add_doctor(CLI::App& root, Session& session);

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "model/backbone.h"
+#include "model/gene_attention.h"
 
 namespace scgraft {
 
@@ -37,6 +38,8 @@ class CellNetwork {
   //   logits     [cells, classes]          f32
   virtual void infer(Context& ctx, const TokenBatch& batch, TensorView embedding,
                      TensorView logits) = 0;
+  // Null: this network does not tell what genes receive. Valid as long as the network.
+  virtual GeneAttention* gene_attention() { return nullptr; }
 };
 
 }  // namespace scgraft

@@ -31,8 +31,8 @@ struct RunEvents {
   std::function<void(const char* phase, int64_t done, int64_t total)> progress;
   std::function<void(const StepReport&)> step;
   std::function<void(const EpochReport&)> epoch;
-  // Asked between batches. A training then ends with what it learned; annotation and embedding,
-  // which have nothing to save, throw StoppedError.
+  // Asked between batches. A training then ends with what it learned; annotation, embedding and
+  // attribution, which have nothing to save, throw StoppedError.
   std::function<bool()> stop_requested;
 
   void tell(const char* phase, int64_t done, int64_t total) const {

@@ -124,6 +124,10 @@ void ScbertCells::infer(Context& ctx, const TokenBatch& batch, TensorView embedd
     network_.classifier()->forward(ctx, rows, batch.packing(), batch.cell_rows(), logits, nullptr);
 }
 
+void ScbertCells::received(Context& ctx, const TokenBatch& batch, TensorView received) {
+  network_.attention_received(ctx, batch, ScbertNetwork::AttentionOf::attended, received);
+}
+
 std::unique_ptr<CellModel> open_scbert_cells(const std::string& folder,
                                              const CellModelOptions& options) {
   require_standard_embedding(options, "scBERT");

@@ -7,7 +7,7 @@ namespace scgraft {
 
 // Classifies by all rows of a cell (RowClassifier). The embedding is the mean of the rows after the
 // last norm, as it is; the original has none of its own.
-class ScbertCells : public CellNetwork {
+class ScbertCells : public CellNetwork, private GeneAttention {
  public:
   explicit ScbertCells(ScbertNetwork& network) : network_(network) {}
 
@@ -20,8 +20,14 @@ class ScbertCells : public CellNetwork {
   void backward(Context& ctx, const TokenBatch& batch, bool training, TensorView dlogits) override;
   void infer(Context& ctx, const TokenBatch& batch, TensorView embedding,
              TensorView logits) override;
+  GeneAttention* gene_attention() override { return this; }
 
  private:
+  void received(Context& ctx, const TokenBatch& batch, TensorView received) override;
+  // A token is a bin at the position of its gene; bin 0 says that the gene is absent.
+  Gene gene(int32_t id, float value) const override {
+    return {.token = static_cast<int32_t>(value), .expressed = id > 0};
+  }
   TensorView rows_of(const TokenBatch& batch, Context& ctx) const {
     return ctx.activations().take({batch.tokens(), network_.dim()}, DType::f32);
   }

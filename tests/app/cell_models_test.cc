@@ -3,8 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <map>
 #include <set>
+#include <sstream>
 
 #include "adapters/store.h"
 #include "io/h5ad.h"
@@ -88,6 +91,74 @@ TEST_F(CellModelVerbsTest, ScbertTrainsAnnotatesAndEmbeds) {
   EXPECT_EQ(annotated.result()["genes_matched"], 300);
   ok({"embed", query, "--model", in("model"), "-o", in("e.h5ad")});
   EXPECT_EQ(H5ad::open(in("e.h5ad")).obsm("X_scBERT").dim, 16);
+}
+
+TEST_F(CellModelVerbsTest, ScbertAttributes) {
+  write_scbert(in("model"), genes_);
+  const std::string query = in("study/shifted.h5ad");
+  const Outcome run = ok({"attribute", query, "--model", in("model"), "--by", "cell_type", "--top",
+                          "7", "-o", in("genes.tsv")});
+  EXPECT_EQ(run.json()["schema"], "scgraft/attribute/1");
+  EXPECT_EQ(run.json()["outputs"][0]["path"], in("genes.tsv"));
+  EXPECT_EQ(run.result()["cells"], 40);
+  EXPECT_EQ(run.result()["genes_matched"], 300);
+  ASSERT_EQ(run.result()["groups"].size(), 4U);
+
+  std::istringstream lines(read_text(in("genes.tsv")));
+  std::string line, group;
+  std::getline(lines, line);
+  EXPECT_EQ(line, "group\tgene\tscore\tcells");
+  std::map<std::string, std::vector<double>> scores;
+  while (std::getline(lines, line)) {
+    std::istringstream fields(line);
+    std::string gene, score, cells;
+    std::getline(fields, group, '\t');
+    std::getline(fields, gene, '\t');
+    std::getline(fields, score, '\t');
+    std::getline(fields, cells);
+    EXPECT_NE(std::find(genes_.begin(), genes_.end(), gene), genes_.end()) << gene;
+    EXPECT_LE(std::stoi(cells), run.result()["groups"][group].get<int>());
+    scores[group].push_back(std::stod(score));
+  }
+  EXPECT_EQ(scores.size(), 4U);
+  for (const auto& [name, of] : scores) {
+    EXPECT_EQ(of.size(), 7U) << name;
+    EXPECT_TRUE(std::is_sorted(of.rbegin(), of.rend())) << name;
+    EXPECT_GT(of.back(), 1) << "the largest are above the mean";
+  }
+
+  // The same table on standard output, whatever runs at once; and with an adapter another one.
+  const auto table = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = {"attribute", query, "--by", "cell_type",  "--top",
+                                          "7",         "-o",  "-",    "--progress", "none"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Outcome here = run_here(arguments);
+    EXPECT_EQ(here.code, 0) << here.err;
+    return here.out;
+  };
+  EXPECT_EQ(table({"--model", in("model"), "-t", "2"}), read_text(in("genes.tsv")));
+  train("model", {"--adapter", "lora", "-s", "train.lr=0.05"});
+  EXPECT_NE(table({"--adapter", in("run/adapter")}), read_text(in("genes.tsv")));
+
+  const auto refused = [&](int code, const char* name, std::vector<std::string> arguments,
+                           const std::string& output = {}) {
+    const std::string to = output.empty() ? in("none.tsv") : output;
+    arguments.insert(arguments.begin(), {"attribute", query, "-o", to});
+    const Outcome outcome = run_here(arguments);
+    EXPECT_EQ(outcome.code, code) << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr(name));
+    EXPECT_FALSE(std::filesystem::exists(in("none.tsv")));
+  };
+  refused(2, "E-MISSING", {});
+  refused(2, "E-USAGE", {"--model", in("model"), "--top", "0"});
+  refused(10, "E-NO-COLUMN", {"--model", in("model"), "--by", "nothing"});
+  refused(2, "E-EXISTS", {"--model", in("model")}, in("genes.tsv"));
+  write_geneformer(in("ranks"), genes_);
+  refused(2, "E-ATTRIBUTE", {"--model", in("ranks")});
+  train("model", {"--adapter", "prefix", "--force"});
+  refused(2, "E-ATTRIBUTE", {"--adapter", in("run/adapter")});
+  const Outcome both = run_here({"attribute", query, "--model", in("model"), "-o", "-", "--json"});
+  EXPECT_EQ(both.json()["error"]["code"], "E-OUTPUT");
 }
 
 TEST_F(CellModelVerbsTest, ScfoundationTrainsAnnotatesAndEmbeds) {

@@ -167,9 +167,9 @@ TEST_F(RunVerbsTest, FlagsAreOfferedWhereTheyAreRead) {
     return run_here({verb, "--help"}).out.find(flag) != std::string::npos;
   };
   for (const char* verb : {"train", "pretrain"}) EXPECT_TRUE(offers(verb, "--batch-size")) << verb;
-  for (const char* verb : {"annotate", "embed", "eval", "simulate", "trace"})
+  for (const char* verb : {"annotate", "attribute", "embed", "eval", "simulate", "trace"})
     EXPECT_FALSE(offers(verb, "--batch-size")) << verb;
-  for (const char* verb : {"annotate", "embed", "train", "pretrain", "trace"})
+  for (const char* verb : {"annotate", "attribute", "embed", "train", "pretrain", "trace"})
     EXPECT_TRUE(offers(verb, "--precision")) << verb;
   for (const char* verb : {"eval", "simulate"}) EXPECT_FALSE(offers(verb, "--precision")) << verb;
 }

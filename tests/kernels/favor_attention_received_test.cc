@@ -5,6 +5,7 @@
 #include <numeric>
 #include <vector>
 
+#include "kernels/require_tensor.h"
 #include "runtime/gpu/emulator.h"
 #include "tests/kernels/capability.h"
 #include "tests/kernels/favor_call.h"
@@ -226,16 +227,16 @@ TEST_P(FavorAttentionReceivedTest, ErrorsSayWhatWasWanted) {
   FavorCall in = call({2, 1}, 2, 4, 3);
   in.forward(ctx());
   const PackedCells packed = in.cells();
-  const auto call = [&](TensorView k, TensorView to) {
+  const auto receive = [&](TensorView k, TensorView to) {
     favor_attention_received(ctx(), in.q.view(), k, in.packing(packed), 2, in.projection.view(),
                              in.options, in.context(), to);
   };
   Tensor k = in.k.clone(), wide = poisoned({3, 9}), right = poisoned({2, 3}),
          turned = poisoned({3, 2});
   expect_error("favor_attention_received: received must be [2, 3]",
-               [&] { call(k.view(), turned.view()); });
+               [&] { receive(k.view(), turned.view()); });
   expect_error("favor_attention_received: k must be [3, 8]",
-               [&] { call(wide.view(), right.view()); });
+               [&] { receive(wide.view(), right.view()); });
   if (!on_cuda()) return;
   const FavorCall too_wide = call({3}, 1, 129, 5);
   const FavorContext context = FavorContext::take(ctx().activations(), 1, 1, 5, 129, dtype());
