@@ -88,7 +88,8 @@ TEST_F(ScbertAttentionReceived, ErrorsSayWhatWasWanted) {
     model_.network->attention_received(ctx, batch, AttentionOf::attended, three.view());
     ADD_FAILURE() << "nothing was thrown";
   } catch (const ShapeError& error) {
-    EXPECT_NE(std::string(error.what()).find("must be [2] of f32 in host memory, got [3]"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("must be [2] of f32 in host memory, got [3]"),
+              std::string::npos);
   }
 }
 
