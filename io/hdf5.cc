@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <system_error>
 
+#include "io/hdf5_lzf.h"
 #include "io/limits.h"
 #include "io/storage_error.h"
 #include "io/text.h"
@@ -201,8 +202,6 @@ std::string filter_name(H5Z_filter_t filter) {
   switch (filter) {
     case 307:
       return "bzip2";
-    case 32000:
-      return "lzf";
     case 32001:
       return "blosc";
     case 32004:
@@ -235,6 +234,8 @@ void initialise() {
   thread_local const bool silent = H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr) >= 0;
   static const bool closed = H5PLset_loading_state(0) >= 0;
   if (!silent || !closed) throw Error("the HDF5 library could not be initialised");
+  static const bool reads_lzf = (register_lzf(), true);
+  static_cast<void>(reads_lzf);
 }
 
 std::string last_message() {
@@ -436,6 +437,7 @@ std::shared_ptr<const Node::State> Node::dataset(std::shared_ptr<State> state, i
       node.fail(cat("is stored in pieces of ", chunk.value(), " bytes, at most ",
                     limits::kHostBudgetBytes, " are read at once"),
                 "E-SIZE", "write the file again with smaller chunks");
+    check_lzf(node);
     state->chunk_rows = static_cast<int64_t>(dims[0]);
   }
   const Checked stored = H5Dget_storage_size(id);

@@ -12,6 +12,8 @@
 #include <fstream>
 #include <limits>
 
+#include "io/hdf5.h"
+#include "io/hdf5_lzf.h"
 #include "runtime/cat.h"
 #include "runtime/cpu.h"
 #include "runtime/version.h"
@@ -73,9 +75,10 @@ Check hdf5_filters() {
   } kFilters[] = {{H5Z_FILTER_DEFLATE, "gzip"},
                   {H5Z_FILTER_SHUFFLE, "shuffle"},
                   {H5Z_FILTER_SZIP, "szip"},
-                  {32000, "lzf"},
+                  {hdf5::kLzfFilter, "lzf"},
                   {32001, "blosc"},
                   {32015, "zstd"}};
+  hdf5::initialise();
   std::string have, lack;
   for (const auto& filter : kFilters) {
     std::string& list = H5Zfilter_avail(filter.id) > 0 ? have : lack;
