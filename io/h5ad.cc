@@ -12,21 +12,23 @@ namespace {
 using hdf5::ElementKind;
 using hdf5::Node;
 
-constexpr const char* kRewrite =
-    "open the file with a current anndata and write it again: "
-    "anndata.read_h5ad(\"in.h5ad\").write_h5ad(\"out.h5ad\")";
-
 bool is_number(const Node& dataset) {
   const ElementKind kind = dataset.type().kind;
   return kind == ElementKind::integer || kind == ElementKind::real || kind == ElementKind::boolean;
 }
 
-Node table(const Node& root, const char* name) {
+Node table(const Node& root, const std::string& name) {
   std::optional<Node> found = root.find(name);
   if (!found)
     root.fail(cat("an AnnData file was wanted, this one has no ", name), "E-H5AD-MISSING",
               "check that the file is an .h5ad; 10x .h5 and loom files must be converted first");
   return *std::move(found);
+}
+
+// obs or var; where it is a compound dataset, uns has the labels of its categories.
+Frame frame(const Node& root, const char* name) {
+  const Node node = table(root, name);
+  return Frame(node, name, node.is_group() ? std::nullopt : root.find("uns"));
 }
 
 void want_shape(const Node& node, int64_t rows, int64_t columns, int64_t n_obs, int64_t n_vars) {
@@ -37,10 +39,10 @@ void want_shape(const Node& node, int64_t rows, int64_t columns, int64_t n_obs, 
 }
 
 // Checks the three arrays of a sparse matrix against each other.
-void describe_sparse(const Node& group, MatrixSlot& slot) {
-  const std::vector<int64_t> shape = group.integers("shape");
+void describe_sparse(const Node& group, const char* attribute, MatrixSlot& slot) {
+  const std::vector<int64_t> shape = group.integers(attribute);
   if (shape.size() != 2)
-    group.fail(cat("attribute shape should hold 2 integers, it holds ", shape.size()),
+    group.fail(cat("attribute ", attribute, " should hold 2 integers, it holds ", shape.size()),
                "E-H5AD-LAYOUT");
   slot.rows = shape[0];
   slot.columns = shape[1];
@@ -66,9 +68,10 @@ void describe_sparse(const Node& group, MatrixSlot& slot) {
 
 MatrixSlot describe(const Node& node) {
   MatrixSlot slot;
-  const std::string encoding = node.text("encoding-type").value_or("");
-  if (node.has_attribute("h5sparse_format"))
-    node.fail("is a sparse matrix in the layout of anndata before 0.7", "E-H5AD-OLD", kRewrite);
+  std::string encoding = node.text("encoding-type").value_or("");
+  // Before anndata 0.7: "csr" or "csc" under another name.
+  const bool is_h5sparse = encoding.empty() && node.has_attribute("h5sparse_format");
+  if (is_h5sparse) encoding = node.text("h5sparse_format").value_or("") + "_matrix";
   if (!node.is_group()) {
     slot.dtype = node.type().name();
     if (encoding == "null" || !is_number(node)) return slot;
@@ -87,7 +90,7 @@ MatrixSlot describe(const Node& node) {
     slot.dtype = encoding.empty() ? "unknown" : escaped(encoding);
     return slot;
   }
-  describe_sparse(node, slot);
+  describe_sparse(node, is_h5sparse ? "h5sparse_shape" : "shape", slot);
   return slot;
 }
 
@@ -115,8 +118,8 @@ H5ad H5ad::open(const std::string& path) {
   if (encoding != "anndata")
     root.fail(cat("an AnnData file was wanted, this one is encoded as ", escaped(encoding)),
               "E-H5AD-LAYOUT", "store one modality as an .h5ad file");
-  Frame obs(table(root, "obs"), "obs");
-  Frame var(table(root, "var"), "var");
+  Frame obs = frame(root, "obs");
+  Frame var = frame(root, "var");
   H5ad file(root, std::move(obs), std::move(var));
   if (file.n_obs() > limits::kCells)
     root.fail(cat("claims ", file.n_obs(), " cells, at most ", limits::kCells, " are read"),
@@ -124,15 +127,19 @@ H5ad H5ad::open(const std::string& path) {
   if (file.n_vars() > limits::kGenes)
     root.fail(cat("claims ", file.n_vars(), " genes, at most ", limits::kGenes, " are read"),
               "E-SIZE");
-  if (root.has("raw.X"))
-    root.fail("keeps raw.X beside X, the layout of anndata before 0.7", "E-H5AD-OLD", kRewrite);
-
   file.add_slot("X", "X", file.n_vars());
-  if (const auto raw = root.find("raw"); raw && raw->is_group()) {
-    file.raw_var_.emplace(table(*raw, "var"), "raw/var");
+  const std::optional<Node> raw = root.find("raw");
+  const bool is_group = raw && raw->is_group(), is_flat = root.has("raw.X");
+  if (is_group && is_flat)
+    root.fail("has raw both as a group and, as raw.X, beside it; which one counts cannot be told",
+              "E-H5AD-LAYOUT", "delete one of them, or write the file again with anndata");
+  if (is_group || is_flat) {
+    const std::string prefix = is_group ? "raw/" : "raw.";
+    const Node genes = table(root, prefix + "var");
+    file.raw_var_.emplace(genes, prefix + "var");
     if (file.raw_var_->size() > limits::kGenes)
-      raw->fail(cat("claims ", file.raw_var_->size(), " genes"), "E-SIZE");
-    file.add_slot("raw", "raw/X", file.raw_var_->size());
+      genes.fail(cat("claims ", file.raw_var_->size(), " genes"), "E-SIZE");
+    file.add_slot("raw", prefix + "X", file.raw_var_->size());
   }
   for (const std::string& layer : file.members("layers"))
     file.add_slot(layer, "layers/" + layer, file.n_vars());
@@ -166,7 +173,7 @@ const MatrixSlot& H5ad::slot(const std::string& name) const {
 }
 
 const Frame& H5ad::var_of(const MatrixSlot& slot) const {
-  return slot.path == "raw/X" ? raw_var_.value() : var_;
+  return slot.is_raw() ? raw_var_.value() : var_;
 }
 
 std::vector<std::string> H5ad::members(const char* group) const {
@@ -175,8 +182,30 @@ std::vector<std::string> H5ad::members(const char* group) const {
   return node->names();
 }
 
+std::vector<std::string> H5ad::obsm_keys() const {
+  const auto node = root_.find("obsm");
+  if (node && node->is_group()) return node->names();
+  if (node && node->type().kind == ElementKind::compound) return node->fields();
+  return {};
+}
+
+std::vector<std::string> H5ad::uns_keys() const {
+  std::vector<std::string> keys = members("uns");
+  for (const Frame* table : {&obs_, &var_}) {
+    if (!table->is_compound()) continue;
+    std::erase_if(keys, [&](const std::string& key) {
+      constexpr std::string_view kEnding = "_categories";
+      if (!key.ends_with(kEnding)) return false;
+      const std::string column = key.substr(0, key.size() - kEnding.size());
+      return table->has(column) && table->has_labels_in_uns(column);
+    });
+  }
+  return keys;
+}
+
 H5ad::Embedding H5ad::obsm(const std::string& key) const {
-  const Node node = root_.child("obsm").child(key);
+  const Node all = root_.child("obsm");
+  const Node node = all.is_group() ? all.child(key) : all.field(key);
   if (node.is_group() || node.shape().size() != 2 || !is_number(node))
     node.fail("a dense matrix of numbers was wanted", "E-H5AD-LAYOUT");
   if (node.shape()[0] != n_obs())

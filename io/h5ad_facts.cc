@@ -81,7 +81,7 @@ std::vector<Candidate*> in_order(std::vector<Candidate>& all, bool counts) {
   const auto place = [&](const Candidate* candidate) {
     const std::string& path = candidate->slot->path;
     if (path == "X") return 0;
-    if (path == "raw/X") return counts ? 3 : 1;
+    if (candidate->slot->is_raw()) return counts ? 3 : 1;
     if (path == "layers/counts") return counts ? 1 : 2;
     return counts ? 2 : 3;
   };

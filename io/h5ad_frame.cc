@@ -73,15 +73,6 @@ bool is_nullable(const Node& node) {
   return node.is_group() && node.has("values") && node.has("mask");
 }
 
-[[noreturn]] void fail_old(const Node& node, const std::string& role) {
-  node.fail(cat(role, " is a single ", node.type().name(),
-                " dataset, the layout of anndata before 0.7; a group with one entry per column "
-                "is read"),
-            "E-H5AD-OLD",
-            "open the file with a current anndata and write it again: "
-            "anndata.read_h5ad(\"in.h5ad\").write_h5ad(\"out.h5ad\")");
-}
-
 std::string list_of(const std::vector<std::string>& names) {
   constexpr size_t kShown = 20;
   std::string text;
@@ -174,12 +165,23 @@ const char* name_of(ColumnKind kind) {
   }
 }
 
-Frame::Frame(Node group, std::string role) : group_(std::move(group)), role_(std::move(role)) {
-  if (!group_.is_group()) fail_old(group_, role_);
-  index_name_ = group_.text("_index").value_or(group_.has("index") ? "index" : "_index");
-  const auto index = group_.find(index_name_);
+Frame::Frame(Node table, std::string role, std::optional<Node> uns)
+    : table_(std::move(table)), uns_(std::move(uns)), role_(std::move(role)) {
+  if (!is_compound()) {
+    open_group();
+    return;
+  }
+  columns_ = table_.fields();
+  index_name_ = columns_.front();
+  columns_.erase(columns_.begin());
+  size_ = table_.shape()[0];
+}
+
+void Frame::open_group() {
+  index_name_ = table_.text("_index").value_or(table_.has("index") ? "index" : "_index");
+  const auto index = table_.find(index_name_);
   if (!index)
-    group_.fail(cat("has no member ", escaped(index_name_), " with the names of its rows"),
+    table_.fail(cat("has no member ", escaped(index_name_), " with the names of its rows"),
                 "E-H5AD-MISSING");
   const Node values =
       index->is_group() ? index->child(is_categorical(*index) ? "codes" : "values") : *index;
@@ -187,14 +189,14 @@ Frame::Frame(Node group, std::string role) : group_(std::move(group)), role_(std
     values.fail("the names of the rows must have one dimension", "E-H5AD-LAYOUT");
   size_ = values.shape()[0];
 
-  if (group_.has_attribute("column-order")) {
-    columns_ = group_.texts("column-order");
+  if (table_.has_attribute("column-order")) {
+    columns_ = table_.texts("column-order");
     for (const std::string& column : columns_)
-      if (!group_.has(column.substr(0, column.find('/'))))
-        group_.fail(cat("column-order names ", escaped(column), ", which is not there"),
+      if (!table_.has(column.substr(0, column.find('/'))))
+        table_.fail(cat("column-order names ", escaped(column), ", which is not there"),
                     "E-H5AD-MISSING");
   } else {
-    for (std::string& name : group_.names())
+    for (std::string& name : table_.names())
       if (name != index_name_ && name != "__categories") columns_.push_back(std::move(name));
   }
 }
@@ -203,20 +205,24 @@ bool Frame::has(const std::string& column) const {
   return std::find(columns_.begin(), columns_.end(), column) != columns_.end();
 }
 
+Node Frame::member(const std::string& name) const {
+  return is_compound() ? table_.field(name) : table_.child(name);
+}
+
 Node Frame::open(const std::string& column) const {
-  if (has(column)) return group_.child(column);
-  DataError error(cat(escaped(group_.file()), ": ", role_, " has no column ", escaped(column),
+  if (has(column)) return member(column);
+  DataError error(cat(escaped(table_.file()), ": ", role_, " has no column ", escaped(column),
                       "; its columns: ", list_of(columns_)),
                   "E-NO-COLUMN");
   error.set_hint(cat("choose one of the columns of ", role_));
-  error.set_where(group_.file(), group_.path());
+  error.set_where(table_.file(), table_.path());
   throw error;
 }
 
 ColumnInfo Frame::info(const std::string& column) const {
   const Node node = open(column);
   ColumnInfo info{.name = column, .stored = node.text("encoding-type").value_or("")};
-  if (is_categorical(node) || node.has_attribute("categories")) {
+  if (is_categorical(node) || node.has_attribute("categories") || labels_in_uns(column, node)) {
     info.kind = ColumnKind::categorical;
     info.stored = "categorical";
   } else if (is_nullable(node)) {
@@ -244,11 +250,30 @@ Column Frame::read(const std::string& name, const Node& node) const {
               "E-H5AD-LAYOUT", "leave this column out or store it as strings or numbers");
   if (node.has_attribute("categories")) {
     // anndata 0.7: codes here, labels in a sub-group under the same name.
-    const Node labels = group_.child("__categories").child(name);
+    const Node labels = table_.child("__categories").child(name);
     const std::vector<int64_t> ordered = labels.integers("ordered");
     return read_categorical(name, node, labels, !ordered.empty() && ordered[0] != 0);
   }
+  if (const auto labels = labels_in_uns(name, node))
+    return read_categorical(name, node, *labels, false);
   return read_dataset(name, node);
+}
+
+std::optional<Node> Frame::labels_in_uns(const std::string& name, const Node& codes) const {
+  if (!is_compound() || !uns_ || codes.type().kind != ElementKind::integer ||
+      codes.shape().size() != 1)
+    return std::nullopt;
+  std::optional<Node> labels = uns_->find(name + "_categories");
+  if (!labels || labels->is_group() || labels->shape().size() > 1) return std::nullopt;
+  const std::vector<int64_t> values = codes.read_all<int64_t>();
+  const int64_t known = labels->size();
+  if (std::any_of(values.begin(), values.end(), [known](int64_t v) { return v >= known; }))
+    return std::nullopt;
+  return labels;
+}
+
+bool Frame::has_labels_in_uns(const std::string& column) const {
+  return labels_in_uns(column, open(column)).has_value();
 }
 
 void Frame::want_rows(const Node& node) const {
@@ -329,7 +354,7 @@ Column Frame::read_categorical(const std::string& name, const Node& codes, const
 }
 
 Strings Frame::index() const {
-  const Column column = read(index_name_, group_.child(index_name_));
+  const Column column = read(index_name_, member(index_name_));
   if (const auto* names = std::get_if<Strings>(&column.values); names && column.missing.empty())
     return *names;
   Strings names;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -55,18 +56,26 @@ struct ColumnInfo {
 
 // A data frame of the file (obs, var, raw/var), columns read on demand.
 //
+// Before anndata 0.7 a table was one compound dataset, whose first field names the rows. The labels
+// of an integer column were kept in uns as "<column>_categories"; obs and var shared them, so they
+// belong to a column only if there is one for each of its codes.
+//
 // Errors are DataErrors with the path of the object: E-H5AD-MISSING, E-H5AD-LAYOUT, E-H5AD-CODE
-// (a category code without a category), E-H5AD-OLD (the layout of anndata before 0.7).
+// (a category code without a category).
 class Frame {
  public:
-  // role: how the table is called in messages, e.g. "obs".
-  Frame(hdf5::Node group, std::string role);
+  // role: how the table is called in messages, e.g. "obs"; uns: where such labels are.
+  Frame(hdf5::Node table, std::string role, std::optional<hdf5::Node> uns = {});
 
   int64_t size() const { return size_; }  // rows
   const std::string& index_name() const { return index_name_; }
   // In the order of the table.
   const std::vector<std::string>& columns() const { return columns_; }
   bool has(const std::string& column) const;
+  // A compound dataset, see above.
+  bool is_compound() const { return !table_.is_group(); }
+  // Does the column have its labels in uns?
+  bool has_labels_in_uns(const std::string& column) const;
 
   ColumnInfo info(const std::string& column) const;
   // E-NO-COLUMN names the columns that exist.
@@ -75,7 +84,10 @@ class Frame {
   Strings index() const;
 
  private:
+  void open_group();
+  hdf5::Node member(const std::string& name) const;
   hdf5::Node open(const std::string& column) const;
+  std::optional<hdf5::Node> labels_in_uns(const std::string& name, const hdf5::Node& codes) const;
   Column read(const std::string& name, const hdf5::Node& node) const;
   Column read_dataset(const std::string& name, const hdf5::Node& node) const;
   Column read_nullable(const std::string& name, const hdf5::Node& node) const;
@@ -83,7 +95,8 @@ class Frame {
                           const hdf5::Node& categories, bool ordered) const;
   void want_rows(const hdf5::Node& node) const;
 
-  hdf5::Node group_;
+  hdf5::Node table_;
+  std::optional<hdf5::Node> uns_;
   std::string role_;
   std::string index_name_;
   std::vector<std::string> columns_;

@@ -13,6 +13,7 @@
 #include <system_error>
 
 #include "io/h5ad.h"
+#include "io/h5ad_tables.h"
 #include "io/h5ad_uns.h"
 #include "io/hdf5_copy.h"
 #include "io/hdf5_out.h"
@@ -34,11 +35,6 @@ Overwrite allowed(const std::string& input, const std::string& output, Overwrite
   error.set_hint("choose another output; the input is never changed");
   error.set_where(output);
   throw error;
-}
-
-template <class T>
-std::vector<T> narrowed(std::span<const int32_t> codes) {
-  return {codes.begin(), codes.end()};
 }
 
 // Takes the disk space of the copy before it starts: H5Ocopy of HDF5 1.10 crashes when one of its
@@ -79,6 +75,7 @@ struct H5adWriter::State {
         var_order(in.var().columns()) {
     reserve(out.temporary(), output, std::filesystem::file_size(input));
     hdf5::copy_file(in.root(), file);
+    renew_tables(in, file);
   }
 
   // The group of that name, made when the input has none.
@@ -171,17 +168,8 @@ void H5adWriter::add_categorical(const std::string& column, const Categorical& v
   const std::set<std::string> distinct(values.categories.begin(), values.categories.end());
   require(distinct.size() == values.categories.size(), "obs ", escaped(column),
           ": a category comes twice");
-  state_->add_obs(column, values.codes.size(), [&](OutNode& frame) {
-    OutNode group = frame.add_group(column, "categorical", "0.2.0");
-    group.set_boolean("ordered", values.ordered);
-    group.add_strings("categories", values.categories);
-    if (known <= 127)
-      group.add_array("codes", narrowed<int8_t>(values.codes));
-    else if (known <= 32767)
-      group.add_array("codes", narrowed<int16_t>(values.codes));
-    else
-      group.add_array("codes", values.codes);
-  });
+  state_->add_obs(column, values.codes.size(),
+                  [&](OutNode& frame) { scgraft::add_categorical(frame, column, values); });
 }
 
 void H5adWriter::add_real(const std::string& column, std::span<const float> values) {

@@ -272,6 +272,7 @@ struct Node::State {
   std::vector<int64_t> shape;
   ElementType type;
   int64_t chunk_rows = 0;
+  std::optional<std::string> field;  // the one of a compound dataset that this is
 };
 
 void Node::fail(const std::string& message, const std::string& code,
@@ -454,8 +455,8 @@ void Node::want_dataset(const char* action) const {
     fail(cat("a dataset was wanted to ", action, ", this is a group"), "E-H5AD-LAYOUT");
 }
 
-void Node::read_block(int64_t memory_type, std::span<const int64_t> first,
-                      std::span<const int64_t> count, void* out) const {
+void Node::read_block(int64_t type, std::span<const int64_t> first, std::span<const int64_t> count,
+                      void* out) const {
   for (const int64_t n : count)
     if (n == 0) return;
   std::array<hsize_t, limits::kHdf5Rank> start{}, length{};
@@ -467,13 +468,15 @@ void Node::read_block(int64_t memory_type, std::span<const int64_t> first,
     start[i] = static_cast<hsize_t>(first[i]);
     length[i] = static_cast<hsize_t>(count[i]);
   }
-  const int rank = static_cast<int>(first.size());
+  // A field has the dimensions of its table, which has one, and then those inside an element.
+  const int rank = state_->field ? 1 : static_cast<int>(first.size());
+  const Handle element = memory_type(type);
   const Handle file_space(H5Dget_space(id()));
   const Handle memory(H5Screate_simple(rank, length.data(), nullptr));
   if (rank > 0 && H5Sselect_hyperslab(file_space.get(), H5S_SELECT_SET, start.data(), nullptr,
                                       length.data(), nullptr) < 0)
     fail(last_message(), "E-HDF5-READ");
-  if (H5Dread(id(), memory_type, memory.get(), file_space.get(), H5P_DEFAULT, out) < 0)
+  if (H5Dread(id(), element.get(), memory.get(), file_space.get(), H5P_DEFAULT, out) < 0)
     fail(last_message(), "E-HDF5-READ");
 }
 
@@ -523,7 +526,8 @@ std::vector<T> Node::read_all() const {
          "E-SIZE");
   std::vector<T> result(static_cast<size_t>(size()));
   if (result.empty()) return result;
-  if (H5Dread(id(), native_type<T>(), H5S_ALL, H5S_ALL, H5P_DEFAULT, result.data()) < 0)
+  const Handle element = memory_type(native_type<T>());
+  if (H5Dread(id(), element.get(), H5S_ALL, H5S_ALL, H5P_DEFAULT, result.data()) < 0)
     fail(last_message(), "E-HDF5-READ");
   return result;
 }
@@ -547,7 +551,7 @@ std::vector<std::string> Node::read_strings(int64_t first, int64_t count) const 
     fail(cat("strings were wanted, this holds ", type().name(), " values"), "E-H5AD-LAYOUT");
   if (shape().size() > 1)
     fail(cat("one dimension was wanted, this has ", shape().size()), "E-H5AD-LAYOUT");
-  const Handle file_type(H5Dget_type(id()));
+  const Handle stored = file_type();
   std::vector<std::string> result;
   Checked bytes = 0;
   for (int64_t done = 0; done < count;) {
@@ -558,8 +562,9 @@ std::vector<std::string> Node::read_strings(int64_t first, int64_t count) const 
     if (!shape().empty() &&
         H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, &start, nullptr, &length, nullptr) < 0)
       fail(last_message(), "E-HDF5-READ");
-    auto block = decode_strings(*this, file_type.get(), n, [&](hid_t type, hid_t list, void* out) {
-      return H5Dread(id(), type, memory.get(), space.get(), list, out) >= 0;
+    auto block = decode_strings(*this, stored.get(), n, [&](hid_t type, hid_t list, void* out) {
+      const Handle element = memory_type(type);
+      return H5Dread(id(), element.get(), memory.get(), space.get(), list, out) >= 0;
     });
     for (std::string& text : block) {
       bytes = bytes + text.size() + sizeof(std::string);
@@ -579,15 +584,85 @@ Node Node::with_cache(int64_t bytes) const {
   auto state = std::make_shared<State>();
   state->file = file();
   state->path = path();
+  if (state_->field) state->path.resize(path().size() - state_->field->size() - 1);
   state->file_bytes = state_->file_bytes;
   // By its place in the file, which the links on the way cannot change any more.
   const Handle root(H5Iget_file_id(id()));
-  state->handle = Handle(H5Dopen2(root.get(), path().c_str(), access.get()));
+  state->handle = Handle(H5Dopen2(root.get(), state->path.c_str(), access.get()));
   if (!state->handle.valid()) fail(last_message(), "E-HDF5-READ");
-  return Node(dataset(std::move(state), state_->file_bytes));
+  const Node cached(dataset(std::move(state), state_->file_bytes));
+  return state_->field ? cached.field(*state_->field) : cached;
 }
 
-bool Node::has_attribute(const char* name) const { return H5Aexists(id(), name) > 0; }
+void Node::want_table() const {
+  if (is_group() || state_->field || type().kind != ElementKind::compound || shape().size() != 1)
+    fail("a table was wanted: a compound dataset of one dimension", "E-H5AD-LAYOUT");
+}
+
+std::vector<std::string> Node::fields() const {
+  want_table();
+  const Handle record(H5Dget_type(id()));
+  std::vector<std::string> names;
+  for (int i = 0; i < H5Tget_nmembers(record.get()); ++i) {
+    char* name = H5Tget_member_name(record.get(), static_cast<unsigned>(i));
+    if (name == nullptr) fail(last_message(), "E-HDF5-READ");
+    names.emplace_back(name);
+    H5free_memory(name);
+  }
+  return names;
+}
+
+Node Node::field(const std::string& name) const {
+  want_table();
+  auto state = std::make_shared<State>();
+  state->file = file();
+  state->path = path() + "/" + name;
+  state->file_bytes = state_->file_bytes;
+  state->shape = shape();
+  state->chunk_rows = chunk_rows();
+  state->field = name;
+  H5Iinc_ref(id());
+  state->handle = Handle(id());
+  const Node node{state};
+  Handle values = node.file_type();
+  if (H5Tget_class(values.get()) == H5T_ARRAY) {
+    std::array<hsize_t, limits::kHdf5Rank> inner{};
+    const int rank = H5Tget_array_ndims(values.get());
+    if (rank < 1 || rank >= limits::kHdf5Rank)
+      node.fail(cat("has arrays of ", rank, " dimensions"), "E-SIZE");
+    H5Tget_array_dims2(values.get(), inner.data());
+    for (int i = 0; i < rank; ++i)
+      state->shape.push_back(Checked(inner[static_cast<size_t>(i)]).value());
+    values = Handle(H5Tget_super(values.get()));
+  }
+  state->type = element_type(values.get());
+  return node;
+}
+
+Handle Node::file_type() const {
+  Handle whole(H5Dget_type(id()));
+  if (!state_->field) return whole;
+  const int index = H5Tget_member_index(whole.get(), state_->field->c_str());
+  if (index < 0) fail("there is no such field", "E-H5AD-MISSING");
+  return Handle(H5Tget_member_type(whole.get(), static_cast<unsigned>(index)));
+}
+
+Handle Node::memory_type(int64_t type) const {
+  Handle values(H5Tcopy(type));
+  if (!state_->field) return values;
+  const std::vector<hsize_t> inner(shape().begin() + 1, shape().end());
+  if (!inner.empty())
+    values = Handle(H5Tarray_create2(type, static_cast<unsigned>(inner.size()), inner.data()));
+  // The C library reads those fields of the file that the type in memory has.
+  Handle record(H5Tcreate(H5T_COMPOUND, H5Tget_size(values.get())));
+  if (H5Tinsert(record.get(), state_->field->c_str(), 0, values.get()) < 0)
+    fail(last_message(), "E-HDF5-READ");
+  return record;
+}
+
+bool Node::has_attribute(const char* name) const {
+  return !state_->field && H5Aexists(id(), name) > 0;
+}
 
 namespace {
 

@@ -109,6 +109,12 @@ class Node {
   std::vector<std::string> read_strings(int64_t first, int64_t count) const;
   std::vector<std::string> read_strings() const { return read_strings(0, size()); }
 
+  // Tables of anndata before 0.7, a compound dataset of one dimension: the names of its fields in
+  // their order, and one of them as if it were a dataset, without attributes. A field that holds
+  // arrays has their dimensions after the table's.
+  std::vector<std::string> fields() const;
+  Node field(const std::string& name) const;
+
   // Reopens the dataset with a chunk cache that holds `bytes`, for reads that come back to a chunk.
   Node with_cache(int64_t bytes) const;
 
@@ -121,9 +127,13 @@ class Node {
   explicit Node(std::shared_ptr<const State> state) : state_(std::move(state)) {}
   Node open_member(const std::string& name) const;
   static std::shared_ptr<const State> dataset(std::shared_ptr<State> state, int64_t file_bytes);
-  void read_block(int64_t memory_type, std::span<const int64_t> first,
-                  std::span<const int64_t> count, void* out) const;
+  void read_block(int64_t type, std::span<const int64_t> first, std::span<const int64_t> count,
+                  void* out) const;
   void want_dataset(const char* action) const;
+  void want_table() const;
+  // The type of what is read, and how it lies in memory when its values are of `type`.
+  Handle file_type() const;
+  Handle memory_type(int64_t type) const;
   std::shared_ptr<const State> state_;
 };
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <map>
 
+#include "io/h5ad_facts.h"
 #include "tests/io/h5ad_fixture.h"
 #include "tests/testing/op_test.h"
 
@@ -99,7 +100,11 @@ INSTANTIATE_TEST_SUITE_P(
         Expected{"h5ad_variants/pbmc_dense_f64.h5ad", 15, 4074, MatrixFormat::dense, "float64"},
         Expected{"h5ad_variants/adata_scsa_v07.h5ad", 200, 100, MatrixFormat::csr, "float32"},
         Expected{"h5ad_variants/cellrank_adata_100.h5ad", 100, 278, MatrixFormat::csr, "float32"},
+        Expected{"kang_ifnb_valid.h5ad", 1975, 6998, MatrixFormat::csr, "float32"},
+        Expected{"h5ad_variants/anndata_v0.5.0.h5ad", 700, 765, MatrixFormat::dense, "float32"},
         Expected{"h5ad_variants/anndata_v0.7.0.h5ad", 30, 20, MatrixFormat::csr, "float32"},
+        Expected{"h5ad_variants/cellxgene_nan_compound.h5ad", 100, 100, MatrixFormat::dense,
+                 "float32"},
         Expected{"h5ad_variants/pbmc_5k_protein_v3_lzf.h5ad", 200, 16581, MatrixFormat::dense,
                  "float32"},
         Expected{"h5ad_variants/krumsiek11_v07.h5ad", 640, 11, MatrixFormat::dense, "float32"},
@@ -200,15 +205,49 @@ TEST(SharedData, LegacyCategoricalsOfAnndata07) {
   EXPECT_TRUE(seen);
 }
 
-TEST(SharedData, OldLayoutsAreNamed) {
+// The current file was written from the old one: the same cells in two layouts.
+TEST(SharedData, TheOldestLayoutReadsLikeTheCurrentOne) {
   SCGRAFT_NEEDS_SHARED("data/kang_ifnb_valid.h5ad");
-  const auto open = [](const char* name) { H5ad::open(shared_path(cat("data/", name))); };
-  expect_data_error("E-H5AD-OLD", "obs is a single compound dataset",
-                    [&] { open("kang_ifnb_valid.h5ad"); });
-  expect_data_error("E-H5AD-OLD", "compound", [&] { open("h5ad_variants/anndata_v0.5.0.h5ad"); });
-  expect_data_error("E-H5AD-OLD", "compound",
-                    [&] { open("h5ad_variants/cellxgene_nan_compound.h5ad"); });
-  expect_data_error("E-H5AD-MISSING", "no obs", [&] { open("other_formats/mpfc-starmap.loom"); });
+  const H5ad old = H5ad::open(shared_path("data/kang_ifnb_valid.h5ad"));
+  const H5ad current = H5ad::open(shared_path("data/kang_ifnb_valid_current.h5ad"));
+  EXPECT_EQ(old.obs().index(), current.obs().index());
+  EXPECT_EQ(old.var().index(), current.var().index());
+  for (const char* column : {"n_counts", "n_genes", "mt_frac"})
+    EXPECT_EQ(old.obs().read(column).values.index(), current.obs().read(column).values.index());
+  EXPECT_EQ(std::get<Reals>(old.obs().read("mt_frac").values),
+            std::get<Reals>(current.obs().read("mt_frac").values));
+  EXPECT_EQ(std::get<Integers>(old.obs().read("n_genes").values),
+            std::get<Integers>(current.obs().read("n_genes").values));
+  for (const char* column : {"condition", "cell_type"}) {
+    const Column a = old.obs().read(column), b = current.obs().read(column);
+    for (int64_t row = 0; row < old.n_obs(); ++row) ASSERT_EQ(a.text(row), b.text(row)) << row;
+  }
+  const Column a = old.var().read("gene_symbol"), b = current.var().read("gene_symbol");
+  for (int64_t row = 0; row < old.n_vars(); ++row) ASSERT_EQ(a.text(row), b.text(row)) << row;
+  EXPECT_EQ(counts(old, "cell_type").at("FCGR3A+Mono"), 421);
+  EXPECT_EQ(dense(old, "X"), dense(current, "X"));
+  EXPECT_EQ(old.obsm_keys(), current.obsm_keys());
+  for (const std::string& key : old.obsm_keys())
+    EXPECT_EQ(old.obsm(key).values, current.obsm(key).values) << key;
+  EXPECT_THAT(old.uns_keys(),
+              ::testing::ElementsAre("cell_type_colors", "condition_colors", "neighbors"));
+}
+
+TEST(SharedData, RawBesideX) {
+  SCGRAFT_NEEDS_SHARED("data/h5ad_variants/anndata_v0.5.0.h5ad");
+  const H5ad old = H5ad::open(shared_path("data/h5ad_variants/anndata_v0.5.0.h5ad"));
+  const H5ad current = H5ad::open(shared_path("data/pbmc68k_reduced.h5ad"));
+  EXPECT_EQ(old.slot("raw").path, "raw.X");
+  EXPECT_EQ(old.var_of(old.slot("raw")).index(), current.var_of(current.slot("raw")).index());
+  EXPECT_EQ(dense(old, "raw"), dense(current, "raw"));
+  EXPECT_EQ(counts(old, "bulk_labels"), counts(current, "bulk_labels"));
+  EXPECT_EQ(choose_slot(old, "auto").slot, "raw.X");
+}
+
+TEST(SharedData, AnotherFormatIsNamed) {
+  SCGRAFT_NEEDS_SHARED("data/other_formats/mpfc-starmap.loom");
+  expect_data_error("E-H5AD-MISSING", "no obs",
+                    [&] { H5ad::open(shared_path("data/other_formats/mpfc-starmap.loom")); });
 }
 
 }  // namespace
