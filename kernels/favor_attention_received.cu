@@ -28,7 +28,7 @@ struct ReceivedShared {
 // A block owns kOwn queries of one (cell, head) and walks the features for what makes psi of a
 // query and its share; reads q once and the projection once per block, from L2.
 //
-//   base     [heads, tokens]  max_j u_j + s(q), in units of log2; relu: 0
+//   base     [heads, tokens]  max_j u_j + s(q), in the units of u; relu: 0
 //   inverse  [heads, tokens]  1 / (psi(q) . mass)
 template <class T, int kDim>
 __global__ void __launch_bounds__(Tiles<kDim>::kThreads, 2)

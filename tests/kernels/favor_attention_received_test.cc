@@ -128,9 +128,9 @@ TEST_P(FavorAttentionReceivedTest, SixteenBitTypesAgreeWithTheDefinition) {
 // Every u of a key is far below 0, and features behind the last one would be far above the shift.
 TEST_P(FavorAttentionReceivedTest, SmallFeaturesStayFinite) {
   FavorCall in = call({3}, 1, 1, 1);
-  in.q = tensor({3, 1}, {1, 2, 3});
-  in.k = tensor({3, 1}, {300, 301, 302});
-  in.projection = tensor({1, 1}, {-1});
+  in.q = tensor({3, 1}, {0.1, 0.2, 0.3});
+  in.k = tensor({3, 1}, {20, 19.5, 20.5});  // u + s is 200 below 0
+  in.projection = tensor({1, 1}, {-20});
   FavorCall exact = in.as_f64();
   Context reference = definition();
   expect_close(received(ctx(), in).view(), values_of(received(reference, exact).view()), 16);
