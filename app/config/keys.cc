@@ -414,7 +414,7 @@ std::vector<ConfigKey> table() {
        {}},
       {train,
        "activations",
-       Type::text,
+       Type::choice,
        [](C& c) -> F { return &c.train.activations; },
        "of layers: keep for the backward pass, or recompute in less memory; auto: when it is short",
        {},
