@@ -21,9 +21,8 @@ PrefixTuning::PrefixTuning(const AdapterOptions& options, Backbone& backbone, ui
                        ", got ", options_.tokens);
   const Tensor& like = backbone.parameters().all().front()->value;
   const DType dtype = like.dtype() == DType::f64 ? DType::f64 : DType::f32;
-  const Shape shape{options_.tokens, backbone.dim()};
+  const Shape shape{options_.tokens, backbone.key_width()};
   for (int layer = options_.first_layer; layer <= options_.last_layer; ++layer) {
-    backbone.key_value_site(layer);  // which throws where there is none
     Site& site = sites_.emplace_back();
     site.layer = layer;
     const std::string path = backbone.layer_path(layer);

@@ -11,7 +11,9 @@ namespace scgraft {
 // Prefix-tuning: trained keys and values in front of those of every cell, of their own in each
 // layer (KeyValueSite in model/sites.h). No query, no feed-forward part and no norm is computed for
 // them, which is what tells them from the rows of Prefix. Parameters are <layer path>.prefix_keys
-// and .prefix_values, both [tokens, dim]; tokens is at most kPrefixRows.
+// and .prefix_values, both [tokens, dim] with dim the width of all heads (Backbone::key_width());
+// tokens is at most kPrefixRows. In the linear attention of a Performer they take part in the sums
+// over a cell's keys.
 //
 // Keys start uniform with a standard deviation of 0.02, values at zero. That is no identity: the
 // share of the attention that goes to them, about tokens / (tokens + length of the cell), is taken
@@ -25,8 +27,7 @@ namespace scgraft {
 // Source: Li and Liang 2021; file layout from Hugging Face PEFT.
 class PrefixTuning : public Adapter {
  public:
-  // Throws ConfigError when options do not fit, or the attention of the backbone takes no such
-  // keys.
+  // Throws ConfigError when options do not fit.
   PrefixTuning(const AdapterOptions& options, Backbone& backbone, uint64_t seed);
 
   std::string_view kind() const override { return "prefix_tuning"; }

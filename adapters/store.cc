@@ -146,7 +146,7 @@ void save_adapter(const std::string& folder, const AdapterBundle& given, Adapter
         bundle.options.first_layer == 0 && bundle.options.last_layer + 1 == backbone.layer_count();
     config.tokens = bundle.options.tokens;
     config.layers = backbone.layer_count();
-    config.dim = backbone.dim();
+    config.dim = backbone.key_width();
     config.heads = backbone.heads();
     if (config.kind == "prefix_tuning" && config.every_layer) {
       prompt = prompt_embeddings(parameters);

@@ -69,11 +69,12 @@ class Backbone {
   virtual HiddenSite*& hidden_site(const std::string& name) = 0;
   // Where a PrefixSite may attach, as hidden_site(); 0 <= layer < layer_count().
   virtual PrefixSite*& prefix_site(int layer) = 0;
-  // Where a KeyValueSite may attach, as prefix_site(). Throws ConfigError (E-SITE) where the
-  // attention has no place for it.
+  // Where a KeyValueSite may attach, as prefix_site().
   virtual KeyValueSite*& key_value_site(int layer) = 0;
   // Of the attention of a layer.
   virtual int64_t heads() const = 0;
+  // Of its keys, all heads together: dim(), or what a layer projects to.
+  virtual int64_t key_width() const = 0;
   // What adapter files call a layer: "transformer_encoder.layers.3".
   virtual std::string layer_path(int layer) const = 0;
 

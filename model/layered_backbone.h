@@ -34,16 +34,10 @@ class LayeredBackbone : public Backbone {
     return encoder_.layers.at(static_cast<size_t>(layer)).prefix;
   }
   KeyValueSite*& key_value_site(int layer) override {
-    auto& at = encoder_.layers.at(static_cast<size_t>(layer));
-    if constexpr (requires { at.keys_values; })
-      return at.keys_values;
-    else
-      throw ConfigError(cat("the attention of a ", kind(), " backbone is no softmax and has no ",
-                            "place for keys and values of an adapter; its prefix adapters add ",
-                            "rows to the tokens instead"),
-                        "E-SITE");
+    return encoder_.layers.at(static_cast<size_t>(layer)).keys_values;
   }
   int64_t heads() const override { return encoder_.layers.front().heads; }
+  int64_t key_width() const override { return encoder_.layers.front().k.out(); }
   std::string layer_path(int layer) const override { return encoder_.layer_path(layer); }
   void move_to(Device device) override {
     if (!scgraft::move_to(moving(), device)) return;

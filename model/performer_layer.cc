@@ -10,6 +10,7 @@ namespace scgraft {
 bool PerformerLayer::trainable() const {
   for (const HiddenSite* site : {after_attention, beside_ffn, in_branch, in_residual})
     if (is_trainable(site)) return true;
+  if (keys_values != nullptr && keys_values->trainable()) return true;
   return q.trainable() || k.trainable() || v.trainable() || out.trainable() || ffn_in.trainable() ||
          ffn_out.trainable() || norm1.trainable() || norm2.trainable();
 }
@@ -31,15 +32,32 @@ void PerformerLayer::forward(Context& ctx, ConstTensorView x, const Packing& pac
   norm1.forward(ctx, x, {}, {}, nullptr, n1, save ? &saved->norm1 : nullptr);
   tell(n1, &Taps::n1);
   const Shape wide{tokens, inner};
-  const TensorView queries = keep.take(wide, type), keys = keep.take(wide, type),
-                   values = keep.take(wide, type), attended = keep.take(wide, type);
+  const bool more = keys_values != nullptr;
+  Arena& own = more ? ctx.scratch() : keep;  // what attention reads is kept
+  const TensorView attended = keep.take(wide, type), queries = own.take(wide, type),
+                   keys = own.take(wide, type), values = own.take(wide, type);
   q.forward(ctx, n1, packing, training, queries);
   k.forward(ctx, n1, packing, training, keys);
   v.forward(ctx, n1, packing, training, values);
   const ConstTensorView omega = features(training);
   const FavorContext context =
       FavorContext::take(keep, packing.cells(), heads, omega.dim(0), omega.dim(1), type);
-  favor_attention(ctx, queries, keys, values, packing, heads, omega, favor, attended, context);
+  TensorView of_q = queries, of_k = keys, of_v = values, mixed = attended;
+  if (more) {
+    const AttentionPrefix rows = keys_values->rows();
+    longer.assign(ctx, packing, rows.k.dim(0));
+    const Shape all{longer.packing().tokens(), inner};
+    of_q = keep.take(all, type), of_k = keep.take(all, type), of_v = keep.take(all, type);
+    mixed = keep.take(all, type);
+    const TensorView nothing = own.take({rows.k.dim(0), inner}, type);  // asks, and is not heard
+    set_zero(ctx, nothing);
+    longer.insert(ctx, queries, nothing, of_q);
+    longer.insert(ctx, keys, rows.k, of_k);
+    longer.insert(ctx, values, rows.v, of_v);
+  }
+  favor_attention(ctx, of_q, of_k, of_v, more ? longer.packing() : packing, heads, omega, favor,
+                  mixed, context);
+  if (more) longer.remove(ctx, mixed, attended);
   tell(queries, &Taps::q);
   tell(keys, &Taps::k);
   tell(values, &Taps::v);
@@ -88,9 +106,10 @@ void PerformerLayer::forward(Context& ctx, ConstTensorView x, const Packing& pac
   if (!save) return;
   saved->n1 = n1;
   saved->n2 = n2;
-  saved->q = queries;
-  saved->k = keys;
-  saved->v = values;
+  saved->q = of_q;
+  saved->k = of_k;
+  saved->v = of_v;
+  saved->mixed = mixed;
   saved->favor = attended;
   saved->pre = pre;
   saved->context = context;
@@ -116,8 +135,9 @@ void PerformerLayer::received(Context& ctx, ConstTensorView x, const Packing& pa
 
 void PerformerLayer::backward(Context& ctx, const Saved& saved, const Packing& packing,
                               bool training, TensorView dy, bool want_dx) {
+  const bool want_rows = keys_values != nullptr && keys_values->trainable();
   const bool want_qkv =
-      want_dx || norm1.trainable() || q.trainable() || k.trainable() || v.trainable();
+      want_dx || want_rows || norm1.trainable() || q.trainable() || k.trainable() || v.trainable();
   const bool want_branch = want_qkv || out.trainable() || is_trainable(in_branch);
   const bool want_mid = want_branch || is_trainable(after_attention);
   const bool want_n2 = want_mid || norm2.trainable();
@@ -175,13 +195,29 @@ void PerformerLayer::backward(Context& ctx, const Saved& saved, const Packing& p
   out.backward(ctx, saved.favor, dbranch, packing, training, false, dfavor);
   if (!want_qkv) return;
   const bool want_n1 = want_dx || norm1.trainable();
-  const auto of = [&](const Linear& linear) {
-    return want_n1 || linear.trainable() ? ctx.scratch().take(saved.favor.shape(), type)
-                                         : TensorView();
+  const auto of = [&](bool really, const Shape& rows) {
+    return really ? ctx.scratch().take(rows, type) : TensorView();
   };
-  const TensorView dq = of(q), dk = of(k), dv = of(v);
-  favor_attention_backward(ctx, saved.q, saved.k, saved.v, saved.favor, dfavor, packing, heads,
-                           features(training), favor, saved.context, dq, dk, dv);
+  const bool want_q = want_n1 || q.trainable(), want_k = want_n1 || k.trainable(),
+             want_v = want_n1 || v.trainable();
+  const Shape wide = saved.favor.shape();
+  const TensorView dq = of(want_q, wide), dk = of(want_k, wide), dv = of(want_v, wide);
+  if (keys_values == nullptr) {
+    favor_attention_backward(ctx, saved.q, saved.k, saved.v, saved.mixed, dfavor, packing, heads,
+                             features(training), favor, saved.context, dq, dk, dv);
+  } else {
+    const Shape all = saved.q.shape();
+    const TensorView dmixed = of(true, all), of_q = of(want_q, all),
+                     of_k = of(want_k || want_rows, all), of_v = of(want_v || want_rows, all);
+    longer.remove_backward(ctx, dfavor, dmixed);
+    favor_attention_backward(ctx, saved.q, saved.k, saved.v, saved.mixed, dmixed, longer.packing(),
+                             heads, features(training), favor, saved.context, of_q, of_k, of_v);
+    AttentionPrefixGradient rows;
+    if (want_rows) rows = keys_values->gradient();
+    if (want_q) longer.insert_backward(ctx, of_q, dq, {});
+    if (want_k || want_rows) longer.insert_backward(ctx, of_k, dk, rows.k);
+    if (want_v || want_rows) longer.insert_backward(ctx, of_v, dv, rows.v);
+  }
   const TensorView dn1 = want_n1 ? dn : TensorView();
   if (!dq.empty()) q.backward(ctx, saved.n1, dq, packing, training, false, dn1);
   if (!dk.empty()) k.backward(ctx, saved.n1, dk, packing, training, true, dn1);

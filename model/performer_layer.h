@@ -4,6 +4,7 @@
 
 #include "kernels/favor_attention.h"
 #include "kernels/packing.h"
+#include "model/inserted_rows.h"
 #include "model/linear.h"
 #include "model/norm.h"
 #include "model/sites.h"
@@ -20,6 +21,9 @@ namespace scgraft {
 //
 //   mid = a(x + c(out(...)))                  y = r(mid) + ffn_out(...) + b(mid)
 //
+// Keys and values in front of those of a cell (keys_values) take part in its sums as its own do;
+// the stabiliser of the keys is over them too.
+//
 // Parameters accumulate gradients, activations are overwritten.
 struct PerformerLayer {
   Linear q, k, v, out, ffn_in, ffn_out;
@@ -32,12 +36,16 @@ struct PerformerLayer {
   HiddenSite* beside_ffn = nullptr;       // b
   HiddenSite* in_branch = nullptr;        // c
   HiddenSite* in_residual = nullptr;      // r
+  KeyValueSite* keys_values = nullptr;    // beside k(n) and v(n)
   PrefixSite* prefix = nullptr;           // for whoever calls the layers; not owned
+  InsertedRows longer;                    // the rows of attention with those of keys_values
 
   // What the backward pass reads; views into the activation arena.
   struct Saved {
     ConstTensorView n1, n2;          // [tokens, dim] after the norms
-    ConstTensorView q, k, v, favor;  // [tokens, heads * head_dim]
+    ConstTensorView q, k, v, mixed;  // [tokens, heads * head_dim] of attention, with more rows
+                                     // where there are keys_values
+    ConstTensorView favor;           // [tokens, heads * head_dim] its result, of the tokens
     ConstTensorView pre;             // [tokens, ffn] before gelu
     FavorContext context;
     LayerNorm::Saved norm1, norm2;

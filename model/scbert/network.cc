@@ -115,10 +115,10 @@ void ScbertNetwork::attention_received(Context& ctx, const TokenBatch& batch, At
           "scbert: what tokens receive must be ", Shape{tokens}, " of f32 in host memory, got ",
           received.shape(), " of ", received.dtype(), " on ", received.device());
   for (const PerformerLayer& layer : encoder_.layers)
-    if (layer.prefix != nullptr)
+    if (layer.prefix != nullptr || layer.keys_values != nullptr)
       throw ConfigError(
-          "scbert: a prefix adapter puts rows among the tokens, and what these "
-          "receive is no gene's; attribute with the model alone or another adapter",
+          "scbert: an adapter of prefixes puts rows among the keys, and what these receive is no "
+          "gene's; attribute with the model alone or another adapter",
           "E-ATTRIBUTE");
   const Packing packing = batch.packing();
   float* sum = received.as<float>();

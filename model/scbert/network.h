@@ -53,7 +53,7 @@ class ScbertNetwork : public LayeredBackbone<PerformerStack> {
   //   rows      of which the attention of a layer is taken: what it reads (attended), or what its
   //             attention part has given already, as the published code (updated)
   //   received  [tokens]  f32 in host memory, overwritten
-  // Throws ConfigError (E-ATTRIBUTE) with a prefix attached, whose rows are no genes.
+  // Throws ConfigError (E-ATTRIBUTE) with rows of an adapter among the keys, which are no genes.
   enum class AttentionOf { attended, updated };
   void attention_received(Context& ctx, const TokenBatch& batch, AttentionOf rows,
                           TensorView received);

@@ -223,7 +223,7 @@ TEST_F(AttributionTest, OtherModelsAndPrefixesAreRefused) {
   options.tokens = 2;
   const auto adapter = make_adapter(options, model->backbone(), 1);
   adapter->attach(model->backbone());
-  expect_code("E-ATTRIBUTE", "puts rows among the tokens",
+  expect_code("E-ATTRIBUTE", "puts rows among the keys",
               [&] { attribute(study_.ctx(), study_.atlas(), *model, {}); });
 }
 
