@@ -35,7 +35,7 @@ void put_rows(Linear& linear, const Tensor& rows) {
 }  // namespace
 
 Tensor ProjectionAdapter::Place::zeros(const Shape& shape) const {
-  return Tensor(shape, weight->dtype() == DType::f64 ? DType::f64 : DType::f32, weight->device());
+  return Tensor(shape, weight_->dtype() == DType::f64 ? DType::f64 : DType::f32, weight_->device());
 }
 
 std::vector<ProjectionAdapter::Place> ProjectionAdapter::places(Backbone& backbone) {
@@ -57,7 +57,7 @@ std::vector<ProjectionAdapter::Place> ProjectionAdapter::places(Backbone& backbo
       Linear& linear = backbone.linear_site(place.name);
       place.in = linear.in();
       place.out = linear.out();
-      place.weight = &linear.weight()->value;
+      place.weight_ = &linear.weight()->value;
     }
   return out;
 }

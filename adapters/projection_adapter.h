@@ -33,7 +33,7 @@ class ProjectionAdapter : public Adapter {
 
    private:
     friend ProjectionAdapter;
-    const Tensor* weight = nullptr;
+    const Tensor* weight_ = nullptr;
   };
   // What a kind has at a place.
   class Site : public LinearSite {
