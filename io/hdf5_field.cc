@@ -40,7 +40,7 @@ Node Node::field(const std::string& name) const {
   state->field = name;
   H5Iinc_ref(id());
   state->handle = Handle(id());
-  const Node node{state};
+  Node node{state};
   Handle values = node.file_type();
   if (H5Tget_class(values.get()) == H5T_ARRAY) {
     std::array<hsize_t, limits::kHdf5Rank> inner{};
