@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory and time of a training step for every backbone and adapter; called by tools/bench --adapters.
 
-  adapters.py PROGRAM [--quick] [--steps N] [--threads N] [--out FILE]
+  adapters.py PROGRAM [BACKBONE...] [--quick] [--steps N] [--threads N] [--out FILE]
 
 PROGRAM: whole_bench. Published sizes, random weights, f32. Every pair is a process of its own.
 --quick takes tiny networks and writes nothing.
@@ -43,17 +43,22 @@ def megabytes(count):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("program")
+    parser.add_argument("backbones", nargs="*", metavar="BACKBONE", help="default: all")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     root = pathlib.Path(__file__).resolve().parents[2]
     parser.add_argument("--out", default=str(root / "benchmarks/results/adapters.json"))
     args = parser.parse_args()
+    for name in args.backbones:
+        if name not in BACKBONES:
+            parser.error(f"no backbone is called {name}; there are: {' '.join(BACKBONES)}")
     rows = []
     print("| backbone | step | adapter | trained | of all | state MB | weights MB | activations MB "
           "| scratch MB | peak RSS MB | ms | of head alone |")
     print("|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
-    for model, (cells, genes) in BACKBONES.items():
+    for model in args.backbones or BACKBONES:
+        cells, genes = BACKBONES[model]
         with tempfile.TemporaryDirectory(prefix="scgraft-adapters-") as folder:
             sizes = ("--preset", "tiny", "--vocab", 3000) if args.quick else ()
             genes = min(genes, 60) if args.quick else genes
@@ -82,7 +87,7 @@ def main():
                             capture_output=True, text=True).stdout.strip()
     context = {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
                "cpu": rows[0]["cpu"], "threads": args.threads, "commit": commit,
-               "command": "tools/bench --adapters", "load_avg": os.getloadavg()}
+               "command": " ".join(["tools/bench --adapters", *args.backbones]), "load_avg": os.getloadavg()}
     with open(args.out, "w") as file:
         json.dump({"context": context, "steps": rows}, file, indent=1)
         file.write("\n")
